@@ -1,0 +1,1 @@
+"""Scores students and the live teacher on code benchmarks, under the same conditions."""

@@ -1,0 +1,214 @@
+"""What an evaluation is asked to do. Imports nothing heavy: the command line is built from this."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation.errors import EvaluationError
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+WANDB_MODES = ("disabled", "offline", "online")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How completions are drawn from a model; the same for every model of a comparison."""
+
+    samples: int
+    """Completions per problem."""
+    temperature: float
+    """0 is greedy decoding."""
+    top_p: float
+    """Nucleus: the smallest set of tokens with at least this probability is sampled from."""
+    max_new_tokens: int
+    """Upper bound of new tokens; a model with fewer positions left stops there."""
+    seed: int
+    """Seed of the random numbers, mixed with the task and the sample number."""
+
+    @property
+    def signature(self) -> str:
+        """The settings in one line, for results and file keys."""
+        top_p = f"|top_p:{self.top_p:g}|seed:{self.seed}" if self.temperature > 0 else ""
+        return (
+            f"n:{self.samples}|temp:{self.temperature:g}{top_p}|tokens:{self.max_new_tokens}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxLimits:
+    """What one generated program may use."""
+
+    timeout: float = 3.0
+    """Wall-clock seconds, counted from the moment the confined interpreter is ready."""
+    memory_mb: int = 1024
+    """Address space of the interpreter, in MiB."""
+
+    def __post_init__(self) -> None:
+        require(self.timeout > 0, f"timeout is {self.timeout}; give seconds above 0")
+        require(
+            self.memory_mb >= 64,
+            f"memory_mb is {self.memory_mb}; an interpreter needs at least 64 MiB",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """How the time of one generation is measured; the same for every model."""
+
+    prompts: int
+    """Timed generations, each on another prompt."""
+    new_tokens: int
+    """New tokens of every generation: exactly this many, end-of-text or not."""
+    prompt_tokens: int
+    """Longest prompt timed; longer ones keep their last tokens."""
+    warmup: int
+    """Generations before the clock starts."""
+
+    @property
+    def signature(self) -> str:
+        """The settings in one line, for results and file keys."""
+        return (
+            f"prompts:{self.prompts}|new_tokens:{self.new_tokens}"
+            f"|prompt_tokens:<={self.prompt_tokens}|warmup:{self.warmup}|batch:1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """One comparison: a teacher, any number of checkpoints, one benchmark."""
+
+    checkpoints: tuple[Path, ...] = ()
+    """Folders of students (Hugging Face format)."""
+    teacher: str | None = None
+    """Hub id, folder or .gguf file of the live teacher; absent: no ratios."""
+    revision: str | None = None
+    """Commit, tag or branch of the teacher on the hub."""
+    benchmark: str = "humaneval"
+    """humaneval, mbpp, or a JSON-lines file (.jsonl or .jsonl.gz) in either schema."""
+    dataset: str | None = None
+    """Where the problems come from: a hub id or a JSON-lines file; absent: the benchmark's own."""
+    template: str = "instruction"
+    """Prompt template of MBPP problems; use the one the students were trained with."""
+    limit: int | None = None
+    """Only the first problems; absent: all."""
+    samples: int = 20
+    """Completions per problem for pass@k (n); 0 measures greedy pass@1 alone."""
+    temperature: float = 0.2
+    """Temperature of the samples."""
+    top_p: float = 0.95
+    """Nucleus of the samples."""
+    ks: tuple[int, ...] = (1, 10)
+    """The k of every pass@k reported; none may exceed the number of samples."""
+    max_new_tokens: int = 512
+    """Upper bound of new tokens; a model stops earlier where its positions end."""
+    batch_size: int = 16
+    """Completions generated at once."""
+    latency_prompts: int = 20
+    """Timed generations, each on another prompt."""
+    latency_tokens: int = 64
+    """New tokens of every timed generation."""
+    latency_prompt_tokens: int = 256
+    """Longest prompt timed, in tokens; longer ones keep their last tokens."""
+    latency_warmup: int = 2
+    """Generations before the clock starts."""
+    timeout: float = 3.0
+    """Seconds a generated program may run."""
+    memory_mb: int = 1024
+    """MiB a generated program may use."""
+    workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    """Programs run at once."""
+    self_check: bool = True
+    """First prove that canonical solutions score 100 % and empty bodies 0 %."""
+    dtype: str = "auto"
+    """auto, fp32, bf16 or fp16, the same for every model; auto is half precision on CUDA."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, the same for every model."""
+    seed: int = 0
+    """Seed of the samples, the same for every model."""
+    wandb: str = "disabled"
+    """disabled, offline or online: also log the table to Weights & Biases."""
+    wandb_project: str = "logitcache"
+    """Project the table is logged to."""
+    out: Path = Path("evaluation-results")
+    """Folder of the results; the same command on the same folder goes on where it stopped."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.checkpoints) or self.teacher is not None,
+            "nothing to evaluate: give checkpoints (--checkpoints runs/*), a teacher, or both",
+        )
+        for name in ("batch_size", "workers", "max_new_tokens", "latency_prompts"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("latency_tokens", "latency_prompt_tokens"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in ("samples", "seed", "latency_warmup"):
+            require_at_least(name, getattr(self, name), 0)
+        if self.limit is not None:
+            require_at_least("limit", self.limit, 1)
+        require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; choose one of {DTYPES}")
+        require(
+            self.wandb in WANDB_MODES, f"wandb is {self.wandb!r}; choose one of {WANDB_MODES}"
+        )
+        self._check_sampling()
+        SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
+
+    def _check_sampling(self) -> None:
+        if self.samples == 0:
+            return
+        require(bool(self.ks), "ks is empty; give at least one k, or samples=0 for greedy alone")
+        require(min(self.ks) >= 1, f"ks holds {min(self.ks)}; every k must be at least 1")
+        require(
+            max(self.ks) <= self.samples,
+            f"pass@{max(self.ks)} needs at least {max(self.ks)} samples per problem, and "
+            f"samples={self.samples}; raise samples or drop that k",
+        )
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        require(
+            self.temperature > 0,
+            f"temperature is {self.temperature}: {self.samples} samples would all be the greedy "
+            "one. Give a temperature above 0, or samples=0 for greedy pass@1 alone",
+        )
+
+    @property
+    def greedy(self) -> GenerationSettings:
+        """Settings of greedy pass@1 and of BLEU."""
+        return GenerationSettings(
+            samples=1, temperature=0.0, top_p=1.0, max_new_tokens=self.max_new_tokens, seed=0
+        )
+
+    @property
+    def sampled(self) -> GenerationSettings:
+        """Settings of sampled pass@k."""
+        return GenerationSettings(
+            samples=self.samples,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed,
+        )
+
+    @property
+    def limits(self) -> SandboxLimits:
+        """Limits of every generated program."""
+        return SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
+
+    @property
+    def latency(self) -> LatencySettings:
+        """Settings of the latency measurement."""
+        return LatencySettings(
+            prompts=self.latency_prompts,
+            new_tokens=self.latency_tokens,
+            prompt_tokens=self.latency_prompt_tokens,
+            warmup=self.latency_warmup,
+        )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise EvaluationError with the message unless the condition holds."""
+    if not condition:
+        raise EvaluationError(message)
+
+
+def require_at_least(name: str, value: int, least: int) -> None:
+    """Raise EvaluationError unless the named setting is at least this large."""
+    require(value >= least, f"{name} is {value}; it must be at least {least}")
