@@ -1,0 +1,128 @@
+"""The model card of a finished run, from its facts alone."""
+
+import re
+from typing import Any
+
+LOSS_NAMES = {
+    "loss": "loss (weighted)",
+    "distillation_loss": "distillation, T² · KL",
+    "ce_loss": "cross-entropy",
+}
+
+
+def model_card(run: dict[str, Any]) -> str:
+    """README.md of a run: what it is, how it was made, how to load it, what it cannot do.
+
+    Args:
+        run: the content of `run.json`.
+    """
+    recipe, identity = run["recipe"], run["cache"]["identity"]
+    teacher = identity.get("teacher", "unknown")
+    sections = [
+        _front_matter(teacher),
+        f"# {recipe['name']}\n\nA GPT-2-shaped model of {run['num_parameters']:,} parameters, "
+        f"trained from random weights to imitate the next-token distributions of "
+        f"`{teacher}`. The teacher ran once; the student learned from a cache of its soft "
+        "targets.",
+        _loading(),
+        "## Training\n\n" + _table({**_cache_facts(run), **_recipe_facts(recipe), **_cost(run)}),
+        _losses(run),
+        _limits(recipe),
+        _licence(teacher),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(teacher: str) -> str:
+    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    if re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", teacher):
+        lines.append(f"base_model: {teacher}")
+    lines.append("tags: [distillation, code, logitcache]")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _loading() -> str:
+    return """## Load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = tokenizer("def add(a, b):", return_tensors="pt")
+ids = model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=64)
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+```"""
+
+
+def _cache_facts(run: dict[str, Any]) -> dict[str, Any]:
+    identity = run["cache"]["identity"]
+    names = ("teacher", "teacher_revision", "dataset", "template", "max_length", "top_k", "tail")
+    facts = {name.replace("_", " "): identity[name] for name in names if identity.get(name)}
+    return {**facts, "cache identity": run["cache"]["identity_hash"]}
+
+
+def _recipe_facts(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.replace("_", " "): value
+        for name, value in recipe.items()
+        if name not in ("name", "precision")
+    }
+
+
+def _cost(run: dict[str, Any]) -> dict[str, Any]:
+    device, versions = run["device"], run["versions"]
+    return {
+        "optimizer steps": run["steps"],
+        "time in steps": f"{run['seconds']:,.1f} s, {run['tokens_per_s']:,.0f} tokens/s",
+        "device": f"{device['num_processes']} x {device['name']}, {device['precision']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def _table(facts: dict[str, Any]) -> str:
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _losses(run: dict[str, Any]) -> str:
+    losses = run["losses"]
+    has_validation = "val_loss" in losses
+    lines = ["## Losses", "", "Nats per token: mean over the last epoch"]
+    lines[-1] += ", and after it on the validation split." if has_validation else "."
+    lines += ["", "| | train | validation |", "|---|---|---|"]
+    for name, label in LOSS_NAMES.items():
+        validation = f"{losses[f'val_{name}']:.4f}" if has_validation else "not measured"
+        lines.append(f"| {label} | {losses[f'train_{name}']:.4f} | {validation} |")
+    plotted = (
+        "train_loss.png) and [validation](plots/val_loss.png"
+        if has_validation
+        else ("train_loss.png")
+    )
+    lines += ["", f"Curves: [training](plots/{plotted}); every step is in `metrics.jsonl`."]
+    return "\n".join(lines)
+
+
+def _limits(recipe: dict[str, Any]) -> str:
+    return (
+        "## Limits\n\n"
+        "A small model that has seen a few hundred short problems. It is made to study "
+        "distillation, not to write programs: expect it to solve next to nothing, in English "
+        "and Python only, and never run what it writes outside a sandbox. It repeats the "
+        "teacher's mistakes and biases, and may repeat code it was trained on.\n\n"
+        f"The losses are at temperature {recipe['temperature']:g} with alpha "
+        f"{recipe['alpha']:g}; those of runs with other values are not comparable, only the "
+        "cross-entropy is."
+    )
+
+
+def _licence(teacher: str) -> str:
+    return (
+        "## Licence\n\n"
+        f"The weights were trained on outputs of `{teacher}`. Its licence may bind models made "
+        "from its outputs (BigCode OpenRAIL-M, for one, passes its use restrictions on), and the "
+        "licence of the problems applies to what is repeated from them. Read both before you "
+        "publish or use this model; the code that trained it, under Apache-2.0, grants no right "
+        "to the weights."
+    )

@@ -1,0 +1,134 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped.
+
+    checkpoints/step-00000024/
+        config.json, generation_config.json, model.safetensors   opens with transformers
+        optimizer.pt    AdamW's moments
+        rng.pt          random states of python, numpy, torch and CUDA, for each process
+        state.json      epoch, step, and what the loss scaler knows
+
+Nothing in it is unpickled: tensors are read with `weights_only=True`.
+"""
+
+import json
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from accelerate.utils import gather_object
+
+from distill.atomic import TMP_SUFFIX, new_directory, write_json
+from distill.errors import DistillError
+from distill.learner import Learner
+
+
+@dataclass
+class TrainState:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Optimizer steps finished."""
+    seconds: float = 0.0
+    """Time spent in optimizer steps."""
+    num_tokens: int = 0
+    """Tokens trained on, without padding."""
+
+
+def save_checkpoint(folder: Path, state: TrainState, learner: Learner) -> None:
+    """Write a checkpoint, whole or not at all, and then remove the older ones.
+
+    All processes call this: each contributes its random state, the main one writes.
+    """
+    accelerator = learner.accelerator
+    rng_states = gather_object([rng_state(accelerator.device)])
+    if accelerator.is_main_process:
+        path = folder / f"step-{state.step:08d}"
+        with new_directory(path) as tmp:
+            learner.student.save_pretrained(tmp)
+            torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
+            torch.save(rng_states, tmp / "rng.pt")
+            scaler = accelerator.scaler
+            saved = {**asdict(state), "scaler": None if scaler is None else scaler.state_dict()}
+            write_json(tmp / "state.json", saved)
+        for other in folder.iterdir():
+            if other != path:
+                shutil.rmtree(other)
+    accelerator.wait_for_everyone()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    found = [path for path in folder.glob("step-*") if path.suffix != TMP_SUFFIX]
+    return max(found, default=None)
+
+
+def load_checkpoint(path: Path, learner: Learner, *, seed: int) -> TrainState:
+    """Put a checkpoint's weights, optimizer, scaler and random states back.
+
+    Args:
+        seed: used where the number of processes has changed, so that no saved random
+            state belongs to them.
+
+    Raises:
+        DistillError: a file of it is missing or damaged.
+    """
+    accelerator = learner.accelerator
+    try:
+        saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        scaler_state = saved.pop("scaler")
+        state = TrainState(**saved)
+        safetensors.torch.load_model(learner.student, path / "model.safetensors")
+        learner.optimizer.load_state_dict(_load_tensors(path / "optimizer.pt"))
+        rng_states = _load_tensors(path / "rng.pt")
+    except Exception as error:
+        raise DistillError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}). "
+            f"Remove {path.parent.parent} and train anew."
+        ) from error
+    if accelerator.scaler is not None and scaler_state is not None:
+        accelerator.scaler.load_state_dict(scaler_state)
+    if len(rng_states) == accelerator.num_processes:
+        set_rng_state(rng_states[accelerator.process_index], accelerator.device)
+    else:
+        seed_process(seed + state.step, accelerator.process_index)
+    return state
+
+
+def seed_process(seed: int, rank: int) -> None:
+    """Seed python, numpy and torch, differently in each process so that dropout differs."""
+    random.seed(seed + rank)
+    np.random.seed((seed + rank) % 2**32)
+    torch.manual_seed(seed + rank)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Random states of this process, as plain values and tensors."""
+    version, numbers, gauss = random.getstate()
+    legacy: Any = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [legacy[0], legacy[1].tolist(), *legacy[2:]],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_rng_state(saved: dict[str, Any], device: torch.device) -> None:
+    """Put the random states of `rng_state` back."""
+    version, numbers, gauss = saved["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = saved["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(saved["torch"])
+    if device.type == "cuda" and saved["cuda"] is not None:
+        torch.cuda.set_rng_state(saved["cuda"], device)
+
+
+def _load_tensors(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,143 @@
+"""One optimizer step, and a measurement without one.
+
+Sums over rows are divided by the rows of the whole optimizer step: all microbatches of all
+processes. How documents are spread over them then changes nothing.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import GPT2LMHeadModel
+
+from distill.batches import Batch
+from distill.errors import DistillError
+from distill.loss import LossSums
+from distill.objective import Objective
+from distill.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Mean losses per row, in nats, and what they are means of."""
+
+    loss: float
+    """alpha · distillation + (1 - alpha) · ce."""
+    distillation: float
+    """T² · KL of the student from the teacher."""
+    ce: float
+    """Cross-entropy with the token that follows."""
+    num_rows: int
+    """Rows, over all processes."""
+    num_tokens: int
+    """Tokens that went through the student, over all processes, without padding."""
+
+    def named(self, prefix: str) -> dict[str, float]:
+        """The three losses as metrics: `<prefix>_loss` and so on."""
+        return {
+            f"{prefix}_loss": self.loss,
+            f"{prefix}_distillation_loss": self.distillation,
+            f"{prefix}_ce_loss": self.ce,
+        }
+
+
+class Learner:
+    """A student with its optimizer, on the devices of an Accelerator."""
+
+    def __init__(self, student: GPT2LMHeadModel, recipe: Recipe, accelerator: Accelerator) -> None:
+        self.student = student
+        self.recipe = recipe
+        self.accelerator = accelerator
+        objective = Objective(student, temperature=recipe.temperature, alpha=recipe.alpha)
+        optimizer = torch.optim.AdamW(
+            objective.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+
+    def train_step(self, microbatches: Sequence[Batch], step: int) -> tuple[Losses, float]:
+        """One optimizer step; the losses before it, and the gradient's norm before clipping.
+
+        Args:
+            microbatches: this process's share, at least one.
+            step: for the message.
+
+        Raises:
+            DistillError: a loss or the gradient is not finite. The weights are untouched.
+        """
+        self.objective.train()
+        losses = self.accumulate_gradients(microbatches, step)
+        grad_norm = float(
+            self.accelerator.clip_grad_norm_(self.student.parameters(), self.recipe.clip)
+        )
+        # With a loss scaler an overflow is expected now and then, and its step is skipped.
+        if self.accelerator.scaler is None and not math.isfinite(grad_norm):
+            self._stop(step, "the gradient's norm", grad_norm, microbatches)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses, grad_norm
+
+    def accumulate_gradients(self, microbatches: Sequence[Batch], step: int) -> Losses:
+        """Add the gradient of the step's mean loss; all processes get the same losses."""
+        num_rows, num_tokens = self._count(microbatches)
+        # Data parallelism averages gradients over processes; a sum is wanted.
+        scale = self.accelerator.num_processes / max(num_rows, 1)
+        sums = []
+        for place, batch in enumerate(microbatches, start=1):
+            is_last = place == len(microbatches)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.objective):
+                losses = self.objective(batch.to(self.accelerator.device))
+                self.accelerator.backward(losses.loss * scale)
+            sums.append(_stacked(losses))
+        per_batch = torch.stack(sums)  # (microbatches, 3)
+        means = self._means(per_batch.sum(0), num_rows, num_tokens)
+        if not math.isfinite(means.loss + means.distillation + means.ce):
+            finite = per_batch.isfinite().all(-1).tolist()
+            culprits = [batch for batch, ok in zip(microbatches, finite, strict=True) if not ok]
+            self._stop(step, "the loss", means.loss, culprits)
+        return means
+
+    @torch.no_grad()
+    def measure(self, steps: Iterable[Sequence[Batch]]) -> Losses:
+        """Losses over any number of batches, without dropout and without learning."""
+        objective = self.accelerator.unwrap_model(self.objective)
+        objective.eval()
+        total = torch.zeros(3, device=self.accelerator.device)
+        counted: list[Batch] = []
+        for microbatches in steps:
+            for batch in microbatches:
+                total += _stacked(objective(batch.to(self.accelerator.device)))
+            counted += microbatches
+        objective.train()
+        return self._means(total, *self._count(counted))
+
+    def _count(self, batches: Sequence[Batch]) -> tuple[int, int]:
+        counts = [sum(batch.num_rows for batch in batches), sum(b.num_tokens for b in batches)]
+        if self.accelerator.num_processes > 1:
+            local = torch.tensor(counts, device=self.accelerator.device)
+            counts = self.accelerator.reduce(local, reduction="sum").tolist()
+        return counts[0], counts[1]
+
+    def _means(self, sums: torch.Tensor, num_rows: int, num_tokens: int) -> Losses:
+        totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        loss, distillation, ce = (total / max(num_rows, 1) for total in totals)
+        return Losses(
+            loss=loss, distillation=distillation, ce=ce, num_rows=num_rows, num_tokens=num_tokens
+        )
+
+    def _stop(self, step: int, what: str, value: float, batches: Sequence[Batch]) -> None:
+        local = [task_id for batch in batches for task_id in batch.task_ids]
+        task_ids = sorted(set(gather_object(local)))
+        raise DistillError(
+            f"{what} became {value} at step {step}, with problems "
+            f"{', '.join(str(task_id) for task_id in task_ids)}. The last checkpoint is intact. "
+            "Try a lower lr or clip, or precision: fp32, and look at these problems with "
+            "python cli.py verify-cache if it happens again."
+        )
+
+
+def _stacked(losses: LossSums) -> torch.Tensor:
+    return torch.stack([losses.loss, losses.distillation, losses.ce]).detach().float()

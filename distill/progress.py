@@ -1,0 +1,60 @@
+"""What the terminal shows while a student trains."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console()
+
+
+class TrainProgress:
+    """A bar over all steps with epoch, loss, tokens/s and time left; a line an epoch."""
+
+    def __init__(
+        self, name: str, *, num_epochs: int, num_steps: int, first_step: int, shown: bool
+    ) -> None:
+        self._num_epochs = num_epochs
+        self._shown = shown
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._progress.add_task(
+            name, total=num_steps, completed=first_step, epoch="-", loss="-", speed="-"
+        )
+
+    def __enter__(self) -> "TrainProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    def step(self, *, epoch: int, loss: float, tokens_per_s: float) -> None:
+        """Move on by one optimizer step."""
+        self._progress.update(
+            self._task,
+            advance=1,
+            epoch=f"{epoch}/{self._num_epochs}",
+            loss=f"{loss:.3f}",
+            speed=f"{tokens_per_s:,.0f}",
+        )
+
+    def epoch(self, epoch: int, losses: dict[str, float]) -> None:
+        """Print the losses of a finished epoch, named as in `TrainResult.losses`."""
+        if self._shown:
+            parts = [
+                f"{label} {losses[f'{part}_loss']:.3f} (distillation "
+                f"{losses[f'{part}_distillation_loss']:.3f}, "
+                f"cross-entropy {losses[f'{part}_ce_loss']:.3f})"
+                for part, label in (("train", "train"), ("val", "validation"))
+                if f"{part}_loss" in losses
+            ]
+            line = f"epoch {epoch}/{self._num_epochs}: {', '.join(parts)}"
+            self._progress.console.print(line, soft_wrap=True, highlight=False)

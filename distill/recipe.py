@@ -1,0 +1,115 @@
+"""Recipe: everything that decides what a student becomes, apart from the cache it learns from."""
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from distill.errors import DistillError
+from distill.shapes import parse_shape
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
+"""The cache keeps the tail's mass for temperatures in this range and for no other."""
+LOSS_ON = ("all", "completion")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One student and how it is trained. Two runs of a recipe on one cache give one student."""
+
+    name: str
+    """Name of the run and of its directory in a sweep."""
+    student: str
+    """`44m`, `202m`, `tiny`, or LAYERSxWIDTHxHEADS such as 6x512x8."""
+    temperature: float
+    """Softens teacher and student in the distillation term; 1 to 4."""
+    alpha: float
+    """Weight of the distillation term, 0 to 1; the label's cross-entropy gets 1 - alpha."""
+    epochs: int = 7
+    """Passes over the cache."""
+    batch_size: int = 4
+    """Documents in one microbatch."""
+    accumulate: int = 4
+    """Microbatches in one optimizer step, over all processes together."""
+    lr: float = 5e-5
+    """Learning rate of AdamW, the same at every step."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of AdamW."""
+    clip: float = 1.0
+    """Largest gradient norm; a longer gradient is scaled down to it."""
+    dropout: float = 0.1
+    """Dropout of embeddings, attention and residual branches, as in GPT-2."""
+    loss_on: str = "all"
+    """`all` rows, or only those whose label is in the `completion` (the code)."""
+    precision: str = "auto"
+    """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: the best the device does well."""
+    seed: int = 0
+    """Decides the first weights, the order of documents and the dropout."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise DistillError(
+                f"recipe name {self.name!r} cannot name a directory. "
+                "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
+            )
+        parse_shape(self.student)
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise DistillError(
+                f"recipe {self.name}: temperature is {self.temperature}, but a cache holds the "
+                f"tail's mass for {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} only. "
+                "Choose a temperature in that range."
+            )
+        self._require("alpha", 0 <= self.alpha <= 1, "between 0 and 1")
+        for field in ("epochs", "batch_size", "accumulate"):
+            self._require(field, getattr(self, field) >= 1, "at least 1")
+        self._require("lr", 0 < self.lr < math.inf, "a positive number")
+        self._require("clip", 0 < self.clip, "a positive number")
+        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
+        self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
+        self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
+
+    def _require(self, field: str, holds: bool, needed: str) -> None:
+        if not holds:
+            raise DistillError(
+                f"recipe {self.name}: {field} is {getattr(self, field)!r}, but must be {needed}. "
+                f"Change `{field}` in the recipe."
+            )
+
+
+def recipe_from_mapping(mapping: dict[str, Any]) -> Recipe:
+    """The recipe a mapping of plain values describes, as read from YAML or `run.json`.
+
+    `5e-5` is a string to YAML 1.1; it is read as the number that was meant.
+
+    Raises:
+        DistillError: an unknown or missing key, or a value of the wrong type, each named.
+    """
+    label = f"recipe {mapping.get('name', '(no name)')}"
+    types = {field.name: field.type for field in fields(Recipe)}
+    unknown = [str(key) for key in mapping if key not in types]
+    if unknown:
+        raise DistillError(
+            f"{label} has unknown keys: {', '.join(unknown)}. Known are {', '.join(types)}. "
+            "Correct the spelling or remove them."
+        )
+    missing = [key for key in ("name", "student", "temperature", "alpha") if key not in mapping]
+    if missing:
+        raise DistillError(f"{label} lacks {', '.join(missing)}. Add them to the recipe.")
+    return Recipe(**{key: _typed(label, key, types[key], mapping[key]) for key in mapping})
+
+
+def _typed(label: str, key: str, wanted: Any, value: Any) -> Any:
+    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is wanted:
+        return value
+    raise DistillError(
+        f"{label}: {key} is {value!r}, but must be of type {wanted.__name__}. "
+        f"Change `{key}` in the recipe."
+    )

@@ -1,0 +1,98 @@
+"""YAML files of named recipes, and those that come with the package."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.errors import DistillError
+from distill.recipe import Recipe, recipe_from_mapping
+
+_PACKAGE = Path(__file__).parent
+
+
+def recipes_folder() -> Path:
+    """Where the recipes that come with the project are: in the wheel, or in a checkout."""
+    installed = _PACKAGE / "recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def load_recipes(path: Path | str) -> list[Recipe]:
+    """The recipes of a YAML file, in its order.
+
+    The file maps `recipes` to a list of recipes, and `defaults`, if there, to the values
+    that hold where a recipe says nothing. `starcoder2-mbpp`, where no such file exists,
+    means the one that comes with the package.
+
+    Raises:
+        DistillError: no such file, not the expected YAML, unknown keys, duplicate names.
+    """
+    path = _resolve(Path(path))
+    content = _load_yaml(path)
+    defaults, listed = content.get("defaults") or {}, content.get("recipes")
+    if not isinstance(defaults, dict) or not isinstance(listed, list) or not listed:
+        raise DistillError(
+            f"{path} holds no recipes. It needs `recipes:` with a list of at least one recipe, "
+            "and may have `defaults:` with a mapping; recipes/starcoder2-mbpp.yaml shows how."
+        )
+    recipes: list[Recipe] = []
+    for position, entry in enumerate(listed, start=1):
+        if not isinstance(entry, dict):
+            raise DistillError(
+                f"{path}: recipe {position} is {entry!r}, but must be a mapping with a `name`."
+            )
+        recipes.append(_located(path, {**defaults, **entry}))
+    names = [recipe.name for recipe in recipes]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DistillError(
+            f"{path} has more than one recipe named {', '.join(repeated)}. "
+            "Names are directories of runs: give every recipe its own."
+        )
+    return recipes
+
+
+def find_recipe(name: str, path: Path | str | None = None) -> Recipe:
+    """The recipe of that name, from one file or from all that come with the package.
+
+    Raises:
+        DistillError: there is none; the message lists those that there are.
+    """
+    paths = [Path(path)] if path is not None else sorted(recipes_folder().glob("*.yaml"))
+    recipes = [recipe for file in paths for recipe in load_recipes(file)]
+    for recipe in recipes:
+        if recipe.name == name:
+            return recipe
+    known = ", ".join(recipe.name for recipe in recipes) or "none"
+    raise DistillError(
+        f"no recipe named {name!r} in {', '.join(str(file) for file in paths)}; "
+        f"known are: {known}. Use one of these names, or name another file of recipes."
+    )
+
+
+def _resolve(path: Path) -> Path:
+    shipped = recipes_folder() / f"{path}.yaml"
+    if not path.exists() and len(path.parts) == 1 and shipped.is_file():
+        return shipped
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in recipes_folder().glob("*.yaml")))
+        raise DistillError(
+            f"no recipe file at {path}. Name a YAML file, or one that comes with the "
+            f"package: {known}."
+        )
+    return path
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DistillError(f"{path} is not valid YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _located(path: Path, mapping: dict[str, Any]) -> Recipe:
+    try:
+        return recipe_from_mapping(mapping)
+    except DistillError as error:
+        raise DistillError(f"{path}: {error}") from error

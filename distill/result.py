@@ -1,0 +1,80 @@
+"""What a finished run amounts to."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from accelerate import Accelerator
+
+from distill.precision import resolve_precision
+from distill.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run."""
+
+    out: Path
+    """The Hugging Face folder."""
+    recipe: Recipe
+    """What was trained."""
+    num_parameters: int
+    """Weights of the student, the tied head counted once."""
+    num_steps: int
+    """Optimizer steps in all."""
+    seconds: float
+    """Time spent in optimizer steps."""
+    tokens_per_s: float
+    """Tokens trained on in a second, without padding."""
+    losses: dict[str, float]
+    """`train_*` means over the last epoch, and `val_*` after it if there is a validation split."""
+    resumed_from_step: int | None
+    """Step of the checkpoint it went on from, or None if it ran in one go."""
+
+
+def final_losses(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Training losses over the rows of the last epoch, and the last validation losses.
+
+    Args:
+        metrics: the lines of a `metrics.jsonl`.
+    """
+    trained = [line for line in metrics if "train_loss" in line]
+    last = [line for line in trained if line["epoch"] == trained[-1]["epoch"]]
+    num_rows = max(sum(line["num_rows"] for line in last), 1)
+    losses = {
+        name: sum(line[name] * line["num_rows"] for line in last) / num_rows
+        for name in ("train_loss", "train_distillation_loss", "train_ce_loss")
+    }
+    validated = [line for line in metrics if "val_loss" in line]
+    for name in ("val_loss", "val_distillation_loss", "val_ce_loss") if validated else ():
+        losses[name] = validated[-1][name]
+    return losses
+
+
+def run_facts(result: TrainResult, accelerator: Accelerator) -> dict[str, Any]:
+    """What only the end of a run knows, for `run.json` and the model card."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "num_parameters": result.num_parameters,
+        "steps": result.num_steps,
+        "seconds": round(result.seconds, 3),
+        "tokens_per_s": round(result.tokens_per_s, 1),
+        "losses": result.losses,
+        "resumed_from_step": result.resumed_from_step,
+        "device": {
+            "name": name,
+            "num_processes": accelerator.num_processes,
+            "precision": resolve_precision(result.recipe.precision, device),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+        },
+    }

@@ -1,0 +1,150 @@
+"""The directory of a run: started, gone on with, or finished, and never mistaken for another.
+
+run.json             what ran, on what; `status` is `running` until all else is in place
+metrics.jsonl        losses step by step
+checkpoints/         while the run lasts
+config.json, model.safetensors, generation_config.json, tokenizer files, README.md, plots/
+                     when it has finished
+"""
+
+import json
+import secrets
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cache.reader import CacheReader
+from distill.atomic import TMP_SUFFIX, new_directory, write_json
+from distill.checkpoint import last_checkpoint
+from distill.config import TrainConfig
+from distill.errors import DistillError
+
+RUNNING, FINISHED = "running", "finished"
+RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The `run.json` of a directory, or None where no run was started.
+
+    Raises:
+        DistillError: the file is damaged.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        run["status"], run["recipe"], run["cache"]["identity_hash"], run["wandb_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DistillError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Remove {folder} and train anew."
+        ) from error
+    return run
+
+
+def new_run(config: TrainConfig, reader: CacheReader) -> dict[str, Any]:
+    """What `run.json` says of a run before its first step."""
+    return {
+        "status": RUNNING,
+        "recipe": asdict(config.recipe),
+        "cache": {
+            "path": str(config.cache),
+            "identity_hash": reader.identity_hash,
+            "identity": asdict(reader.identity),
+        },
+        "wandb_id": secrets.token_hex(8),
+    }
+
+
+def require_usable(config: TrainConfig, reader: CacheReader) -> dict[str, Any] | None:
+    """The unfinished run to go on with, or None where a new one can start.
+
+    Raises:
+        DistillError: `out` holds a finished run, an unfinished one and resuming was not
+            asked for, a run of another recipe or cache, or something else.
+    """
+    out = config.out
+    run = read_run(out)
+    if run is None:
+        _require_empty(out)
+        return None
+    require_same_run(run, config, reader)
+    if run["status"] == FINISHED:
+        raise DistillError(
+            f"{out} already holds a finished run of {run['recipe']['name']}. "
+            "Choose another --out, or remove the directory to train anew."
+        )
+    if not config.resume:
+        raise DistillError(
+            f"{out} holds an unfinished run of {run['recipe']['name']}. Go on with it by adding "
+            "--resume, choose another --out, or remove the directory to train anew."
+        )
+    return run
+
+
+def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheReader) -> None:
+    """Raises DistillError, naming the fields, unless a run has this recipe and this cache."""
+    recipe, before = asdict(config.recipe), run["recipe"]
+    differing = [
+        f"recipe.{field} was {before.get(field)!r} and is {recipe.get(field)!r}"
+        for field in {**recipe, **before}
+        if before.get(field) != recipe.get(field)
+    ]
+    if run["cache"]["identity_hash"] != reader.identity_hash:
+        old = run["cache"].get("identity", {})
+        differing += [
+            f"cache.{field} was {old.get(field)!r} and is {value!r}"
+            for field, value in json.loads(json.dumps(asdict(reader.identity))).items()
+            if old.get(field) != value
+        ] or [f"cache identity was {run['cache']['identity_hash']} and is {reader.identity_hash}"]
+    if differing:
+        raise DistillError(
+            f"{config.out} holds another run: {'; '.join(differing)}. Use the recipe and the "
+            "cache it was started with, or choose another --out."
+        )
+
+
+def checkpoint_of(out: Path) -> Path | None:
+    """The checkpoint a run goes on from, or None before its first one."""
+    return last_checkpoint(out / CHECKPOINTS)
+
+
+def finish_run(
+    out: Path, run: dict[str, Any], *, student: Any, tokenizer_path: Path, card: str
+) -> None:
+    """Turn a run's directory into a Hugging Face folder, and mark it as finished last of all.
+
+    Killed in the middle, the run is still unfinished and still has its last checkpoint.
+
+    Args:
+        run: the final content of `run.json`, without its status.
+        student: the trained model.
+        tokenizer_path: directory whose files go along with it.
+        card: text of README.md.
+    """
+    staged = out / "finished"
+    with new_directory(staged) as tmp:
+        student.save_pretrained(tmp)
+        (tmp / "README.md").write_text(card, encoding="utf-8")
+        for path in sorted(tokenizer_path.iterdir()):
+            if path.is_file() and not (tmp / path.name).exists():
+                shutil.copyfile(path, tmp / path.name)
+    for path in staged.iterdir():
+        path.replace(out / path.name)
+    staged.rmdir()
+    write_json(out / RUN_FILE, {**run, "status": FINISHED})
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise DistillError(f"{out} is a file, but a run needs a directory. Choose another --out.")
+    foreign = [] if not out.exists() else sorted(path.name for path in out.iterdir())
+    foreign = [name for name in foreign if not name.endswith(TMP_SUFFIX)]
+    if foreign:
+        raise DistillError(
+            f"{out} is not empty and holds no run (found {', '.join(foreign[:3])}). "
+            "Choose another --out, or empty the directory."
+        )

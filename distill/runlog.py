@@ -1,0 +1,108 @@
+"""What a run says about itself while it runs: lines of JSON, and Weights & Biases."""
+
+import json
+import math
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from distill.atomic import write_text
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, for each step and each epoch's validation."""
+
+    def __init__(self, path: Path, *, last_step: int) -> None:
+        """Go on after `last_step`: what a run wrote past its checkpoint will come again."""
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one line; numbers that are not finite become null, which JSON has a word for."""
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Force all lines to disk, before a checkpoint that relies on them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; one that a killed run left half-written is passed over."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class WandbLog:
+    """The same values in Weights & Biases, or nowhere if the mode is `disabled`."""
+
+    def __init__(
+        self, *, mode: str, project: str, name: str, run_id: str, folder: Path, config: dict
+    ) -> None:
+        self._run = None
+        if mode == "disabled":
+            return
+        import wandb  # takes a second, and most runs on a workstation do without
+
+        self._run = wandb.init(
+            mode=mode,  # type: ignore[arg-type]
+            project=project,
+            name=name,
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            dir=folder,
+            config=config,
+            settings=wandb.Settings(silent=True),
+        )
+        # A resumed run logs some steps again; W&B's own counter would refuse them.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Log one line of metrics."""
+        if self._run is not None:
+            self._run.log(values)
+
+    def __enter__(self) -> "WandbLog":
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *rest: object) -> None:
+        """End the run, and mark it as failed if the block did."""
+        if self._run is not None:
+            self._run.finish(exit_code=0 if error_type is None else 1)
+
+
+def wandb_mode(asked: str | None) -> str:
+    """`online`, `offline` or `disabled`.
+
+    What was asked for; else what `WANDB_MODE` says; else online where an account is set up
+    (`WANDB_API_KEY`, or `wandb login` was run), and disabled where none is.
+    """
+    if asked is not None:
+        return asked
+    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
+        return os.environ["WANDB_MODE"]
+    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_knows_wandb() else "disabled"
+
+
+def _netrc_knows_wandb() -> bool:
+    try:
+        return "api.wandb.ai" in netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,56 @@
+"""Sizes of students by name. Imports nothing heavy, so that recipes can be checked early."""
+
+import re
+from dataclasses import dataclass
+
+from distill.errors import DistillError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentShape:
+    """How deep and how wide a GPT-2-shaped student is."""
+
+    num_layers: int
+    """Transformer blocks."""
+    width: int
+    """Width of the hidden states; the feed-forward layers are four times as wide."""
+    num_heads: int
+    """Attention heads; they divide the width."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_layers, self.width, self.num_heads) < 1:
+            raise DistillError(
+                f"student has {self.num_layers} layers, width {self.width} and {self.num_heads} "
+                "heads; each must be at least 1. Change `student` in the recipe."
+            )
+        if self.width % self.num_heads:
+            raise DistillError(
+                f"student width {self.width} is not divisible by its {self.num_heads} heads. "
+                f"Use a width that is a multiple of {self.num_heads}, or other heads."
+            )
+
+
+PRESETS = {
+    "44m": StudentShape(num_layers=6, width=512, num_heads=8),
+    "202m": StudentShape(num_layers=12, width=1024, num_heads=16),
+    "tiny": StudentShape(num_layers=2, width=64, num_heads=2),
+}
+"""44,343,296 and 202,012,672 parameters with StarCoder2's 49,152 tokens; `tiny` is for trials."""
+
+
+def parse_shape(student: str) -> StudentShape:
+    """The shape a recipe's `student` stands for: a preset, or `LAYERSxWIDTHxHEADS`.
+
+    Raises:
+        DistillError: neither a preset nor three numbers, or numbers that make no model.
+    """
+    if student in PRESETS:
+        return PRESETS[student]
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", student)
+    if match is None:
+        raise DistillError(
+            f"unknown student {student!r}; known are {', '.join(PRESETS)}. "
+            "Use one of them, or write LAYERSxWIDTHxHEADS, for example 6x512x8."
+        )
+    num_layers, width, num_heads = (int(number) for number in match.groups())
+    return StudentShape(num_layers=num_layers, width=width, num_heads=num_heads)

@@ -1,0 +1,209 @@
+"""Train one student from a cache: epochs, validation, checkpoints, and a folder to load."""
+
+import time
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from cache.reader import CacheReader
+from distill.atomic import write_json
+from distill.card import model_card
+from distill.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
+from distill.config import TrainConfig
+from distill.epochs import Epochs
+from distill.learner import Learner, Losses
+from distill.plots import plot_run
+from distill.precision import start_accelerator
+from distill.progress import TrainProgress
+from distill.result import TrainResult, final_losses, run_facts
+from distill.run_folder import (
+    CHECKPOINTS,
+    METRICS_FILE,
+    RUN_FILE,
+    checkpoint_of,
+    finish_run,
+    new_run,
+    require_usable,
+)
+from distill.runlog import MetricsLog, WandbLog, read_metrics, wandb_mode
+from distill.shapes import parse_shape
+from distill.student import build_student, padding_id, require_same_vocabulary
+
+
+def train(config: TrainConfig, *, reader: CacheReader | None = None) -> TrainResult:
+    """Train a student as a recipe says, and leave it as a Hugging Face folder in `out`.
+
+    Started with `accelerate launch` it runs on several devices; a recipe means the same on
+    any number of them. Killed at any moment, it goes on with `resume=True`, and on CPU ends
+    with the same bits.
+
+    Args:
+        reader: an open cache to use instead of opening `config.cache`.
+
+    Raises:
+        DistillError: the directory is taken, the run was another one, the recipe does not
+            fit the cache or the device, or the loss is no longer finite.
+        CacheError: the cache is incomplete or damaged.
+    """
+    if reader is None:
+        with CacheReader(config.cache) as opened:
+            return train(config, reader=opened)
+    transformers_logging.disable_progress_bar()  # one bar is enough
+    accelerator = start_accelerator(config.recipe.precision)
+    run = require_usable(config, reader)
+    accelerator.wait_for_everyone()
+    training = _Training(config, reader, accelerator, run or new_run(config, reader))
+    result = training.to_the_end()
+    accelerator.free_memory()
+    return result
+
+
+class _Training:
+    """One run, in one of its processes."""
+
+    def __init__(
+        self, config: TrainConfig, reader: CacheReader, accelerator: Accelerator, run: dict
+    ) -> None:
+        """Build the student and what it learns from, or go on from the last checkpoint."""
+        recipe = config.recipe
+        self.config, self.recipe, self.reader = config, recipe, reader
+        self.accelerator, self.run = accelerator, run
+        tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
+        self.epochs = Epochs(
+            reader,
+            recipe,
+            pad_id=padding_id(tokenizer),
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        seed_process(recipe.seed, rank=0)  # the same weights in every process
+        student = build_student(
+            parse_shape(recipe.student),
+            vocab_size=reader.vocab_size,
+            max_length=reader.max_length,
+            tokenizer=tokenizer,
+            dropout=recipe.dropout,
+        )
+        require_same_vocabulary(student, reader)
+        self.num_parameters = student.num_parameters()
+        self.learner = Learner(student, recipe, accelerator)
+        self.state = TrainState()
+        seed_process(recipe.seed, rank=accelerator.process_index)
+        checkpoint = checkpoint_of(config.out)
+        if checkpoint is not None:
+            self.state = load_checkpoint(checkpoint, self.learner, seed=recipe.seed)
+        self.resumed_from_step = None if checkpoint is None else self.state.step
+
+    def to_the_end(self) -> TrainResult:
+        """Train the epochs that are left and finish the directory."""
+        is_main = self.accelerator.is_main_process
+        self.metrics: MetricsLog | None = None
+        self.wandb: WandbLog | None = None
+        with ExitStack() as stack:
+            if is_main:
+                self.config.out.mkdir(parents=True, exist_ok=True)
+                write_json(self.config.out / RUN_FILE, self.run)
+                metrics = MetricsLog(self._metrics_path, last_step=self.state.step)
+                self.metrics = stack.enter_context(closing(metrics))
+                self.wandb = stack.enter_context(self._start_wandb())
+            self.progress = stack.enter_context(
+                TrainProgress(
+                    self.recipe.name,
+                    num_epochs=self.recipe.epochs,
+                    num_steps=self.epochs.num_steps,
+                    first_step=self.state.step,
+                    shown=is_main,
+                )
+            )
+            while self.state.epoch < self.recipe.epochs:
+                self._train_epoch()
+                self._end_epoch()
+        return self._finish()
+
+    def _train_epoch(self) -> None:
+        with self.epochs.training_steps(self.state.epoch) as steps:
+            began = time.perf_counter()
+            for microbatches in steps:
+                losses, grad_norm = self.learner.train_step(microbatches, self.state.step + 1)
+                ended = time.perf_counter()
+                self._log_step(losses, grad_norm, ended - began)
+                began = ended
+
+    def _log_step(self, losses: Losses, grad_norm: float, seconds: float) -> None:
+        state = self.state
+        state.step += 1
+        state.seconds += seconds
+        state.num_tokens += losses.num_tokens
+        tokens_per_s = losses.num_tokens / seconds
+        self._log(
+            {
+                "step": state.step,
+                "epoch": state.epoch + 1,
+                **losses.named("train"),
+                "grad_norm": grad_norm,
+                "tokens_per_s": round(tokens_per_s, 1),
+                "num_rows": losses.num_rows,
+            }
+        )
+        self.progress.step(epoch=state.epoch + 1, loss=losses.loss, tokens_per_s=tokens_per_s)
+
+    def _end_epoch(self) -> None:
+        """Validate, log, and only then write the checkpoint that takes both for granted."""
+        self.state.epoch += 1
+        if self.epochs.has_validation:
+            losses = self.learner.measure(self.epochs.validation_steps())
+            position = {"step": self.state.step, "epoch": self.state.epoch}
+            self._log({**position, **losses.named("val")})
+        if self.metrics is not None:
+            self.metrics.sync()
+            self.progress.epoch(self.state.epoch, final_losses(read_metrics(self._metrics_path)))
+        save_checkpoint(self.config.out / CHECKPOINTS, self.state, self.learner)
+
+    def _finish(self) -> TrainResult:
+        state, metrics = self.state, read_metrics(self._metrics_path)
+        result = TrainResult(
+            out=self.config.out,
+            recipe=self.recipe,
+            num_parameters=self.num_parameters,
+            num_steps=state.step,
+            seconds=state.seconds,
+            tokens_per_s=state.num_tokens / max(state.seconds, 1e-9),
+            losses=final_losses(metrics),
+            resumed_from_step=self.resumed_from_step,
+        )
+        if self.accelerator.is_main_process:
+            run = {**self.run, **run_facts(result, self.accelerator)}
+            plot_run(self.recipe.name, metrics, result.out / "plots")
+            finish_run(
+                result.out,
+                run,
+                student=self.learner.student,
+                tokenizer_path=self.reader.tokenizer_path,
+                card=model_card(run),
+            )
+        self.accelerator.wait_for_everyone()
+        return result
+
+    def _start_wandb(self) -> WandbLog:
+        return WandbLog(
+            mode=wandb_mode(self.config.wandb),
+            project=self.config.wandb_project,
+            name=self.recipe.name,
+            run_id=self.run["wandb_id"],
+            folder=self.config.out,
+            config={"recipe": asdict(self.recipe), "cache": self.run["cache"]},
+        )
+
+    def _log(self, values: dict[str, Any]) -> None:
+        if self.metrics is not None and self.wandb is not None:
+            self.metrics.write(values)
+            self.wandb.write(values)
+
+    @property
+    def _metrics_path(self) -> Path:
+        return self.config.out / METRICS_FILE
