@@ -29,9 +29,7 @@ class GenerationSettings:
     def signature(self) -> str:
         """The settings in one line, for results and file keys."""
         top_p = f"|top_p:{self.top_p:g}|seed:{self.seed}" if self.temperature > 0 else ""
-        return (
-            f"n:{self.samples}|temp:{self.temperature:g}{top_p}|tokens:{self.max_new_tokens}"
-        )
+        return f"n:{self.samples}|temp:{self.temperature:g}{top_p}|tokens:{self.max_new_tokens}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +144,7 @@ class BenchmarkConfig:
         if self.limit is not None:
             require_at_least("limit", self.limit, 1)
         require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; choose one of {DTYPES}")
-        require(
-            self.wandb in WANDB_MODES, f"wandb is {self.wandb!r}; choose one of {WANDB_MODES}"
-        )
+        require(self.wandb in WANDB_MODES, f"wandb is {self.wandb!r}; choose one of {WANDB_MODES}")
         self._check_sampling()
         SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
 

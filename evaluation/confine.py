@@ -138,9 +138,7 @@ def _filter_calls(libc) -> bool:
     return libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
 
-def build_filter(
-    arch: int, refused: tuple[int, ...], opening: dict[int, int], clone: int
-) -> bytes:
+def build_filter(arch: int, refused: tuple[int, ...], opening: dict[int, int], clone: int) -> bytes:
     """The filter as BPF instructions of 8 bytes; calls not named are allowed."""
     code = [
         (LOAD, 0, 0, ARCH),

@@ -65,9 +65,7 @@ class CompletionBleu(evaluate.Metric):
         return {"bleu": result.score, "signature": result.signature}
 
 
-def compute_pass_at_k(
-    verdicts: dict[str, list[bool]], ks: Sequence[int]
-) -> dict[str, Any]:
+def compute_pass_at_k(verdicts: dict[str, list[bool]], ks: Sequence[int]) -> dict[str, Any]:
     """Scores `pass@k` in [0, 1] and `pass@k_interval` for every k; verdicts by task id."""
     return PassAtK(keep_in_memory=True).compute(
         predictions=list(verdicts.values()), references=list(verdicts), ks=tuple(ks)

