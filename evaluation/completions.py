@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ class Sample:
 def sample_key(identity: str, settings: GenerationSettings, problem: BenchmarkProblem) -> str:
     """What a completion depends on, as a hash; the sample number stands beside it."""
     # The number of samples is no part of it: raising it keeps those already drawn.
-    parts = [identity, settings.temperature, settings.top_p, settings.max_new_tokens]
-    parts += [settings.seed, problem.task_id, problem.prompt, problem.stop]
+    parts = [
+        identity,
+        replace(settings, samples=1).signature,
+        problem.task_id,
+        problem.prompt,
+        problem.stop,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -89,7 +94,7 @@ def complete_all(
             ):
                 line = _to_sample(request, completion, keys[request.task_id])
                 done[line.task_id, line.sample] = line
-                file.write(json.dumps(line.__dict__) + "\n")
+                file.write(json.dumps(asdict(line)) + "\n")
             file.flush()
             os.fsync(file.fileno())
             on_done(len(batch))

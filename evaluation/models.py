@@ -15,8 +15,15 @@ from evaluation.errors import EvaluationError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a checkpoint's behaviour depends on; notes and logs beside it do not.
 IDENTITY_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
-IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json")
-IDENTITY_FILES += ("tokenizer_config.json", "special_tokens_map.json", "merges.txt")
+IDENTITY_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +44,8 @@ def resolve_device(name: str) -> torch.device:
     Raises: EvaluationError when this machine has no such device.
     """
     if name == "auto":
-        if torch.accelerator.is_available():
-            return torch.device(torch.accelerator.current_accelerator())
-        return torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -69,9 +75,7 @@ def list_sources(
     sources = []
     if teacher is not None:
         label = Path(teacher).name or teacher
-        sources.append(
-            ModelSource(label=label, source=teacher, is_teacher=True, revision=revision)
-        )
+        sources.append(ModelSource(label=label, source=teacher, is_teacher=True, revision=revision))
     for path in checkpoints:
         if not (path / "config.json").is_file():
             raise EvaluationError(
@@ -127,6 +131,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
         return model.to(device).eval(), tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.source)
         model = AutoModelForCausalLM.from_pretrained(source.source, dtype=dtype)

