@@ -1,0 +1,251 @@
+"""Stage one: run the teacher once over every document and leave a cache directory."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cache.config import BuildConfig
+from cache.durable import file_sha256, make_directory
+from cache.errors import CacheError
+from cache.identity import (
+    FORMAT_VERSION,
+    Identity,
+    library_versions,
+    machine_description,
+    require_same_identity,
+    tokenizer_sha256,
+)
+from cache.lock import writer_lock
+from cache.manifest import (
+    MANIFEST_NAME,
+    PLAN_NAME,
+    TOKENIZER_DIR,
+    FileRecord,
+    Manifest,
+    Plan,
+    ShardPlan,
+)
+from cache.plan import BuildPlan, plan_batches, plan_build
+from cache.progress import BuildProgress
+from cache.rows import compute_rows
+from cache.shard import ShardFile, ShardLayout, content_sha256, remove_partials
+from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
+from cache.writer import ShardAssembly, ShardWriter
+
+_NOT_YET_KNOWN = ("teacher_sha256", "vocab_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSummary:
+    """What a build left."""
+
+    manifest: Manifest
+    num_documents: int
+    num_rows: int
+    num_new_rows: int
+    """Rows computed by this call; the others were there."""
+    num_bytes: int
+    """Of the whole directory."""
+    seconds: float
+    """Spent in the teacher's loop."""
+    already_complete: bool = False
+
+
+def build_cache(config: BuildConfig) -> BuildSummary:
+    """Build the cache at `config.out`, or go on where an earlier call was stopped.
+
+    Every shard is computed on its own, so a build that was killed and resumed ends with the
+    same bytes in every dataset as one that was not.
+
+    Raises:
+        CacheError: bad input, another cache in the way, a full disk, NaN logits. Nothing
+            half-written is visible, and finished shards stay.
+    """
+    tokenizer = load_tokenizer(config.teacher, config.revision)
+    plan = plan_build(config, tokenizer)
+    _require_documents(plan)
+    early = _identity(config, plan, tokenizer, teacher=None)
+    complete = _existing(config, early)
+    if complete is not None:
+        return _summary(complete, num_new_rows=0, seconds=0.0, already_complete=True)
+    make_directory(config.out)
+    with writer_lock(config.out):
+        model, tokenizer = load_causal_lm(
+            config.teacher,
+            revision=config.revision,
+            dtype=resolve_dtype(config.dtype),
+            device_map=config.device_map,
+        )
+        teacher = Teacher(model)
+        _require_fit(teacher, plan, config)
+        identity = _identity(config, plan, tokenizer, teacher)
+        disk_plan = _write_or_check_plan(config, plan, identity)
+        tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
+        started = time.monotonic()
+        num_new_rows = _compute_shards(config, plan, disk_plan, teacher)
+        seconds = time.monotonic() - started
+        manifest = _finish(config.out, disk_plan, str(teacher.device))
+    return _summary(manifest, num_new_rows=num_new_rows, seconds=seconds)
+
+
+def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teacher: Teacher) -> int:
+    """Compute the shards that are missing; the number of rows computed."""
+    remove_partials(config.out)
+    layout = ShardLayout.of(disk_plan.identity)
+    missing = [
+        s for s in disk_plan.shards if not _is_intact(config.out, s, layout, disk_plan.identity)
+    ]
+    num_new_rows = sum(shard.num_rows for shard in missing)
+    writer = ShardWriter(disk_plan.identity.sha256)
+    try:
+        with BuildProgress(total=plan.num_rows, done=plan.num_rows - num_new_rows) as progress:
+            for shard in missing:
+                last = shard.first_document + shard.num_documents
+                documents = plan.documents[shard.split][shard.first_document : last]
+                assembly = ShardAssembly(documents, layout)
+                for indices in plan_batches(documents, config.batch_tokens):
+                    batch = [documents[i] for i in indices]
+                    slices = compute_rows(teacher, batch, config.top_k)
+                    writer.add(assembly, indices, slices)
+                    progress.advance(sum(d.num_rows for d in batch))
+                writer.write(config.out / shard.path, assembly)
+                progress.shard_done(config.out / shard.path, shard.num_rows)
+            writer.finish()
+    finally:
+        writer.close()
+    return num_new_rows
+
+
+def _is_intact(out: Path, shard: ShardPlan, layout: ShardLayout, identity: Identity) -> bool:
+    """Whether an earlier run left this shard whole; its content is read and hashed."""
+    try:
+        with ShardFile(
+            out / shard.path,
+            layout,
+            num_documents=shard.num_documents,
+            num_tokens=shard.num_tokens,
+            identity_sha256=identity.sha256,
+        ) as file:
+            return content_sha256(file.read_all()) == file.content_sha256
+    except CacheError:
+        return False
+
+
+def _identity(config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher | None) -> Identity:
+    return Identity(
+        format_version=FORMAT_VERSION,
+        teacher=config.teacher,
+        revision=config.revision,
+        teacher_sha256=teacher.weights_sha256() if teacher else "",
+        vocab_size=teacher.vocab_size if teacher else 0,
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        dataset=config.dataset,
+        dataset_sha256=plan.dataset_sha256,
+        template=config.template,
+        max_length=config.max_length,
+        long_documents=config.long_documents,
+        top_k=config.top_k,
+        tail=config.tail,
+        dtype=str(resolve_dtype(config.dtype)).removeprefix("torch."),
+        libraries=library_versions(),
+    )
+
+
+def _require_documents(plan: BuildPlan) -> None:
+    for split, documents in plan.documents.items():
+        if not documents:
+            reasons = "; ".join(f"{d.task_id}: {d.reason}" for d in plan.dropped[split][:3])
+            raise CacheError(
+                f"No document of split {split!r} is left ({reasons}).\n"
+                "Raise --max-length, or give --long-documents truncate."
+            )
+
+
+def _require_fit(teacher: Teacher, plan: BuildPlan, config: BuildConfig) -> None:
+    if plan.largest_id >= teacher.vocab_size:
+        raise CacheError(
+            f"The tokenizer of {config.teacher} gives the token id {plan.largest_id}, but the "
+            f"teacher's head has only {teacher.vocab_size} rows.\n"
+            "Tokenizer and weights do not belong together; take both from one source."
+        )
+    limit = teacher.max_positions
+    if limit is not None and plan.longest > limit:
+        raise CacheError(
+            f"The longest document has {plan.longest} tokens, the teacher takes {limit}.\n"
+            f"Give --max-length {limit}."
+        )
+
+
+def _existing(config: BuildConfig, early: Identity) -> Manifest | None:
+    """The finished cache at `out`, if it is the one asked for; None if there is still work."""
+    if (config.out / MANIFEST_NAME).exists():
+        manifest = Manifest.read(config.out)
+        require_same_identity(manifest.identity, early, str(config.out), ignore=_NOT_YET_KNOWN)
+        if all((config.out / s.path).is_file() for s in manifest.plan.shards):
+            return manifest
+        (config.out / MANIFEST_NAME).unlink()
+    if (config.out / PLAN_NAME).exists():
+        found = Plan.read(config.out).identity
+        require_same_identity(found, early, str(config.out), ignore=_NOT_YET_KNOWN)
+    return None
+
+
+def _write_or_check_plan(config: BuildConfig, plan: BuildPlan, identity: Identity) -> Plan:
+    wanted = Plan(
+        identity=identity,
+        batch_tokens=config.batch_tokens,
+        shards=plan.shards,
+        dropped=plan.dropped_json(),
+    )
+    if not (config.out / PLAN_NAME).exists():
+        wanted.write(config.out)
+        return wanted
+    found = Plan.read(config.out)
+    require_same_identity(found.identity, identity, str(config.out))
+    if found.batch_tokens != wanted.batch_tokens or found.shards != wanted.shards:
+        raise CacheError(
+            f"{config.out} was begun with other batches or shards (batch_tokens "
+            f"{found.batch_tokens}, {len(found.shards)} shards; asked for {wanted.batch_tokens}, "
+            f"{len(wanted.shards)}).\nGive the same --batch-tokens and --shard-tokens as then."
+        )
+    return found
+
+
+def _finish(out: Path, plan: Plan, device: str) -> Manifest:
+    """Hash every file and write the manifest: the cache is complete."""
+    paths = [out / shard.path for shard in plan.shards]
+    paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
+    manifest = Manifest(
+        plan=plan,
+        files=tuple(
+            FileRecord(
+                path=path.relative_to(out).as_posix(),
+                num_bytes=path.stat().st_size,
+                sha256=file_sha256(path),
+            )
+            for path in paths
+        ),
+        created={
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine_description(),
+            "device": device,
+        },
+    )
+    manifest.write(out)
+    return manifest
+
+
+def _summary(
+    manifest: Manifest, *, num_new_rows: int, seconds: float, already_complete: bool = False
+) -> BuildSummary:
+    shards = manifest.plan.shards
+    return BuildSummary(
+        manifest=manifest,
+        num_documents=sum(shard.num_documents for shard in shards),
+        num_rows=sum(shard.num_rows for shard in shards),
+        num_new_rows=num_new_rows,
+        num_bytes=manifest.num_bytes,
+        seconds=seconds,
+        already_complete=already_complete,
+    )

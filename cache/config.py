@@ -1,0 +1,67 @@
+"""Options of stage one. Imports nothing heavy: the command line is built from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import CacheError
+from cache.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
+
+DEFAULT_TEACHER = "bigcode/starcoder2-3b"
+TAILS = ("mass", "renormalize")
+DTYPE_NAMES = ("auto", "bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What `cache-teacher` builds, from what, and how."""
+
+    out: Path
+    """Cache directory; made, or resumed where a build was stopped."""
+    teacher: str = DEFAULT_TEACHER
+    """Hub id, local folder or .gguf file."""
+    revision: str | None = None
+    """Branch, tag or commit of the teacher on the hub."""
+    dataset: str = DEFAULT_DATASET
+    """Hub id, or a JSON-lines file in MBPP's schema."""
+    splits: tuple[str, ...] = ("train", "validation")
+    """Splits to cache."""
+    template: str = "instruction"
+    """How a problem becomes text."""
+    max_length: int = 512
+    """Longest document, in tokens."""
+    long_documents: str = "drop"
+    """`drop` leaves longer documents out and names them; `truncate` cuts their end."""
+    top_k: int = 64
+    """Entries stored a row."""
+    tail: str = "mass"
+    """`mass` stores what lies outside the top-k, exact at every temperature; `renormalize`
+    forgets it, as common implementations do."""
+    dtype: str = "auto"
+    """Teacher's precision; auto is bf16 on an accelerator and fp32 on the CPU."""
+    device_map: str = "auto"
+    """As in transformers: auto spreads the teacher over all accelerators."""
+    batch_tokens: int = 8192
+    """Padded tokens of a teacher batch."""
+    shard_tokens: int = 32768
+    """Tokens of a shard; what a killed build loses at most."""
+    limit: int | None = None
+    """Only the first problems of each split."""
+
+    def __post_init__(self):
+        for name in ("max_length", "top_k", "batch_tokens", "shard_tokens", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CacheError(f"{name} is {value}; it must be 1 or more.")
+        if self.max_length < 2:
+            raise CacheError("max_length is 1; a document needs 2 tokens to have a row.")
+        if self.tail not in TAILS:
+            raise CacheError(f"tail is {self.tail!r}; choose from {', '.join(TAILS)}.")
+        if self.dtype not in DTYPE_NAMES:
+            raise CacheError(f"dtype is {self.dtype!r}; choose from {', '.join(DTYPE_NAMES)}.")
+        if not self.splits or len(set(self.splits)) != len(self.splits):
+            raise CacheError(f"splits are {self.splits}; name one or more, each once.")
+        for split in self.splits:
+            if split not in SPLIT_TASK_IDS:
+                raise CacheError(
+                    f"There is no split {split!r}; MBPP has {', '.join(sorted(SPLIT_TASK_IDS))}."
+                )

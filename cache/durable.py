@@ -1,0 +1,122 @@
+"""Writing that survives a crash: whole files or nothing, and JSON that proves it is whole."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` only if the block succeeds.
+
+    The file is fsynced and renamed; if the block raises, nothing is left behind.
+
+    Raises:
+        CacheError: the disk is full or the directory cannot be written.
+    """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _fsync(partial)
+        os.replace(partial, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise CacheError(_write_failure(path, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents.
+
+    Raises:
+        CacheError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CacheError(_write_failure(path, error)) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Hex sha256 of a value's canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(_sealed_bytes(content))
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """The object that `write_sealed_json` wrote, without its checksum.
+
+    Raises:
+        CacheError: the file is missing, not JSON, or differs from what was written by even
+            one byte.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror or error}.") from error
+    damaged = f"{path} is damaged: it is not what was written. Copy it again or rebuild the cache."
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(damaged) from error
+    if not isinstance(content, dict) or not isinstance(content.pop("checksum", None), str):
+        raise CacheError(damaged)
+    if _sealed_bytes(content) != raw:
+        raise CacheError(damaged)
+    return content
+
+
+def _sealed_bytes(content: dict[str, Any]) -> bytes:
+    sealed = {**content, "checksum": json_sha256(content)}
+    return (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_failure(path: Path, error: OSError) -> str:
+    # HDF5 hides the errno in its message.
+    full = error.errno == errno.ENOSPC or "No space left" in str(error)
+    if full or error.errno == errno.EDQUOT:
+        return (
+            f"{path} could not be written: no space left on its disk. Nothing half-written is "
+            "left.\nFree some space and give the same command again: it goes on where it stopped."
+        )
+    return (
+        f"{path} could not be written: {error.strerror or error}.\n"
+        "Choose another --out, or mend the permissions of that directory."
+    )

@@ -1,0 +1,139 @@
+"""Who made a cache and from what: the fields that must agree before two things are mixed."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from cache.durable import json_sha256
+from cache.errors import CacheError
+from cache.problems import Problem
+
+FORMAT_VERSION = 1
+
+# Names may differ between machines (a path, a mirror); the hashes beside them may not.
+_NAMES_ONLY = frozenset({"teacher", "revision", "dataset"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Everything that decides what a cache's rows are."""
+
+    format_version: int
+    teacher: str
+    """Hub id or path, as given."""
+    revision: str | None
+    teacher_sha256: str
+    """Of all weights, as loaded in `dtype`."""
+    vocab_size: int
+    """Rows of the teacher's output head."""
+    tokenizer_sha256: str
+    dataset: str
+    """Hub id or path, as given."""
+    dataset_sha256: dict[str, str]
+    """Of the problems of each split that were used."""
+    template: str
+    max_length: int
+    long_documents: str
+    top_k: int
+    tail: str
+    dtype: str
+    """`fp32`, `bf16` or `fp16`."""
+    libraries: dict[str, str]
+    """Versions of what computes the rows."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the fields that must agree."""
+        compared = {k: v for k, v in asdict(self).items() if k not in _NAMES_ONLY}
+        return json_sha256(compared)
+
+
+def require_same_identity(
+    found: Identity, wanted: Identity, where: str, *, ignore: Sequence[str] = ()
+) -> None:
+    """Raise CacheError naming every field that differs.
+
+    Args:
+        found: what is on disk.
+        wanted: what was asked for.
+        where: the path of what is on disk, for the message.
+        ignore: fields that are not known yet.
+    """
+    differing = [
+        field.name
+        for field in fields(Identity)
+        if field.name not in _NAMES_ONLY
+        and field.name not in ignore
+        and getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+    if not differing:
+        return
+    lines = [
+        f"  {name}: {getattr(found, name)!r} there, {getattr(wanted, name)!r} asked for"
+        for name in differing
+    ]
+    raise CacheError(
+        f"{where} belongs to another cache. It differs in:\n"
+        + "\n".join(lines)
+        + "\nGive the options it was built with, or another --out."
+    )
+
+
+def identity_from_json(content: Any) -> Identity:
+    """An identity as `dataclasses.asdict` wrote it.
+
+    Raises:
+        CacheError: a field is missing, unknown or of another type, or the format is unknown.
+    """
+    kinds: dict[str, Any] = {f.name: str for f in fields(Identity)}
+    kinds |= dict.fromkeys(("format_version", "vocab_size", "max_length", "top_k"), int)
+    kinds |= dict.fromkeys(("dataset_sha256", "libraries"), dict)
+    kinds["revision"] = (str, type(None))
+    if not isinstance(content, dict):
+        raise CacheError("the identity is not a JSON object")
+    found_version = content.get("format_version")
+    if found_version != FORMAT_VERSION:
+        raise CacheError(
+            f"the cache has format version {found_version!r}; this logitcache reads version "
+            f"{FORMAT_VERSION}. Install the release that wrote it, or rebuild the cache."
+        )
+    if set(content) != set(kinds):
+        odd = sorted(set(content) ^ set(kinds))
+        raise CacheError(f"the identity's fields are not those of this version: {odd}")
+    for name, kind in kinds.items():
+        if not isinstance(content[name], kind):
+            raise CacheError(f"the identity's field {name} is {content[name]!r}")
+    return Identity(**content)
+
+
+def dataset_sha256(problems: Sequence[Problem]) -> str:
+    """Hash of the problems' content and order."""
+    return json_sha256([asdict(problem) for problem in problems])
+
+
+def tokenizer_sha256(tokenizer) -> str:
+    """Hash of the whole vocabulary, the merges and pre-tokenisation, and the special ids."""
+    content: dict[str, Any] = {
+        "vocab": tokenizer.get_vocab(),
+        "eos": tokenizer.eos_token_id,
+        "bos": tokenizer.bos_token_id,
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        content |= {k: state.get(k) for k in ("model", "normalizer", "pre_tokenizer")}
+    return json_sha256(content)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that compute the rows, without local build suffixes."""
+    names = ("torch", "transformers", "tokenizers")
+    return {name: version(name).split("+")[0] for name in names}
+
+
+def machine_description() -> str:
+    """Python and platform, for the record; not part of an identity."""
+    return f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"

@@ -1,0 +1,178 @@
+"""plan.json and manifest.json: which documents stand in which shard, and what was written.
+
+The plan is written first and the manifest last: a manifest means that the cache is complete.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cache.durable import read_sealed_json, write_sealed_json
+from cache.errors import CacheError
+from cache.identity import Identity, identity_from_json
+
+PLAN_NAME = "plan.json"
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_DIR = "tokenizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """A shard: consecutive documents of one split, computed on their own."""
+
+    path: str
+    """Inside the cache directory, with forward slashes."""
+    split: str
+    first_document: int
+    num_documents: int
+    num_tokens: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of soft targets in the shard."""
+        return self.num_tokens - self.num_documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """A file of a complete cache."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What stage one is going to write."""
+
+    identity: Identity
+    batch_tokens: int
+    """Padded tokens of a teacher batch: it can change the last bits of a row."""
+    shards: tuple[ShardPlan, ...]
+    dropped: dict[str, list[dict[str, Any]]]
+    """By split: task_id and reason of every problem that gave no document."""
+
+    def write(self, directory: Path) -> None:
+        """Write plan.json."""
+        write_sealed_json(directory / PLAN_NAME, asdict(self))
+
+    @classmethod
+    def read(cls, directory: Path) -> "Plan":
+        """Read plan.json.
+
+        Raises:
+            CacheError: missing, damaged, or not a plan.
+        """
+        content = read_sealed_json(directory / PLAN_NAME)
+        return _parse(directory / PLAN_NAME, lambda: _plan_from_json(content))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a complete cache holds."""
+
+    plan: Plan
+    files: tuple[FileRecord, ...]
+    """Every shard and tokenizer file."""
+    created: dict[str, str]
+    """Date, machine and device, for the record."""
+
+    @property
+    def identity(self) -> Identity:
+        """Identity of the cache."""
+        return self.plan.identity
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all recorded files."""
+        return sum(file.num_bytes for file in self.files)
+
+    def write(self, directory: Path) -> None:
+        """Write manifest.json: from here on the cache is complete."""
+        write_sealed_json(directory / MANIFEST_NAME, asdict(self))
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Read manifest.json.
+
+        Raises:
+            CacheError: the directory holds no complete cache, or its manifest is damaged.
+        """
+        require_complete(directory)
+        path = directory / MANIFEST_NAME
+        content = read_sealed_json(path)
+        return _parse(
+            path,
+            lambda: cls(
+                plan=_plan_from_json(content["plan"]),
+                files=tuple(_file_from_json(f) for f in content["files"]),
+                created=dict(content["created"]),
+            ),
+        )
+
+
+def require_complete(directory: Path) -> None:
+    """Raise CacheError unless the directory holds a manifest."""
+    if (directory / MANIFEST_NAME).is_file():
+        return
+    if (directory / PLAN_NAME).is_file():
+        raise CacheError(
+            f"The cache at {directory} is not complete: it has a plan but no manifest.\n"
+            f"Give its cache-teacher command again (same options, --out {directory}): "
+            "it goes on where it stopped."
+        )
+    raise CacheError(
+        f"There is no cache at {directory} (no {MANIFEST_NAME}).\n"
+        f"Build one: python cli.py cache-teacher --out {directory}"
+    )
+
+
+def _parse(path: Path, build):
+    try:
+        return build()
+    except CacheError as error:
+        raise CacheError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path} does not have the fields of a cache: {error!r}") from error
+
+
+def _plan_from_json(content: Any) -> Plan:
+    return Plan(
+        identity=identity_from_json(content["identity"]),
+        batch_tokens=_count(content["batch_tokens"]),
+        shards=tuple(_shard_from_json(shard) for shard in content["shards"]),
+        dropped=dict(content["dropped"]),
+    )
+
+
+def _shard_from_json(content: Any) -> ShardPlan:
+    return ShardPlan(
+        path=_inside(content["path"]),
+        split=str(content["split"]),
+        first_document=_count(content["first_document"]),
+        num_documents=_count(content["num_documents"]),
+        num_tokens=_count(content["num_tokens"]),
+    )
+
+
+def _file_from_json(content: Any) -> FileRecord:
+    return FileRecord(
+        path=_inside(content["path"]),
+        num_bytes=_count(content["num_bytes"]),
+        sha256=str(content["sha256"]),
+    )
+
+
+def _inside(path: Any) -> str:
+    """A relative path that cannot leave the cache directory."""
+    pure = PurePosixPath(str(path))
+    if pure.is_absolute() or ".." in pure.parts or "\\" in str(path) or not pure.parts:
+        raise CacheError(f"the path {path!r} leaves the cache directory; it is refused")
+    return str(pure)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise CacheError(f"{value!r} stands where a count belongs")
+    return value

@@ -1,0 +1,138 @@
+"""Datasets to problems: MBPP from the hub, or a JSON-lines file with MBPP's schema."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheError
+
+DEFAULT_DATASET = "google-research-datasets/mbpp"
+
+# MBPP's official splits by task_id, first and last included: Austin et al. 2021, section 2.
+SPLIT_TASK_IDS = {
+    "prompt": (1, 10),
+    "test": (11, 510),
+    "validation": (511, 600),
+    "train": (601, 974),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One programming problem, in MBPP's schema."""
+
+    task_id: int
+    text: str
+    code: str
+    test_list: tuple[str, ...]
+    test_setup_code: str = ""
+    challenge_test_list: tuple[str, ...] = ()
+
+
+def load_problems(dataset: str, split: str) -> list[Problem]:
+    """Problems of one split, in the order of the source, with `\\n` line ends.
+
+    Args:
+        dataset: a hub id with MBPP's columns, or the path of a JSON-lines file. A local file is
+            split by the official `task_id` ranges.
+        split: `train`, `validation`, `test` or `prompt`.
+
+    Raises:
+        CacheError: the split is unknown, the source cannot be read, a line is malformed, a
+            `task_id` stands twice, or the split is empty.
+    """
+    if split not in SPLIT_TASK_IDS:
+        raise CacheError(
+            f"There is no split {split!r}; MBPP has {', '.join(sorted(SPLIT_TASK_IDS))}."
+        )
+    if _is_local(dataset):
+        first, last = SPLIT_TASK_IDS[split]
+        problems = [p for p in _read_json_lines(Path(dataset)) if first <= p.task_id <= last]
+    else:
+        problems = _read_hub(dataset, split)
+    if not problems:
+        raise CacheError(
+            f"{dataset} has no problems in split {split!r} (task_id "
+            f"{SPLIT_TASK_IDS[split][0]} to {SPLIT_TASK_IDS[split][1]}).\n"
+            "Choose another with --split, or number your problems inside that range."
+        )
+    _require_unique(problems, dataset)
+    return problems
+
+
+def _is_local(dataset: str) -> bool:
+    path = Path(dataset)
+    return path.suffix in {".json", ".jsonl"} or path.is_file()
+
+
+def _read_json_lines(path: Path) -> list[Problem]:
+    if not path.is_file():
+        raise CacheError(
+            f"There is no file {path}. --dataset takes a hub id such as {DEFAULT_DATASET}, "
+            "or an existing JSON-lines file."
+        )
+    problems = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CacheError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CacheError(
+                f"{path}, line {number} is not JSON: {error.msg} (column {error.colno}).\n"
+                "Every line must hold one problem as a JSON object; mend or remove the line."
+            ) from error
+        problems.append(_to_problem(row, f"{path}, line {number}"))
+    return problems
+
+
+def _read_hub(dataset: str, split: str) -> list[Problem]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(dataset, "full", split=split)
+    except Exception as error:  # the hub client raises many kinds: network, absent, gated
+        raise CacheError(
+            f"{dataset} (config 'full', split {split!r}) could not be loaded from the hub: "
+            f"{type(error).__name__}: {error}\n"
+            "Check the name and the network, or give --dataset a JSON-lines file."
+        ) from error
+    return [_to_problem(row, f"{dataset}, {split} row {i}") for i, row in enumerate(rows)]
+
+
+def _to_problem(row: Any, where: str) -> Problem:
+    if not isinstance(row, dict):
+        raise CacheError(f"{where} is not a JSON object but {type(row).__name__}.")
+    for field, kind in (("task_id", int), ("text", str), ("code", str), ("test_list", list)):
+        if not isinstance(row.get(field), kind) or isinstance(row[field], bool):
+            raise CacheError(
+                f"{where}: field {field!r} must be {kind.__name__}, "
+                f"found {type(row.get(field)).__name__}. See the schema in examples/README.md."
+            )
+    return Problem(
+        task_id=row["task_id"],
+        text=_unix_lines(row["text"]),
+        code=_unix_lines(row["code"]),
+        test_list=tuple(_unix_lines(str(test)) for test in row["test_list"]),
+        test_setup_code=_unix_lines(row.get("test_setup_code") or ""),
+        challenge_test_list=tuple(
+            _unix_lines(str(test)) for test in row.get("challenge_test_list") or ()
+        ),
+    )
+
+
+def _unix_lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _require_unique(problems: list[Problem], dataset: str) -> None:
+    seen: set[int] = set()
+    for problem in problems:
+        if problem.task_id in seen:
+            raise CacheError(f"{dataset} holds task_id {problem.task_id} twice; remove one.")
+        seen.add(problem.task_id)

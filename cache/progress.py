@@ -1,0 +1,61 @@
+"""The progress line of stage one: tokens a second, time left, bytes a token."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class BuildProgress:
+    """A progress bar over rows, on standard error; silent where that is no terminal."""
+
+    def __init__(self, *, total: int, done: int):
+        """A bar of `total` rows of which `done` were there before."""
+        self._pending: list[tuple[Path, int]] = []
+        self._num_bytes = self._num_rows = 0
+        self._new_rows = 0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("teacher"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows  {task.fields[speed]}  {task.fields[size]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, speed="", size="")
+
+    def advance(self, num_rows: int) -> None:
+        """Count rows that the teacher has computed."""
+        self._new_rows += num_rows
+        elapsed = self._bar.tasks[0].elapsed
+        speed = f"{self._new_rows / elapsed:,.0f} tokens/s" if elapsed else ""
+        self._bar.update(self._task, advance=num_rows, speed=speed, size=self._size())
+
+    def shard_done(self, path: Path, num_rows: int) -> None:
+        """Note a shard that is being written; its size counts once the file is there."""
+        self._pending.append((path, num_rows))
+
+    def _size(self) -> str:
+        while self._pending and self._pending[0][0].is_file():
+            path, num_rows = self._pending.pop(0)
+            self._num_bytes += path.stat().st_size
+            self._num_rows += num_rows
+        return f"{self._num_bytes / self._num_rows:.0f} bytes/token" if self._num_rows else ""
+
+    def __enter__(self) -> "BuildProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.stop()

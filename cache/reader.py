@@ -1,0 +1,225 @@
+"""Reading a cache: the one door through which training and evaluation come in.
+
+N rows, K cached entries, M tail-mass nodes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.errors import CacheError
+from cache.identity import Identity
+from cache.manifest import TOKENIZER_DIR, Manifest, ShardPlan
+from cache.shard import ShardFile, ShardLayout, require_documents
+from cache.soft_targets import SoftTargets
+from cache.tail_mass import decode_log_mass
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CachedDocuments:
+    """Documents end to end, with a row of soft targets for every token but each first one.
+
+    A document of n tokens has n - 1 rows; row t is the teacher's distribution over token t + 1
+    given tokens 0 to t.
+    """
+
+    task_ids: np.ndarray
+    """(num_documents,) int64."""
+    token_ids: np.ndarray
+    """(num_tokens,) int64."""
+    token_offsets: np.ndarray
+    """(num_documents + 1,) int64: document i is token_ids[offsets[i] : offsets[i + 1]]."""
+    prompt_lengths: np.ndarray
+    """(num_documents,) int64: tokens of each document's prompt."""
+    targets: SoftTargets
+    """N = num_tokens - num_documents rows."""
+
+
+class _OpenShard:
+    """A shard and the places of its documents."""
+
+    def __init__(self, file: ShardFile, plan: ShardPlan, vocab_size: int):
+        self.file = file
+        self.offsets = file.read("token_offsets")
+        self.prompt_lengths = file.read("prompt_lengths").astype(np.int64)
+        self.task_ids = file.read("task_ids")
+        self.token_ids = file.read("token_ids").astype(np.int64)
+        require_documents(self.offsets, self.prompt_lengths, plan.num_tokens, str(file.path))
+        if (self.token_ids >= vocab_size).any():
+            raise CacheError(f"{file.path}: token ids beyond the vocabulary of {vocab_size}")
+
+
+class CacheReader:
+    """A complete cache, opened for reading.
+
+    Shards are opened when they are first needed and once a process, so a reader may be handed
+    to worker processes. Nothing is written, no lock is taken.
+    """
+
+    def __init__(self, path: Path | str):
+        """Open a cache directory.
+
+        Raises:
+            CacheError: it is incomplete, damaged or of an unknown format.
+        """
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        self._layout = ShardLayout.of(self.identity)
+        self._shards: dict[str, list[ShardPlan]] = {}
+        for shard in self.manifest.plan.shards:
+            self._shards.setdefault(shard.split, []).append(shard)
+        self._sizes = {file.path: file.num_bytes for file in self.manifest.files}
+        self._first_documents = {
+            split: np.array([shard.first_document for shard in shards])
+            for split, shards in self._shards.items()
+        }
+        self._open: dict[str, _OpenShard] = {}
+
+    @property
+    def identity(self) -> Identity:
+        """Who made the cache and from what."""
+        return self.manifest.identity
+
+    @property
+    def identity_hash(self) -> str:
+        """Hash of the identity: equal for caches whose rows may be mixed."""
+        return self.identity.sha256
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the teacher's output head."""
+        return self.identity.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """No document is longer than this, in tokens."""
+        return self.identity.max_length
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Folder that `AutoTokenizer.from_pretrained` opens."""
+        return self.path / TOKENIZER_DIR
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits in the order they were built."""
+        return list(self._shards)
+
+    def num_documents(self, split: str) -> int:
+        """Documents of a split."""
+        return sum(shard.num_documents for shard in self._require_split(split))
+
+    def document_lengths(self, split: str) -> np.ndarray:
+        """(num_documents,) int64: tokens of each document of a split."""
+        shards = [self._shard(shard) for shard in self._require_split(split)]
+        return np.concatenate([np.diff(shard.offsets) for shard in shards])
+
+    def read(self, split: str, indices: Sequence[int]) -> CachedDocuments:
+        """Documents of a split, by index, in the order asked for.
+
+        Raises:
+            CacheError: no such split or document, or a damaged shard.
+        """
+        if not len(indices):
+            raise CacheError("read needs at least one document index.")
+        places = [self._locate(split, int(index)) for index in indices]
+        tokens = [shard.token_ids[shard.offsets[i] : shard.offsets[i + 1]] for shard, i in places]
+        return CachedDocuments(
+            task_ids=np.array([shard.task_ids[i] for shard, i in places]),
+            token_ids=np.concatenate(tokens),
+            token_offsets=np.concatenate([[0], np.cumsum([len(t) for t in tokens])]),
+            prompt_lengths=np.array([shard.prompt_lengths[i] for shard, i in places]),
+            targets=self._read_targets(places),
+        )
+
+    def read_rows(self, split: str, indices: Sequence[int], name: str) -> np.ndarray:
+        """One dataset of the rows of some documents, as stored; for reports.
+
+        Raises:
+            CacheError: no such split, document or dataset, or a damaged shard.
+        """
+        if name not in self._layout.row_fields():
+            raise CacheError(f"{self.path} has no dataset {name!r} (tail {self.identity.tail}).")
+        places = [self._locate(split, int(index)) for index in indices]
+        return np.concatenate([_rows(shard, i, name) for shard, i in places])
+
+    def close(self) -> None:
+        """Close every open shard; a later read opens them again."""
+        for shard in self._open.values():
+            shard.file.close()
+        self._open.clear()
+
+    def __enter__(self) -> "CacheReader":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_open": {}}
+
+    def _read_targets(self, places: list[tuple[_OpenShard, int]]) -> SoftTargets:
+        def gather(name: str) -> torch.Tensor:
+            stored = np.concatenate([_rows(shard, i, name) for shard, i in places])
+            kind = np.int64 if stored.dtype.kind == "u" else np.float32
+            return torch.from_numpy(stored.astype(kind))
+
+        topk_ids = gather("topk_ids")
+        if int(topk_ids.max()) >= self.vocab_size:
+            raise CacheError(f"{self.path}: top-k ids beyond the vocabulary of {self.vocab_size}")
+        tail = None
+        if self.identity.tail == "mass":
+            tail = decode_log_mass(gather("tail_log_mass"))
+        return SoftTargets(
+            vocab_size=self.vocab_size,
+            topk_ids=topk_ids,
+            topk_logprobs=gather("topk_logprobs"),
+            tail_log_mass=tail,
+        )
+
+    def _require_split(self, split: str) -> list[ShardPlan]:
+        if split not in self._shards:
+            raise CacheError(
+                f"The cache at {self.path} has no split {split!r}; it has "
+                f"{', '.join(self._shards)}. Build it with --split {split}."
+            )
+        return self._shards[split]
+
+    def _locate(self, split: str, index: int) -> tuple[_OpenShard, int]:
+        shards = self._require_split(split)
+        if not 0 <= index < self.num_documents(split):
+            raise CacheError(
+                f"Split {split!r} of {self.path} has documents 0 to "
+                f"{self.num_documents(split) - 1}; {index} was asked for."
+            )
+        position = int(np.searchsorted(self._first_documents[split], index, side="right")) - 1
+        shard = shards[position]
+        return self._shard(shard), index - shard.first_document
+
+    def _shard(self, shard: ShardPlan) -> _OpenShard:
+        if shard.path not in self._open:
+            path = self.path / shard.path
+            if path.is_file() and path.stat().st_size != self._sizes.get(shard.path):
+                raise CacheError(
+                    f"{path} has {path.stat().st_size} bytes, the manifest promises "
+                    f"{self._sizes.get(shard.path)}: it was cut or exchanged.\n"
+                    f"Run `python cli.py cache verify {self.path}`."
+                )
+            file = ShardFile(
+                path,
+                self._layout,
+                num_documents=shard.num_documents,
+                num_tokens=shard.num_tokens,
+                identity_sha256=self.identity_hash,
+            )
+            self._open[shard.path] = _OpenShard(file, shard, self.vocab_size)
+        return self._open[shard.path]
+
+
+def _rows(shard: _OpenShard, document: int, name: str) -> np.ndarray:
+    start = int(shard.offsets[document]) - document
+    stop = int(shard.offsets[document + 1]) - document - 1
+    return shard.file.read(name, start, stop)

@@ -1,0 +1,251 @@
+"""One HDF5 shard: documents end to end, and a row of soft targets for every token but the first.
+
+FORMAT.md beside this file is the specification. N rows, K cached entries, M tail-mass nodes.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from cache.durable import atomic_path
+from cache.errors import CacheError
+from cache.identity import FORMAT_VERSION, Identity
+from cache.tail_mass import NODES
+
+CHUNK_ROWS = 1024
+
+DOCUMENT_FIELDS: dict[str, np.dtype] = {
+    "task_ids": np.dtype("<i8"),
+    "prompt_lengths": np.dtype("<i4"),
+    "token_offsets": np.dtype("<i8"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardLayout:
+    """Dtypes and widths that follow from a cache's identity."""
+
+    vocab_size: int
+    top_k: int
+    tail: str
+
+    @classmethod
+    def of(cls, identity: Identity) -> "ShardLayout":
+        """How the shards of a cache are laid out."""
+        return cls(vocab_size=identity.vocab_size, top_k=identity.top_k, tail=identity.tail)
+
+    @property
+    def id_dtype(self) -> np.dtype:
+        """Two bytes a token id where the vocabulary allows it."""
+        return np.dtype("<u2" if self.vocab_size <= 65536 else "<u4")
+
+    @property
+    def num_entries(self) -> int:
+        """K: entries of a row."""
+        return min(self.top_k, self.vocab_size)
+
+    def row_fields(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """Dtype and shape after the row axis of every dataset that has one entry a row."""
+        half, width = np.dtype("<f2"), self.num_entries
+        fields = {
+            "topk_ids": (self.id_dtype, (width,)),
+            "topk_logprobs": (half, (width,)),
+            "tail_log_mass": (np.dtype("<u2"), (len(NODES),)),
+            "entropy": (half, ()),
+            "gold_logprob": (half, ()),
+            "gold_rank": (self.id_dtype, ()),
+        }
+        if self.tail == "renormalize":
+            del fields["tail_log_mass"]
+        return fields
+
+    def shapes(
+        self, num_documents: int, num_tokens: int
+    ) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """Dtype and full shape of every dataset of a shard."""
+        num_rows = num_tokens - num_documents
+        shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+            "task_ids": (DOCUMENT_FIELDS["task_ids"], (num_documents,)),
+            "prompt_lengths": (DOCUMENT_FIELDS["prompt_lengths"], (num_documents,)),
+            "token_offsets": (DOCUMENT_FIELDS["token_offsets"], (num_documents + 1,)),
+            "token_ids": (self.id_dtype, (num_tokens,)),
+        }
+        for name, (dtype, rest) in self.row_fields().items():
+            shapes[name] = (dtype, (num_rows, *rest))
+        return shapes
+
+    def raw_bytes_per_row(self) -> int:
+        """Bytes of a row before HDF5's filters, the token id included."""
+        rows = sum(d.itemsize * int(np.prod(s)) for d, s in self.row_fields().values())
+        return rows + self.id_dtype.itemsize
+
+
+def write_shard(path: Path, arrays: dict[str, np.ndarray], *, identity_sha256: str) -> None:
+    """Write a shard so that it appears whole or not at all.
+
+    The bytes of the file follow from `arrays` alone: no times are stored.
+
+    Raises:
+        CacheError: the disk is full or cannot be written to.
+    """
+    with atomic_path(path) as partial:
+        try:
+            with h5py.File(partial, "w", libver=("v110", "v110"), track_order=False) as file:
+                for name in sorted(arrays):
+                    _write_dataset(file, name, arrays[name])
+                file.attrs["format_version"] = FORMAT_VERSION
+                file.attrs["identity_sha256"] = identity_sha256
+                file.attrs["content_sha256"] = content_sha256(arrays)
+        except RuntimeError as error:  # how h5py reports a failed flush or close
+            raise OSError(str(error)) from error
+
+
+def _write_dataset(file: h5py.File, name: str, array: np.ndarray) -> None:
+    options = {}
+    if array.size:
+        chunk = (min(CHUNK_ROWS, array.shape[0]), *array.shape[1:])
+        options = {"chunks": chunk, "fletcher32": True}
+        options |= hdf5plugin.Zstd(clevel=3)
+        options["shuffle"] = True
+    file.create_dataset(name, data=array, track_times=False, **options)
+
+
+def content_sha256(arrays: dict[str, np.ndarray]) -> str:
+    """Hash of every dataset's name, dtype, shape and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class ShardFile:
+    """A shard opened for reading; its shapes are checked before anything is allocated."""
+
+    def __init__(
+        self,
+        path: Path,
+        layout: ShardLayout,
+        *,
+        num_documents: int,
+        num_tokens: int,
+        identity_sha256: str,
+    ):
+        """Open a shard.
+
+        Raises:
+            CacheError: it is missing, not HDF5, of another cache, or its datasets do not have
+                the shapes that the manifest promises.
+        """
+        self.path = path
+        self._shapes = layout.shapes(num_documents, num_tokens)
+        try:
+            # File locks are off: shards are immutable, and NFS mounts often have none.
+            self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=8 << 20)
+        except FileNotFoundError as error:
+            raise CacheError(f"{path} is missing. {_REMEDY}") from error
+        except (OSError, RuntimeError) as error:
+            raise CacheError(f"{path} is damaged: {error}. {_REMEDY}") from error
+        try:
+            self._require_header(identity_sha256)
+            self._require_shapes()
+        except CacheError:
+            self._file.close()
+            raise
+        except Exception as error:  # damaged metadata surfaces as many kinds
+            self._file.close()
+            raise CacheError(f"{path} is damaged: {error}. {_REMEDY}") from error
+
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> np.ndarray:
+        """Entries `start` to `stop` of a dataset.
+
+        Raises:
+            CacheError: the bytes on disk are damaged.
+        """
+        try:
+            return self._file[name][start:stop]
+        except Exception as error:  # a failed checksum or filter
+            raise CacheError(f"{self.path}, {name}: damaged: {error}. {_REMEDY}") from error
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """Every dataset, whole."""
+        return {name: self.read(name) for name in self._shapes}
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash that the writer left of the content."""
+        return str(self._file.attrs["content_sha256"])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "ShardFile":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _require_header(self, identity_sha256: str) -> None:
+        attrs = self._file.attrs
+        if int(attrs["format_version"]) != FORMAT_VERSION:
+            raise CacheError(
+                f"{self.path} has format version {attrs['format_version']}; this logitcache "
+                f"reads version {FORMAT_VERSION}. Install the release that wrote it."
+            )
+        if str(attrs["identity_sha256"]) != identity_sha256:
+            raise CacheError(
+                f"{self.path} belongs to another cache (identity {attrs['identity_sha256']}, "
+                f"the manifest has {identity_sha256}). {_REMEDY}"
+            )
+        if not isinstance(attrs["content_sha256"], str):
+            raise CacheError(f"{self.path} is damaged: no content hash. {_REMEDY}")
+
+    def _require_shapes(self) -> None:
+        if set(self._file) != set(self._shapes):
+            odd = sorted(set(self._file) ^ set(self._shapes))
+            raise CacheError(f"{self.path}: datasets {odd} are missing or unknown. {_REMEDY}")
+        for name, (dtype, shape) in self._shapes.items():
+            dataset = self._file[name]
+            if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+                raise CacheError(f"{self.path}, {name}: not a plain dataset. {_REMEDY}")
+            if dataset.dtype != dtype or dataset.shape != shape:
+                raise CacheError(
+                    f"{self.path}, {name}: {dataset.dtype} {dataset.shape}, where the manifest "
+                    f"needs {dtype} {shape}. {_REMEDY}"
+                )
+            if dataset.chunks and int(np.prod(dataset.chunks)) > max(int(np.prod(shape)), 1):
+                raise CacheError(f"{self.path}, {name}: a chunk larger than its data. {_REMEDY}")
+
+
+_REMEDY = (
+    "Copy the shard again from where the cache came from, or delete the shard and "
+    "manifest.json and give the cache-teacher command again: only that shard is recomputed."
+)
+
+
+def require_documents(
+    offsets: np.ndarray, prompt_lengths: Sequence[int] | np.ndarray, num_tokens: int, where: str
+) -> None:
+    """Raise CacheError unless offsets cut `num_tokens` tokens into documents of 2 or more."""
+    lengths = np.diff(offsets)
+    if offsets[0] != 0 or offsets[-1] != num_tokens or (lengths < 2).any():
+        raise CacheError(f"{where}: token_offsets do not cut {num_tokens} tokens into documents")
+    prompts = np.asarray(prompt_lengths)
+    if (prompts < 1).any() or (prompts >= lengths).any():
+        raise CacheError(f"{where}: a prompt is empty or as long as its document")
+
+
+def remove_partials(directory: Path) -> None:
+    """Delete what a killed writer left half-written."""
+    for root, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(".partial"):
+                (Path(root) / name).unlink(missing_ok=True)

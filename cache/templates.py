@@ -1,0 +1,92 @@
+"""Problem to (prompt, completion): the text a teacher reads and a student learns.
+
+A template is chosen by name and recorded in the cache's identity. Prompt + completion is the
+whole document; the split between the two is where a student starts to write.
+"""
+
+import ast
+from collections.abc import Callable
+
+from cache.errors import CacheError
+from cache.problems import Problem
+
+
+def instruction(problem: Problem) -> tuple[str, str]:
+    """The problem and its tests under headings, then the code."""
+    tests = "\n".join(problem.test_list)
+    prompt = f"Instruction:\n{problem.text}\n\nTest list:\n{tests}\n\nResponse:\n"
+    return prompt, problem.code
+
+
+def docstring(problem: Problem) -> tuple[str, str]:
+    """The problem and its first test in a docstring, then the code, as MBPP is often prompted.
+
+    Source: Fried et al. 2022 (InCoder), section 4.2, followed by bigcode's evaluation harness.
+    """
+    first_test = problem.test_list[0] if problem.test_list else ""
+    return f'"""\n{problem.text}\n{first_test}\n"""\n', problem.code
+
+
+def signature(problem: Problem) -> tuple[str, str]:
+    """Everything up to the tested function's `def` line, the problem as its docstring, its body.
+
+    This is the shape of HumanEval's prompts.
+
+    Raises:
+        CacheError: the code does not parse, or defines no function that the tests call.
+    """
+    try:
+        tree = ast.parse(problem.code)
+    except SyntaxError as error:
+        raise CacheError(f"code does not parse: {error.msg}, line {error.lineno}") from error
+    function = _tested_function(tree, problem)
+    first = function.body[0]
+    lines = problem.code.split("\n")
+    if first.lineno == function.lineno:
+        # `def f(x): return x`: the body starts in the middle of the def line.
+        head_text = lines[first.lineno - 1].encode()[: first.col_offset].decode().rstrip()
+        head = "\n".join([*lines[: first.lineno - 1], head_text])
+        indent = " " * 4
+        body = indent + "\n".join(lines[first.lineno - 1 :]).encode()[first.col_offset :].decode()
+    else:
+        head, rest = _split_body(lines, function, first)
+        first_line = lines[first.lineno - 1]
+        indent = first_line[: len(first_line) - len(first_line.lstrip())]
+        body = "\n".join(rest)
+    return f'{head}\n{indent}"""{problem.text}"""\n', body
+
+
+def _tested_function(tree: ast.Module, problem: Problem) -> ast.FunctionDef:
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for test in problem.test_list:
+        try:
+            calls = [node for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
+        except SyntaxError:
+            continue
+        for call in calls:
+            if isinstance(call.func, ast.Name) and call.func.id in functions:
+                return functions[call.func.id]
+    raise CacheError("code defines no function that its tests call")
+
+
+def _split_body(
+    lines: list[str], function: ast.FunctionDef, first: ast.stmt
+) -> tuple[str, list[str]]:
+    """The lines up to the end of the def's header, and the body's lines; comments go with it."""
+    start = first.lineno - 1
+    if isinstance(first, (ast.FunctionDef, ast.ClassDef)) and first.decorator_list:
+        start = first.decorator_list[0].lineno - 1
+    while start > function.lineno and not lines[start - 1].rstrip().endswith(":"):
+        if lines[start - 1].strip() and not lines[start - 1].lstrip().startswith("#"):
+            break
+        start -= 1
+    while not lines[start].strip():
+        start += 1
+    return "\n".join(lines[:start]).rstrip("\n"), lines[start:]
+
+
+TEMPLATES: dict[str, Callable[[Problem], tuple[str, str]]] = {
+    "instruction": instruction,
+    "docstring": docstring,
+    "signature": signature,
+}

@@ -1,0 +1,91 @@
+"""Tiny, real parts shared by the tests: a tokenizer, teachers, problems and a cache."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "problems.jsonl"
+
+
+def save_tokenizer(folder: Path, vocab_size: int = 384) -> None:
+    """A byte-level BPE tokenizer trained on the example problems."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = [json.loads(line)["code"] for line in EXAMPLES.read_text().splitlines()]
+    tokenizer.train_from_iterator(texts, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+    ).save_pretrained(folder)
+
+
+def save_teacher(folder: Path, *, seed: int = 0, vocab_size: int = 384) -> None:
+    """A random two-layer Starcoder2 with peaked logits, and its tokenizer."""
+    from transformers import Starcoder2Config, Starcoder2ForCausalLM
+
+    save_tokenizer(folder, vocab_size)
+    torch.manual_seed(seed)
+    config = Starcoder2Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    Starcoder2ForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory) -> Path:
+    """Folder of a tiny random teacher with a vocabulary of 384."""
+    folder = tmp_path_factory.mktemp("teacher")
+    save_teacher(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory, tiny_teacher) -> Path:
+    """A real cache of the example problems: 24 train and 10 validation documents, k = 16."""
+    from cache.build import build_cache
+    from cache.config import BuildConfig
+
+    out = tmp_path_factory.mktemp("caches") / "tiny"
+    build_cache(
+        BuildConfig(
+            out=out,
+            teacher=str(tiny_teacher),
+            dataset=str(EXAMPLES),
+            max_length=512,
+            top_k=16,
+            limit=24,
+            shard_tokens=2000,
+            batch_tokens=2048,
+        )
+    )
+    return out
