@@ -19,6 +19,7 @@ from evaluation.config import GenerationSettings
 
 # Sorting a few tokens is much cheaper than the whole vocabulary, and nearly always enough.
 NUCLEUS_GUESS = 256
+DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class _Row:
             self.finish = "eos"
             return
         self.token_ids.append(token_id)
-        tail = tokenizer.decode(self.token_ids[-self.tail :])
+        tail = tokenizer.decode(self.token_ids[-self.tail :], **DECODING)
         if any(stop in tail for stop in self.request.stop):
             self.finish = "stop"
         elif len(self.token_ids) == self.room:
@@ -129,12 +130,11 @@ class _Row:
 
 def _decode_after(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
     """Text of the new tokens; decoded with the prompt, so a leading space survives."""
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    prompt = tokenizer.decode(list(prompt_ids), **options)
-    whole = tokenizer.decode([*prompt_ids, *token_ids], **options)
+    prompt = tokenizer.decode(list(prompt_ids), **DECODING)
+    whole = tokenizer.decode([*prompt_ids, *token_ids], **DECODING)
     if whole.startswith(prompt):
         return whole[len(prompt) :]
-    return tokenizer.decode(list(token_ids), **options)
+    return tokenizer.decode(list(token_ids), **DECODING)
 
 
 def _decode(model: Any, tokenizer: Any, rows: list[_Row], settings: GenerationSettings) -> None:

@@ -129,6 +129,12 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
         except CacheError as error:
             raise EvaluationError(str(error)) from error
         return model.to(device).eval(), tokenizer
+    return _load_checkpoint(source, dtype, device)
+
+
+def _load_checkpoint(
+    source: ModelSource, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any

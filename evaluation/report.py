@@ -7,11 +7,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
 
 from evaluation.files import write_text
 from evaluation.results import BenchmarkResult
 from evaluation.rows import ModelRow
+
+COST_COLUMNS = (
+    "params",
+    "size",
+    "mean ms",
+    "median ms",
+    "p95 ms",
+    "tok/s",
+    "speed-up",
+    "smaller",
+)
 
 
 def write_report(result: BenchmarkResult, out: Path) -> None:
@@ -66,7 +79,7 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
     """A row as short texts with units, for tables."""
     columns = {
         "model": f"{row.label} (teacher)" if row.is_teacher else row.label,
-        "parameters": f"{row.parameters / 1e6:,.1f} M",
+        "params": f"{row.parameters / 1e6:,.1f} M",
         "size": f"{row.size_bytes / 1e6:,.1f} MB{'*' if 'computed' in row.size_source else ''}",
         "greedy pass@1": f"{row.greedy_pass_at_1:.1%}",
     }
@@ -76,9 +89,9 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
         "mean ms": f"{row.latency.mean_ms:,.1f}",
         "median ms": f"{row.latency.median_ms:,.1f}",
         "p95 ms": f"{row.latency.p95_ms:,.1f}",
-        "tokens/s": f"{row.latency.tokens_per_second:,.1f}",
+        "tok/s": f"{row.latency.tokens_per_second:,.1f}",
         "speed-up": _ratio(row.speedup),
-        "compression": _ratio(row.compression),
+        "smaller": _ratio(row.compression),
         "pass@1 kept": (
             "–" if row.pass_at_1_kept_percent is None else f"{row.pass_at_1_kept_percent:.0f} %"
         ),
@@ -90,14 +103,23 @@ def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
-def to_rich_table(result: BenchmarkResult) -> Table:
-    """The comparison for a terminal."""
-    table = Table(title=result.signatures["greedy"], title_justify="left")
+def to_rich_table(result: BenchmarkResult) -> Group:
+    """The comparison for a terminal: what the models can do, then what they cost."""
     rows = [readable_columns(row) for row in result.rows]
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    quality = [name for name in rows[0] if name not in COST_COLUMNS]
+    return Group(
+        _rich_table(f"Quality  {result.signatures['greedy']}", rows, quality),
+        _rich_table(f"Cost  {result.signatures['latency']}", rows, ["model", *COST_COLUMNS]),
+        *(f"Note: {note}" for note in result.notes),
+    )
+
+
+def _rich_table(title: str, rows: list[dict[str, str]], names: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, collapse_padding=True)
+    for name in names:
+        table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(row[name] for name in names))
     return table
 
 
