@@ -7,6 +7,7 @@ from cache.errors import CacheError
 from cache.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
+LONG_DOCUMENTS = ("drop", "truncate")
 TAILS = ("mass", "renormalize")
 DTYPE_NAMES = ("auto", "bf16", "fp16", "fp32")
 

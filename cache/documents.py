@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.config import LONG_DOCUMENTS
 from cache.errors import CacheError
 from cache.problems import Problem
 from cache.templates import TEMPLATES
-
-LONG_DOCUMENTS = ("drop", "truncate")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,11 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -23,15 +21,14 @@ class BuildProgress:
         self._num_bytes = self._num_rows = 0
         self._new_rows = 0
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("teacher"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows  {task.fields[speed]}  {task.fields[size]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[speed]}{task.fields[size]}"),
+            TextColumn("[progress.remaining]ETA"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            expand=True,
+            disable=not Console(stderr=True).is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=done, speed="", size="")
 
@@ -51,7 +48,7 @@ class BuildProgress:
             path, num_rows = self._pending.pop(0)
             self._num_bytes += path.stat().st_size
             self._num_rows += num_rows
-        return f"{self._num_bytes / self._num_rows:.0f} bytes/token" if self._num_rows else ""
+        return f", {self._num_bytes / self._num_rows:.0f} bytes/token" if self._num_rows else ""
 
     def __enter__(self) -> "BuildProgress":
         self._bar.start()

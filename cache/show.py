@@ -1,0 +1,164 @@
+"""What stage one and `cache inspect` print: rich tables of facts."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cache.build import BuildSummary
+from cache.config import BuildConfig
+from cache.inspect import (
+    example_tokens,
+    mean_teacher_loss,
+    measure_captured_mass,
+    split_sizes,
+)
+from cache.plan import BuildPlan
+from cache.reader import CacheReader
+
+TEMPERATURES = (1.0, 1.5, 2.0)
+
+
+def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> RenderableType:
+    """Documents, tokens and estimated bytes of each split, and what was dropped."""
+    table = _table("What would be cached", ("split", "documents", "tokens", "shards", "dropped"))
+    for split, documents in plan.documents.items():
+        table.add_row(
+            split,
+            f"{len(documents):,}",
+            f"{sum(d.num_tokens for d in documents):,}",
+            f"{sum(s.split == split for s in plan.shards):,}",
+            f"{len(plan.dropped[split]):,}",
+        )
+    size = plan.estimated_bytes(config, vocab_size)
+    total = Text(
+        f"About {_size(size)} before compression ({size / plan.num_rows:.0f} bytes/token, "
+        f"k = {config.top_k}, tail {config.tail}); longest document {plan.longest} tokens."
+    )
+    return Group(table, total, *_dropped_lines(plan.dropped_json()))
+
+
+def summary_table(summary: BuildSummary) -> RenderableType:
+    """What a build left, and how fast it was."""
+    identity = summary.manifest.identity
+    facts = {
+        "teacher": f"{identity.teacher} ({identity.dtype})",
+        "documents": f"{summary.num_documents:,}",
+        "rows": f"{summary.num_rows:,}",
+        "size": f"{_size(summary.num_bytes)}, {summary.num_bytes / summary.num_rows:.0f} "
+        "bytes/token",
+    }
+    if summary.already_complete:
+        facts["status"] = "was complete already; nothing was computed"
+    else:
+        speed = summary.num_new_rows / summary.seconds if summary.seconds else 0
+        facts["computed now"] = (
+            f"{summary.num_new_rows:,} rows in {summary.seconds:.1f} s, {speed:,.0f} tokens/s"
+        )
+    return Group(_facts("Cache", facts), *_dropped_lines(summary.manifest.plan.dropped))
+
+
+def inspect_tables(reader: CacheReader, tokenizer, *, split: str, document: int) -> RenderableType:
+    """Identity, sizes, captured mass and an example document."""
+    return Group(
+        _identity_table(reader),
+        _size_table(reader),
+        _mass_table(reader),
+        *_dropped_lines(reader.manifest.plan.dropped),
+        _example_table(reader, tokenizer, split, document),
+    )
+
+
+def _identity_table(reader: CacheReader) -> Table:
+    identity = reader.identity
+    facts = {
+        "identity": reader.identity_hash,
+        "teacher": f"{identity.teacher}, revision {identity.revision or 'as found'}",
+        "teacher weights": identity.teacher_sha256,
+        "tokenizer": f"{identity.tokenizer_sha256}, vocabulary {identity.vocab_size:,}",
+        "dataset": identity.dataset,
+        "template": f"{identity.template}, up to {identity.max_length} tokens",
+        "targets": f"k = {identity.top_k}, tail {identity.tail}, teacher in {identity.dtype}",
+        "format": f"version {identity.format_version}",
+        "libraries": ", ".join(f"{k} {v}" for k, v in identity.libraries.items()),
+        "built": ", ".join(reader.manifest.created.values()),
+    }
+    return _facts("Identity", facts)
+
+
+def _size_table(reader: CacheReader) -> Table:
+    names = ("split", "documents", "tokens", "shards", "size", "bytes/token", "teacher CE")
+    table = _table("Size", names)
+    for size in split_sizes(reader):
+        table.add_row(
+            size.split,
+            f"{size.num_documents:,}",
+            f"{size.num_tokens:,}",
+            f"{size.num_shards:,}",
+            _size(size.num_bytes),
+            f"{size.num_bytes / size.num_tokens:.1f}",
+            f"{mean_teacher_loss(reader, size.split):.3f} nats",
+        )
+    return table
+
+
+def _mass_table(reader: CacheReader) -> RenderableType:
+    masses = measure_captured_mass(reader, TEMPERATURES)
+    if masses is None:
+        return Text("Captured mass: unknown, this cache renormalises its top-k.", style="yellow")
+    table = _table(
+        f"Probability inside the top {reader.identity.top_k}",
+        tuple(f"T = {temperature:g}" for temperature in masses),
+    )
+    table.add_row(*(f"{mass:.3f}" for mass in masses.values()))
+    return table
+
+
+def _example_table(reader: CacheReader, tokenizer, split: str, document: int) -> RenderableType:
+    documents = reader.read(split, [document])
+    prompt = tokenizer.decode(documents.token_ids[: documents.prompt_lengths[0]].tolist())
+    table = _table(
+        f"{split} document {document} (task_id {documents.task_ids[0]}): the completion begins",
+        ("token", "teacher gave it", "teacher's most probable"),
+        justify="left",
+    )
+    for example in example_tokens(reader, tokenizer, split, document, first=0, count=12, top=4):
+        top = "  ".join(f"{token!r} {prob:.3f}" for token, prob in example.top)
+        table.add_row(Text(repr(example.token)), f"{example.logprob:.2f} nats", Text(top))
+    return Group(Text(prompt, style="dim"), table)
+
+
+def _dropped_lines(dropped: dict[str, list[dict]]) -> list[Text]:
+    lines = []
+    for split, documents in dropped.items():
+        names = "; ".join(f"task_id {d['task_id']}: {d['reason']}" for d in documents[:10])
+        more = f"; and {len(documents) - 10} more" if len(documents) > 10 else ""
+        if documents:
+            lines.append(Text(f"Left out of {split}: {names}{more}.", style="yellow"))
+    return lines
+
+
+def _facts(title: str, facts: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _table(title: str, columns: Sequence[str], justify: str = "right") -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 or justify == "left" else "right")
+    return table
+
+
+def _size(num_bytes: int) -> str:
+    size = float(num_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,358 @@
+"""The command line: a command parses, calls one library function and prints what it returns."""
+
+import shlex
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig
+from cache.errors import CacheError
+from cache.problems import SPLIT_TASK_IDS
+from cache.templates import TEMPLATES
+from distill.config import SweepConfig, TrainConfig
+from distill.errors import DistillError
+from distill.recipe import LOSS_ON, PRECISIONS
+from distill.recipe_files import find_recipe
+from evaluation.config import BenchmarkConfig
+from evaluation.errors import EvaluationError
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+WANDB_MODES = click.Choice(["online", "offline", "disabled"])
+
+
+class Commands(click.Group):
+    """Turns the packages' errors into a sentence, and Ctrl-C into the command that goes on."""
+
+    def invoke(self, ctx: click.Context):
+        """Run the command that was named."""
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return super().invoke(ctx)
+        except (CacheError, DistillError, EvaluationError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            message = f"\nStopped; what is finished is kept. To go on:\n  {_command_to_go_on()}"
+            click.echo(message, err=True)
+            sys.exit(130)
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _command_to_go_on() -> str:
+    program = ["python", "cli.py"] if sys.argv[0].endswith("cli.py") else ["logitcache"]
+    words = sys.argv[1:]
+    if words[:1] == ["train"] and "--resume" not in words:
+        words = [*words, "--resume"]
+    return shlex.join([*program, *words])
+
+
+def _print(renderable) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+@click.group(cls=Commands, context_settings={"max_content_width": 100, "show_default": True})
+@click.version_option(package_name="logitcache")
+def main():
+    """Run a teacher once, store its soft targets, train any number of students from them.
+
+    \b
+    Example:
+      python cli.py cache-teacher --out runs/cache
+      python cli.py sweep --cache runs/cache --out runs/students
+      python cli.py evaluate --checkpoints runs/students/* --teacher bigcode/starcoder2-3b
+    """
+
+
+@main.command("cache-teacher")
+@click.option(
+    "--out", type=FOLDER, required=True, help="Cache directory; an unfinished one goes on."
+)
+@click.option("--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file.")
+@click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
+@click.option("--dataset", default=BuildConfig.dataset, help="Hub id, or a JSON-lines file.")
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    default=BuildConfig.splits,
+    type=click.Choice(list(SPLIT_TASK_IDS)),
+    help="Repeat it for several.",
+)
+@click.option(
+    "--template",
+    default=BuildConfig.template,
+    type=click.Choice(list(TEMPLATES)),
+    help="How a problem becomes text.",
+)
+@click.option("--max-length", default=BuildConfig.max_length, help="Longest document, in tokens.")
+@click.option(
+    "--long-documents",
+    default=BuildConfig.long_documents,
+    type=click.Choice(LONG_DOCUMENTS),
+    help="What happens to longer ones.",
+)
+@click.option("--top-k", default=BuildConfig.top_k, help="Entries stored a row.")
+@click.option(
+    "--tail",
+    default=BuildConfig.tail,
+    type=click.Choice(TAILS),
+    help="Keep the exact mass outside the top-k, or renormalise without it.",
+)
+@click.option(
+    "--dtype",
+    default=BuildConfig.dtype,
+    type=click.Choice(DTYPE_NAMES),
+    help="auto: bf16 on an accelerator, fp32 on the CPU.",
+)
+@click.option("--device-map", default=BuildConfig.device_map, help="As in transformers.")
+@click.option(
+    "--batch-tokens", default=BuildConfig.batch_tokens, help="Padded tokens of a teacher batch."
+)
+@click.option(
+    "--shard-tokens",
+    default=BuildConfig.shard_tokens,
+    help="Tokens of a shard: what a killed build loses at most.",
+)
+@click.option("--limit", type=int, help="Only the first problems of each split.")
+@click.option("--dry-run", is_flag=True, help="Print what would be cached; load no model.")
+def cache_teacher(dry_run: bool, **options):
+    """Run the teacher once and store its soft targets.
+
+    A build that was stopped goes on with the same command.
+
+    \b
+    Example:
+      python cli.py cache-teacher --teacher bigcode/starcoder2-3b --out runs/cache
+      python cli.py cache-teacher --dataset examples/problems.jsonl --out runs/cache --dry-run
+    """
+    config = BuildConfig(**options)
+    from cache.show import dry_run_table, summary_table
+
+    if dry_run:
+        from cache.plan import plan_build
+        from cache.teacher import load_tokenizer
+
+        tokenizer = load_tokenizer(config.teacher, config.revision)
+        _print(dry_run_table(plan_build(config, tokenizer), config, len(tokenizer)))
+        return
+    from cache.build import build_cache
+
+    _print(summary_table(build_cache(config)))
+
+
+@main.group("cache")
+def cache_group():
+    """Look into a cache, or check it."""
+
+
+@cache_group.command("inspect")
+@click.argument("directory", type=FOLDER)
+@click.option("--split", help="Split of the example document.  [default: the first]")
+@click.option("--document", default=0, help="Number of the example document.")
+def cache_inspect(directory: Path, split: str | None, document: int):
+    """Print identity, size, captured mass and an example document.
+
+    \b
+    Example:
+      python cli.py cache inspect runs/cache
+    """
+    from transformers import AutoTokenizer
+
+    from cache.reader import CacheReader
+    from cache.show import inspect_tables
+
+    with CacheReader(directory) as reader:
+        tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
+        split = split or reader.splits[0]
+        _print(inspect_tables(reader, tokenizer, split=split, document=document))
+
+
+@cache_group.command("verify")
+@click.argument("directory", type=FOLDER)
+def cache_verify(directory: Path):
+    """Check every checksum, shape, range and offset; exit code 1 on any fault.
+
+    \b
+    Example:
+      python cli.py cache verify runs/cache
+    """
+    from cache.verify import verify_cache
+
+    faults = verify_cache(directory)
+    for fault in faults:
+        click.echo(f"{fault.path}: {fault.problem}")
+    if faults:
+        raise click.ClickException(
+            f"{len(faults)} faults in {directory}. Copy those files again from where the cache "
+            "came from, or delete them and manifest.json and build again with the same options."
+        )
+    click.echo(f"{directory} is sound.")
+
+
+def _recipe_overrides(command):
+    """Options that replace single fields of a recipe."""
+    for option in reversed(
+        [
+            click.option("--student", help="44m, 202m, tiny or LAYERSxWIDTHxHEADS."),
+            click.option("--temperature", type=float, help="1 to 4."),
+            click.option("--alpha", type=float, help="Weight of the teacher's term, 0 to 1."),
+            click.option("--epochs", type=int),
+            click.option("--lr", type=float),
+            click.option("--weight-decay", type=float),
+            click.option("--clip", type=float, help="Largest gradient norm."),
+            click.option("--dropout", type=float),
+            click.option("--batch-size", type=int, help="Documents of a microbatch."),
+            click.option("--accumulate", type=int, help="Microbatches of an optimizer step."),
+            click.option("--loss-on", type=click.Choice(LOSS_ON), help="Which tokens count."),
+            click.option("--precision", type=click.Choice(PRECISIONS)),
+            click.option("--seed", type=int),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@main.command("train")
+@click.option("--cache", type=FOLDER, required=True, help="Cache directory.")
+@click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
+@click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
+@click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
+@click.option("--wandb-project", default=TrainConfig.wandb_project)
+@_recipe_overrides
+def train(
+    cache: Path,
+    recipe_name: str,
+    recipes: Path | None,
+    out: Path | None,
+    resume: bool,
+    wandb: str | None,
+    wandb_project: str,
+    **overrides,
+):
+    """Train one student from a cache; the teacher is not needed.
+
+    Options left out are the recipe's.
+
+    \b
+    Example:
+      python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5
+      python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --temperature 1.5 \\
+          --out runs/warmer
+    """
+    given = {field: value for field, value in overrides.items() if value is not None}
+    recipe = replace(find_recipe(recipe_name, recipes), **given)
+    config = TrainConfig(
+        cache=cache,
+        recipe=recipe,
+        out=out or Path("runs") / recipe.name,
+        resume=resume,
+        wandb=wandb,
+        wandb_project=wandb_project,
+    )
+    from distill.show import summary_table
+    from distill.train import train as run_training
+
+    _print(summary_table(run_training(config)))
+
+
+@main.command("sweep")
+@click.option("--cache", type=FOLDER, required=True, help="Cache directory.")
+@click.option(
+    "--recipes",
+    type=click.Path(path_type=Path),
+    default=Path("starcoder2-mbpp"),
+    help="YAML file of recipes, or the name of a shipped one.",
+)
+@click.option("--out", type=FOLDER, required=True, help="Gets one run directory a recipe.")
+@click.option("--only", multiple=True, help="Name of a recipe to run; repeat it for several.")
+@click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
+@click.option("--wandb-project", default=SweepConfig.wandb_project)
+def sweep(**options):
+    """Train every recipe of a file from one cache.
+
+    Finished runs are skipped, unfinished ones go on; a failed run does not stop the others.
+
+    \b
+    Example:
+      python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
+    """
+    config = SweepConfig(**options)
+    from distill.sweep import sweep as run_sweep
+
+    result = run_sweep(config)
+    if result.failed:
+        names = ", ".join(run.name for run in result.failed)
+        raise click.ClickException(f"{len(result.failed)} of {len(result.runs)} failed: {names}.")
+
+
+@main.command("evaluate")
+@click.option("--checkpoints", multiple=True, type=FOLDER, help="Run directories: runs/*.")
+@click.argument("more_checkpoints", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--teacher", help="Hub id, folder or .gguf file; runs live, for the ratios.")
+@click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
+@click.option(
+    "--benchmark",
+    default=BenchmarkConfig.benchmark,
+    help="humaneval, mbpp, or a JSON-lines file of either kind.",
+)
+@click.option("--dataset", help="Where its problems come from: hub id or JSON-lines file.")
+@click.option(
+    "--template",
+    default=BenchmarkConfig.template,
+    type=click.Choice(list(TEMPLATES)),
+    help="Prompt of MBPP problems.",
+)
+@click.option("--limit", type=int, help="Only the first problems.")
+@click.option(
+    "--samples",
+    default=BenchmarkConfig.samples,
+    help="Completions a problem for pass@k; 0: greedy pass@1 alone.",
+)
+@click.option("--temperature", default=BenchmarkConfig.temperature, help="Of the samples.")
+@click.option("--top-p", default=BenchmarkConfig.top_p, help="Of the samples.")
+@click.option("--k", "ks", multiple=True, default=BenchmarkConfig.ks, help="Every k of pass@k.")
+@click.option("--max-new-tokens", default=BenchmarkConfig.max_new_tokens)
+@click.option("--batch-size", default=BenchmarkConfig.batch_size, help="Completions at once.")
+@click.option("--latency-prompts", default=BenchmarkConfig.latency_prompts)
+@click.option(
+    "--latency-tokens",
+    default=BenchmarkConfig.latency_tokens,
+    help="New tokens of each timed generation.",
+)
+@click.option("--timeout", default=BenchmarkConfig.timeout, help="Seconds a program may run.")
+@click.option("--memory-mb", default=BenchmarkConfig.memory_mb, help="MiB a program may use.")
+@click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(DTYPE_NAMES))
+@click.option("--device", default=BenchmarkConfig.device, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--seed", default=BenchmarkConfig.seed)
+@click.option("--wandb", default=BenchmarkConfig.wandb, type=WANDB_MODES)
+@click.option("--wandb-project", default=BenchmarkConfig.wandb_project)
+@click.option("--out", default=BenchmarkConfig.out, type=FOLDER, help="Gets the report.")
+def evaluate(checkpoints: tuple[Path, ...], more_checkpoints: tuple[Path, ...], **options):
+    """Benchmark checkpoints against the live teacher.
+
+    The same command on the same --out goes on where it was stopped.
+
+    \b
+    Example:
+      python cli.py evaluate --checkpoints runs/* --teacher bigcode/starcoder2-3b
+    """
+    config = BenchmarkConfig(checkpoints=(*checkpoints, *more_checkpoints), **options)
+    from evaluation.benchmark import run_benchmark
+    from evaluation.report import to_rich_table
+
+    _print(to_rich_table(run_benchmark(config)))
+    click.echo(f"Report: {config.out / 'results.md'}")
+
+
+if __name__ == "__main__":
+    main()
