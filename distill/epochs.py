@@ -32,12 +32,22 @@ class Epochs:
         if TRAIN not in reader.splits or not reader.num_documents(TRAIN):
             raise DistillError(
                 f"cache at {reader.path} has no documents to train on (splits: "
-                f"{', '.join(reader.splits) or 'none'}). Build one with the split train: "
-                "python cli.py cache-teacher --splits train,validation ..."
+                f"{', '.join(reader.splits) or 'none'}). Build one that has the split train: "
+                "python cli.py cache-teacher ..."
             )
         self._reader, self._recipe = reader, recipe
         self._pad_id, self._rank, self._world_size = pad_id, rank, world_size
-        self._plans = [self._plan_epoch(epoch) for epoch in range(recipe.epochs)]
+        lengths = reader.document_lengths(TRAIN)
+        self._plans = [
+            plan_steps(
+                lengths,
+                batch_size=recipe.batch_size,
+                accumulate=recipe.accumulate,
+                seed=recipe.seed,
+                epoch=epoch,
+            )
+            for epoch in range(recipe.epochs)
+        ]
         self.num_steps = sum(len(plan) for plan in self._plans)
         self.has_validation = VALIDATION in reader.splits and reader.num_documents(VALIDATION) > 0
 
@@ -60,15 +70,6 @@ class Epochs:
             epoch=0,
         )
         return self._source(VALIDATION).steps(plan)
-
-    def _plan_epoch(self, epoch: int) -> list:
-        return plan_steps(
-            self._reader.document_lengths(TRAIN),
-            batch_size=self._recipe.batch_size,
-            accumulate=self._recipe.accumulate,
-            seed=self._recipe.seed,
-            epoch=epoch,
-        )
 
     def _source(self, split: str) -> BatchSource:
         return BatchSource(

@@ -134,8 +134,8 @@ class Learner:
         raise DistillError(
             f"{what} became {value} at step {step}, with problems "
             f"{', '.join(str(task_id) for task_id in task_ids)}. The last checkpoint is intact. "
-            "Try a lower lr or clip, or precision: fp32, and look at these problems with "
-            "python cli.py verify-cache if it happens again."
+            "Try a lower lr or clip, or precision: fp32, and check the cache with "
+            "python cli.py cache verify if it happens again."
         )
 
 

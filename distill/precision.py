@@ -19,9 +19,11 @@ def start_accelerator(precision: str) -> Accelerator:
     Raises:
         DistillError: the device cannot compute in that precision.
     """
-    resolved = resolve_precision(precision, PartialState().device)
+    # Without being told that it is on CPUs, accelerate takes several processes for as many runs.
+    on_cpu = not torch.accelerator.is_available()
+    resolved = resolve_precision(precision, PartialState(cpu=on_cpu).device)
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if resolved == "fp32" else resolved)
+    return Accelerator(cpu=on_cpu, mixed_precision="no" if resolved == "fp32" else resolved)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -1,0 +1,171 @@
+"""The optimizer step: gradients do not depend on how documents are cut into microbatches."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from distill_fakes import FakeReader, small_recipe
+from transformers import AutoTokenizer
+
+from distill.batches import collate
+from distill.checkpoint import seed_process
+from distill.errors import DistillError
+from distill.learner import Learner
+from distill.objective import row_states
+from distill.precision import resolve_precision, start_accelerator
+from distill.shapes import parse_shape
+from distill.student import build_student
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    return FakeReader(tmp_path_factory.mktemp("cache"))
+
+
+def make_learner(reader, **recipe):
+    seed_process(0, rank=0)
+    recipe = small_recipe(**{"dropout": 0.0, **recipe})
+    student = build_student(
+        parse_shape(recipe.student),
+        vocab_size=reader.vocab_size,
+        max_length=reader.max_length,
+        tokenizer=AutoTokenizer.from_pretrained(reader.tokenizer_path),
+        dropout=recipe.dropout,
+    )
+    return Learner(student, recipe, start_accelerator("fp32"))
+
+
+def batches(reader, groups, **options):
+    return [collate(reader.read("train", group), pad_id=0, **options) for group in groups]
+
+
+def gradient(learner, microbatches):
+    losses = learner.accumulate_gradients(microbatches, step=1)
+    gradients = [parameter.grad.clone() for parameter in learner.student.parameters()]
+    return losses, gradients
+
+
+@pytest.mark.parametrize("loss_on", ["all", "completion"])
+def test_accumulation_does_not_change_the_gradient(reader, loss_on):
+    assert len(set(reader.document_lengths("train")[:4])) > 2  # ragged
+    one = gradient(make_learner(reader), batches(reader, [[0, 1, 2, 3]], loss_on=loss_on))
+    four = gradient(make_learner(reader), batches(reader, [[0], [1], [2], [3]], loss_on=loss_on))
+    assert one[0].num_rows == four[0].num_rows
+    assert one[0].loss == pytest.approx(four[0].loss, abs=1e-6)
+    for expected, actual in zip(one[1], four[1], strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-7, rtol=1e-4)
+
+
+def test_a_microbatch_without_rows_changes_nothing(reader):
+    full = batches(reader, [[0, 1]])
+    nothing = full[0].select(torch.empty(0, dtype=torch.int64))
+    expected = gradient(make_learner(reader), full)
+    actual = gradient(make_learner(reader), [nothing, *full])
+    assert actual[0].loss == expected[0].loss
+    for one, other in zip(expected[1], actual[1], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_padding_never_matters(reader):
+    batch = batches(reader, [[0, 1, 2]])[0]
+    lengths = reader.document_lengths("train")[:3]
+    learner = make_learner(reader)
+    expected = gradient(learner, [batch])
+    garbage = batch.input_ids.clone()
+    for place, length in enumerate(lengths):
+        garbage[place, length:] = torch.randint(1, 64, (garbage.shape[1] - length,))
+    wider = torch.cat([garbage, torch.full((3, 7), 9)], 1)
+    rows = batch.rows // garbage.shape[1] * wider.shape[1] + batch.rows % garbage.shape[1]
+    actual = gradient(make_learner(reader), [replace(batch, input_ids=wider, rows=rows)])
+    assert actual[0].loss == pytest.approx(expected[0].loss, abs=1e-6)
+    for one, other in zip(expected[1], actual[1], strict=True):
+        torch.testing.assert_close(other, one, atol=1e-7, rtol=1e-4)
+
+
+def test_states_without_a_mask_are_those_of_the_model_with_one(reader):
+    batch = batches(reader, [[0, 1, 2]])[0]
+    lengths = torch.from_numpy(reader.document_lengths("train")[:3])
+    mask = torch.arange(batch.input_ids.shape[1]) < lengths.unsqueeze(1)
+    student = make_learner(reader).student.eval()
+    with torch.no_grad():
+        states = row_states(student, batch)
+        logits = student(batch.input_ids, attention_mask=mask.long()).logits
+        torch.testing.assert_close(student.lm_head(states), logits.flatten(0, 1)[batch.rows])
+
+
+def test_losses_are_those_of_the_formula_on_dense_logits(reader):
+    batch = batches(reader, [[0, 1]])[0]
+    learner = make_learner(reader, temperature=1.7, alpha=0.3)
+    losses = learner.measure([[batch]])
+    with torch.no_grad():
+        logits = learner.student(batch.input_ids).logits.flatten(0, 1)[batch.rows].double()
+    target = batch.targets.at(1.7)
+    dense = target.rest_prob.unsqueeze(-1).repeat(1, 64).double()
+    dense.scatter_(1, target.ids, target.probs.double())
+    kl = (dense * (dense.log() - (logits / 1.7).log_softmax(-1))).sum(-1).mean() * 1.7**2
+    ce = -logits.log_softmax(-1).gather(1, batch.labels.unsqueeze(1)).mean()
+    assert losses.distillation == pytest.approx(kl.item(), rel=1e-5)
+    assert losses.ce == pytest.approx(ce.item(), rel=1e-5)
+    assert losses.loss == pytest.approx(0.3 * kl.item() + 0.7 * ce.item(), rel=1e-5)
+
+
+def test_measuring_neither_learns_nor_drops_out(reader):
+    learner = make_learner(reader, dropout=0.5)
+    before = copy.deepcopy(learner.student.state_dict())
+    data = batches(reader, [[0, 1], [2]])
+    first, second = learner.measure([data]), learner.measure([data[:1], data[1:]])
+    assert first.loss == pytest.approx(second.loss, abs=1e-6)
+    assert all(torch.equal(before[k], v) for k, v in learner.student.state_dict().items())
+
+
+def test_gradient_is_clipped_and_its_norm_before_that_is_reported(reader):
+    learner = make_learner(reader, clip=0.01)
+    _, norm = learner.train_step(batches(reader, [[0, 1]]), step=1)
+    assert norm > 0.01
+    learner.accumulate_gradients(batches(reader, [[0, 1]]), step=2)
+    learner.accelerator.clip_grad_norm_(learner.student.parameters(), 0.01)
+    clipped = torch.stack([p.grad.norm() for p in learner.student.parameters()]).norm()
+    assert clipped <= 0.0101
+
+
+def test_a_loss_that_is_not_finite_names_step_and_problems_and_leaves_the_weights(reader):
+    learner = make_learner(reader)
+    good, bad = batches(reader, [[0, 1], [2, 3]])
+    bad.targets.topk_logprobs[0, 0] = float("nan")
+    before = copy.deepcopy(learner.student.state_dict())
+    with pytest.raises(
+        DistillError, match=r"the loss became nan at step 17, with problems 602, 603\..*lower lr"
+    ):
+        learner.train_step([good, bad], step=17)
+    assert all(torch.equal(before[k], v) for k, v in learner.student.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_stops_too(reader):
+    learner = make_learner(reader)
+    learner.student.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DistillError, match="the gradient's norm became .* at step 3"):
+        learner.train_step(batches(reader, [[0]]), step=3)
+
+
+def test_bf16_runs_under_autocast_with_fp32_losses(reader):
+    learner = make_learner(reader)
+    expected = learner.measure([batches(reader, [[0, 1]])])
+    seed_process(0, rank=0)
+    half = Learner(learner.student, small_recipe(dropout=0.0), start_accelerator("bf16"))
+    losses, _ = half.train_step(batches(reader, [[0, 1]]), step=1)
+    assert losses.loss == pytest.approx(expected.loss, rel=0.01)
+    assert losses.loss != expected.loss
+    assert all(parameter.dtype == torch.float32 for parameter in half.student.parameters())
+
+
+def test_auto_precision_follows_the_device(monkeypatch):
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+    for supported, expected in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, yes=supported: yes
+        )
+        assert resolve_precision("auto", torch.device("cuda")) == expected
+    with pytest.raises(DistillError, match="precision is fp16, but the device is cpu"):
+        resolve_precision("fp16", torch.device("cpu"))

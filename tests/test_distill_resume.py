@@ -1,0 +1,220 @@
+"""A killed run goes on where it was, and ends as if nothing had happened."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from distill_fakes import FakeReader, small_recipe
+from distill_process_script import MOMENTS
+
+from distill.config import TrainConfig
+from distill.errors import DistillError
+from distill.runlog import read_metrics
+from distill.train import train
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, TESTS / "distill_process_script.py", folder],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_run_resumes_to_identical_weights(killed, moment):
+    expected = safetensors.torch.load_file(killed / "whole/model.safetensors")
+    actual = safetensors.torch.load_file(killed / moment / "model.safetensors")
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_run_logs_every_step_once_and_the_same(killed, moment):
+    def losses(run):
+        lines = read_metrics(killed / run / "metrics.jsonl")
+        return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines]
+
+    assert losses(moment) == losses("whole")
+    trained = [line["step"] for line in losses(moment) if "train_loss" in line]
+    assert trained == list(range(1, 19))
+
+
+@pytest.mark.parametrize(
+    ("moment", "step"),
+    [
+        ("whole", None),
+        ("first_epoch", None),
+        ("mid_epoch", 12),
+        ("mid_checkpoint", 6),
+        ("between_checkpoints", 12),
+        ("mid_finish", 18),
+    ],
+)
+def test_run_says_where_it_went_on(killed, moment, step):
+    run = json.loads((killed / moment / "run.json").read_text())
+    assert run["resumed_from_step"] == step
+    assert run["status"] == "finished"
+
+
+def test_two_processes_train_the_same_student_as_one(killed):
+    alone = safetensors.torch.load_file(killed / "alone/model.safetensors")
+    pair = safetensors.torch.load_file(killed / "pair/model.safetensors")
+    for name in alone:
+        torch.testing.assert_close(pair[name], alone[name], atol=2e-5, rtol=1e-4)
+    runs = [json.loads((killed / name / "run.json").read_text()) for name in ("alone", "pair")]
+    assert [run["device"]["num_processes"] for run in runs] == [1, 2]
+    assert runs[0]["losses"] == pytest.approx(runs[1]["losses"], abs=1e-5)
+    rows = [
+        [line.get("num_rows") for line in read_metrics(killed / name / "metrics.jsonl")]
+        for name in ("alone", "pair")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(killed):
+    for moment in MOMENTS:
+        names = {path.name for path in (killed / moment).rglob("*")}
+        assert "checkpoints" not in names
+        assert not [name for name in names if name.endswith(".tmp")]
+
+
+class Interrupt:
+    """A reader that is interrupted after some reads."""
+
+    def __init__(self, reader, reads, error):
+        self._reader, self._left, self._error = reader, reads, error
+
+    def __getattr__(self, name):
+        return getattr(self._reader, name)
+
+    def read(self, split, indices):
+        self._left -= 1
+        if self._left < 0:
+            raise self._error
+        return self._reader.read(split, indices)
+
+
+@pytest.fixture
+def reader(tmp_path):
+    return FakeReader(tmp_path / "cache")
+
+
+@pytest.fixture
+def config(tmp_path, reader):
+    return TrainConfig(
+        cache=reader.path, recipe=small_recipe(), out=tmp_path / "out", wandb="disabled"
+    )
+
+
+@pytest.fixture
+def unfinished(config, reader):
+    """A run interrupted in its second epoch."""
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reader=Interrupt(reader, 20, KeyboardInterrupt()))
+    return config.out
+
+
+def checkpoints(out):
+    return [path.name for path in (out / "checkpoints").iterdir()]
+
+
+def test_an_interrupted_run_keeps_one_whole_checkpoint(unfinished):
+    assert checkpoints(unfinished) == ["step-00000006"]
+    files = {path.name for path in (unfinished / "checkpoints/step-00000006").iterdir()}
+    assert files >= {"config.json", "model.safetensors", "optimizer.pt", "rng.pt", "state.json"}
+    assert json.loads((unfinished / "run.json").read_text())["status"] == "running"
+
+
+def test_a_checkpoint_needs_no_pickle(unfinished):
+    for path in (unfinished / "checkpoints").rglob("*.pt"):
+        torch.load(path, weights_only=True)
+
+
+def test_an_unfinished_run_is_not_overwritten_without_resume(unfinished, config, reader):
+    with pytest.raises(DistillError, match="holds an unfinished run of small.*--resume"):
+        train(config, reader=reader)
+    assert checkpoints(unfinished) == ["step-00000006"]
+
+
+def test_a_finished_run_is_never_overwritten(config, reader):
+    train(config, reader=reader)
+    for resume in (False, True):
+        with pytest.raises(DistillError, match="already holds a finished run of small.*--out"):
+            train(replace(config, resume=resume), reader=reader)
+
+
+def test_resuming_with_another_recipe_names_the_fields(unfinished, config, reader):
+    other = replace(config, recipe=small_recipe(lr=2e-3, epochs=3), resume=True)
+    with pytest.raises(
+        DistillError, match=r"recipe.epochs was 2 and is 3; recipe.lr was 0.001 and is 0.002"
+    ):
+        train(other, reader=reader)
+
+
+def test_resuming_with_another_cache_names_the_field(unfinished, config, reader):
+    other = FakeReader(reader.path, identity_hash="other", template="docstring")
+    with pytest.raises(DistillError, match="cache.template was 'instruction' and is 'docstring'"):
+        train(replace(config, resume=True), reader=other)
+    unnamed = FakeReader(reader.path, identity_hash="other")
+    with pytest.raises(DistillError, match="cache identity was fake-identity and is other"):
+        train(replace(config, resume=True), reader=unnamed)
+
+
+def test_resuming_where_nothing_was_started_starts(config, reader):
+    assert train(replace(config, resume=True), reader=reader).resumed_from_step is None
+
+
+def test_a_directory_with_other_things_is_refused(config, reader):
+    config.out.mkdir()
+    (config.out / "thesis.txt").write_text("precious")
+    with pytest.raises(DistillError, match=r"is not empty and holds no run \(found thesis.txt\)"):
+        train(config, reader=reader)
+    (config.out / "thesis.txt").unlink()
+    config.out.rmdir()
+    config.out.write_text("")
+    with pytest.raises(DistillError, match="is a file, but a run needs a directory"):
+        train(config, reader=reader)
+
+
+def test_a_damaged_run_or_checkpoint_says_so(unfinished, config, reader):
+    resumed = replace(config, resume=True)
+    optimizer = unfinished / "checkpoints/step-00000006/optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:100])
+    with pytest.raises(DistillError, match="step-00000006 cannot be read.*Remove .*train anew"):
+        train(resumed, reader=reader)
+    (unfinished / "run.json").write_text('{"status": "run')
+    with pytest.raises(DistillError, match="run.json is damaged.*Remove"):
+        train(resumed, reader=reader)
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(config, reader, monkeypatch):
+    read = reader.read
+
+    def poisoned(split, indices):
+        documents = read(split, indices)
+        if reader.num_reads > 20:
+            documents.targets.topk_logprobs[:] = float("nan")
+        return documents
+
+    monkeypatch.setattr(reader, "read", poisoned)
+    with pytest.raises(DistillError, match="loss became nan at step .*problems 6.*lower lr"):
+        train(config, reader=reader)
+    assert checkpoints(config.out) == ["step-00000006"]
+
+
+def test_an_error_of_reading_reaches_the_caller(config, reader):
+    with pytest.raises(OSError, match="disk gone"):
+        train(config, reader=Interrupt(reader, 3, OSError("disk gone")))

@@ -1,0 +1,216 @@
+"""A finished run: a folder that transformers opens, with all that explains it."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from distill.config import TrainConfig
+from distill.errors import DistillError
+from distill.plots import TITLES
+from distill.runlog import MetricsLog, read_metrics, wandb_mode
+from distill.train import train
+
+GOLDEN = Path(__file__).parent / "golden/distill_loss_curve.json"
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    return FakeReader(tmp_path_factory.mktemp("cache"))
+
+
+def config_for(reader, out, **recipe):
+    return TrainConfig(cache=reader.path, recipe=small_recipe(**recipe), out=out, wandb="disabled")
+
+
+@pytest.fixture(scope="module")
+def finished(reader, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "small"
+    return train(config_for(reader, out, lr=1e-2, epochs=6), reader=reader)
+
+
+def test_the_folder_opens_with_transformers_and_generates(finished):
+    tokenizer = AutoTokenizer.from_pretrained(finished.out)
+    model = AutoModelForCausalLM.from_pretrained(finished.out)
+    prompt = tokenizer("w1 w2 w3", return_tensors="pt")
+    assert prompt.input_ids.tolist() == [[1, 2, 3]]
+    ids = model.generate(
+        prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=5, min_new_tokens=5
+    )
+    assert ids.shape == (1, 8)
+
+
+def test_generation_stops_at_the_end_of_text(finished):
+    model = AutoModelForCausalLM.from_pretrained(finished.out)
+    # The last layer norm puts out nothing but the embedding of the end of text: it is certain.
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(1000 * model.transformer.wte.weight[0])
+    ids = model.generate(
+        torch.tensor([[1, 2], [3, 4]]), attention_mask=torch.ones(2, 2), max_new_tokens=20
+    )
+    assert ids[:, 2:].tolist() == [[0], [0]]
+
+
+def test_the_student_learns_from_its_teacher(finished):
+    metrics = read_metrics(finished.out / "metrics.jsonl")
+    validated = [line for line in metrics if "val_loss" in line]
+    assert [line["epoch"] for line in validated] == [1, 2, 3, 4, 5, 6]
+    assert validated[-1]["val_distillation_loss"] < 0.8 * validated[0]["val_distillation_loss"]
+
+
+def test_metrics_have_every_step_with_its_losses_and_speed(finished):
+    metrics = read_metrics(finished.out / "metrics.jsonl")
+    trained = [line for line in metrics if "train_loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, 37))
+    for line in trained:
+        mixed = 0.5 * line["train_distillation_loss"] + 0.5 * line["train_ce_loss"]
+        assert line["train_loss"] == pytest.approx(mixed, rel=1e-5)
+        assert line["grad_norm"] > 0 and line["tokens_per_s"] > 0
+    assert {line["epoch"] for line in trained} == {1, 2, 3, 4, 5, 6}
+
+
+def test_run_json_says_what_ran_on_what(finished, reader):
+    run = json.loads((finished.out / "run.json").read_text())
+    assert run["status"] == "finished"
+    assert run["recipe"] == asdict(finished.recipe)
+    assert run["cache"]["identity_hash"] == reader.identity_hash
+    assert run["cache"]["identity"]["teacher"] == "example/bigram-teacher"
+    assert run["losses"] == finished.losses
+    assert run["device"] == {"name": "cpu", "num_processes": 1, "precision": "fp32"}
+    assert set(run["versions"]) == {"python", "torch", "transformers", "accelerate"}
+    assert run["seconds"] > 0 and run["tokens_per_s"] > 0 and run["steps"] == 36
+
+
+def test_final_losses_are_those_of_the_last_epoch(finished):
+    metrics = read_metrics(finished.out / "metrics.jsonl")
+    last = [line for line in metrics if line["epoch"] == 6 and "train_loss" in line]
+    rows = sum(line["num_rows"] for line in last)
+    mean = sum(line["train_loss"] * line["num_rows"] for line in last) / rows
+    assert finished.losses["train_loss"] == pytest.approx(mean)
+    assert finished.losses["val_loss"] == metrics[-1]["val_loss"]
+
+
+def test_model_card_tells_the_facts(finished):
+    card = (finished.out / "README.md").read_text()
+    for fact in (
+        "base_model: example/bigram-teacher",
+        f"{finished.num_parameters:,} parameters",
+        "| temperature | 2.0 |",
+        "| cache identity | fake-identity |",
+        f"{finished.losses['val_ce_loss']:.4f}",
+        "AutoModelForCausalLM.from_pretrained(folder)",
+        "## Limits",
+        "## Licence",
+    ):
+        assert fact in card
+
+
+def test_six_plots_are_drawn(finished):
+    plots = {path.stem: path for path in (finished.out / "plots").glob("*.png")}
+    assert set(plots) == set(TITLES)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.values())
+
+
+def test_a_cache_without_validation_trains_and_draws_what_there_is(tmp_path):
+    reader = FakeReader(tmp_path / "cache", num_train=4, num_validation=0)
+    result = train(config_for(reader, tmp_path / "out", epochs=1), reader=reader)
+    assert "val_loss" not in result.losses
+    names = {path.stem for path in (result.out / "plots").glob("*.png")}
+    assert names == {name for name in TITLES if name.startswith("train_")}
+    assert "not measured" in (result.out / "README.md").read_text()
+
+
+def test_a_cache_without_training_documents_is_refused(tmp_path):
+    reader = FakeReader(tmp_path / "cache", num_train=0)
+    with pytest.raises(DistillError, match=r"no documents to train on \(splits: validation\)"):
+        train(config_for(reader, tmp_path / "out"), reader=reader)
+
+
+def test_a_run_that_cannot_start_leaves_no_directory(tmp_path):
+    reader = FakeReader(tmp_path / "cache", num_train=0)
+    with pytest.raises(DistillError):
+        train(config_for(reader, tmp_path / "out"), reader=reader)
+    assert not (tmp_path / "out").exists()
+
+
+def test_loss_on_completion_counts_fewer_rows(reader, tmp_path):
+    result = train(
+        config_for(reader, tmp_path / "out", epochs=1, loss_on="completion"), reader=reader
+    )
+    rows = sum(line.get("num_rows", 0) for line in read_metrics(result.out / "metrics.jsonl"))
+    lengths = reader.document_lengths("train")
+    assert rows == (lengths - lengths // 2).sum()
+
+
+def test_two_runs_of_a_recipe_are_the_same(reader, tmp_path):
+    results = [train(config_for(reader, tmp_path / name, epochs=1), reader=reader) for name in "ab"]
+    assert results[0].losses == results[1].losses
+
+
+def test_golden_loss_curve(reader, tmp_path):
+    """Twenty steps whose losses no refactoring may move.
+
+    After a change that is meant to move them, write `curve` to the golden file.
+    """
+    out = tmp_path / "out"
+    recipe = {"epochs": 5, "accumulate": 3, "dropout": 0.0, "seed": 7, "lr": 5e-3}
+    train(config_for(reader, out, **recipe), reader=reader)
+    trained = [line for line in read_metrics(out / "metrics.jsonl") if "train_loss" in line]
+    names = ("train_loss", "train_distillation_loss", "train_ce_loss")
+    curve = {name: [round(line[name], 6) for line in trained] for name in names}
+    golden = json.loads(GOLDEN.read_text())
+    assert len(trained) == 20
+    assert curve.keys() == golden.keys()
+    for name, values in golden.items():
+        assert curve[name] == pytest.approx(values, abs=1e-4)
+
+
+def test_wandb_works_offline_without_an_account(reader, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    config = replace(config_for(reader, tmp_path / "out", epochs=1), wandb="offline")
+    train(config, reader=reader)
+    runs = list((tmp_path / "out/wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 1
+    logged = runs[0].read_bytes()
+    for name in (b"train_distillation_loss", b"val_ce_loss", b"grad_norm", b"fake-identity"):
+        assert name in logged
+
+
+def test_wandb_is_off_unless_asked_for_or_logged_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode(None) == "disabled"
+    assert wandb_mode("online") == "online"
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert wandb_mode(None) == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_mode(None) == "offline"
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert wandb_mode(None) == "online"
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "val_loss": 1}\n{"step": 3}\n{"st')
+    log = MetricsLog(path, last_step=2)
+    log.write({"step": 3, "grad_norm": float("inf")})
+    log.close()
+    assert read_metrics(path) == [
+        {"step": 1},
+        {"step": 2},
+        {"step": 2, "val_loss": 1},
+        {"step": 3, "grad_norm": None},
+    ]
+
+
+def test_vocabulary_of_the_student_is_that_of_the_cache(finished):
+    assert AutoModelForCausalLM.from_pretrained(finished.out).config.vocab_size == VOCAB_SIZE
