@@ -58,7 +58,7 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 def _cache_facts(run: dict[str, Any]) -> dict[str, Any]:
     identity = run["cache"]["identity"]
-    names = ("teacher", "teacher_revision", "dataset", "template", "max_length", "top_k", "tail")
+    names = ("teacher", "revision", "dataset", "template", "max_length", "top_k", "tail")
     facts = {name.replace("_", " "): identity[name] for name in names if identity.get(name)}
     return {**facts, "cache identity": run["cache"]["identity_hash"]}
 

@@ -1,13 +1,10 @@
 """Train all recipes of a file one after another from one open cache."""
 
 import gc
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.table import Table
 
 from cache.errors import CacheError
 from cache.reader import CacheReader
@@ -17,45 +14,11 @@ from distill.plots import plot_runs
 from distill.progress import console
 from distill.recipe import Recipe
 from distill.recipe_files import load_recipes
+from distill.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome, SweepResult
 from distill.run_folder import FINISHED, METRICS_FILE, read_run, require_same_run
 from distill.runlog import read_metrics
+from distill.show import sweep_table
 from distill.train import train
-
-TRAINED, RESUMED, SKIPPED, FAILED = "trained", "resumed", "skipped", "failed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOutcome:
-    """What became of one recipe."""
-
-    name: str
-    """Of the recipe, and of the directory in the sweep's."""
-    out: Path
-    """The run's directory."""
-    status: str
-    """`trained`, `resumed` (an unfinished run was gone on with), `skipped` (it had finished
-    before) or `failed`."""
-    seconds: float | None = None
-    """Time spent in optimizer steps; None if it failed."""
-    losses: dict[str, float] | None = None
-    """As in `TrainResult`; None if it failed."""
-    error: str | None = None
-    """Why it failed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepResult:
-    """What became of each recipe of a sweep, in the order of the file."""
-
-    out: Path
-    """The sweep's directory."""
-    runs: tuple[RunOutcome, ...]
-    """One a recipe."""
-
-    @property
-    def failed(self) -> tuple[RunOutcome, ...]:
-        """The runs that failed; none if all is well."""
-        return tuple(run for run in self.runs if run.status == FAILED)
 
 
 def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepResult:
@@ -87,7 +50,7 @@ def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepRes
     if is_main and done:
         curves = {run.name: read_metrics(run.out / METRICS_FILE) for run in done}
         plot_runs(curves, config.out / "plots")
-    console.print(summary_table(result))
+    console.print(sweep_table(result))
     for run in result.failed:
         console.print(f"{run.name} failed: {run.error}", style="red", markup=False, soft_wrap=True)
     return result
@@ -107,22 +70,6 @@ def choose_recipes(recipes: list[Recipe], config: SweepConfig) -> list[Recipe]:
             f"{', '.join(known)}. Use one of these names, or name another file of recipes."
         )
     return [recipe for recipe in recipes if not config.only or recipe.name in config.only]
-
-
-def summary_table(result: SweepResult) -> Table:
-    """A table with a line for each run: status, final losses, time."""
-    table = Table(title="Sweep", title_justify="left")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("status")
-    for heading in ("train loss", "val loss", "val distillation", "val cross-entropy", "seconds"):
-        table.add_column(heading, justify="right")
-    for run in result.runs:
-        losses = run.losses or {}
-        names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
-        numbers = [f"{losses[name]:.4f}" if name in losses else "-" for name in names]
-        seconds = "-" if run.seconds is None else f"{run.seconds:,.1f}"
-        table.add_row(run.name, run.status, *numbers, seconds)
-    return table
 
 
 def _run(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome:

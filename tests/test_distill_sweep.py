@@ -12,7 +12,8 @@ from distill.errors import DistillError
 from distill.plots import TITLES
 from distill.progress import console
 from distill.recipe_files import load_recipes
-from distill.sweep import summary_table, sweep
+from distill.show import sweep_table
+from distill.sweep import sweep
 from distill.train import train
 
 RECIPES = """
@@ -75,7 +76,7 @@ def test_a_table_sums_the_runs_up(swept):
     _, result, _ = swept
     wide = Console(width=140)
     with wide.capture() as capture:
-        wide.print(summary_table(result))
+        wide.print(sweep_table(result))
     third = next(line for line in capture.get().splitlines() if "third" in line)
     assert f"{result.runs[2].losses['val_distillation_loss']:.4f}" in third
     assert next(line for line in capture.get().splitlines() if "failed" in line).count("-") == 5

@@ -4,15 +4,19 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cache.reader import CacheReader
 from distill.config import TrainConfig
 from distill.errors import DistillError
 from distill.plots import TITLES
 from distill.runlog import MetricsLog, read_metrics, wandb_mode
+from distill.show import summary_table
 from distill.train import train
 
 GOLDEN = Path(__file__).parent / "golden/distill_loss_curve.json"
@@ -108,6 +112,15 @@ def test_model_card_tells_the_facts(finished):
         "## Licence",
     ):
         assert fact in card
+
+
+def test_a_summary_shows_losses_and_place(finished):
+    wide = Console(width=200)
+    with wide.capture() as capture:
+        wide.print(summary_table(finished))
+    shown = capture.get()
+    for fact in (str(finished.out), f"{finished.losses['val_ce_loss']:.4f}", "43,904", "36"):
+        assert fact in shown
 
 
 def test_six_plots_are_drawn(finished):
@@ -214,3 +227,27 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
 
 def test_vocabulary_of_the_student_is_that_of_the_cache(finished):
     assert AutoModelForCausalLM.from_pretrained(finished.out).config.vocab_size == VOCAB_SIZE
+
+
+@pytest.mark.parametrize("loss_on", ["all", "completion"])
+def test_a_real_cache_trains(tiny_cache, tmp_path, loss_on):
+    config = TrainConfig(
+        cache=tiny_cache,
+        recipe=small_recipe(loss_on=loss_on, batch_size=4, accumulate=2),
+        out=tmp_path / "out",
+        wandb="disabled",
+    )
+    result = train(config)
+    assert result.losses["val_loss"] > 0
+    first = read_metrics(config.out / "metrics.jsonl")[0]
+    # Random weights know nothing: cross-entropy starts at log V.
+    assert first["train_ce_loss"] == pytest.approx(np.log(384), abs=0.1)
+    with CacheReader(tiny_cache) as reader:
+        lengths = reader.document_lengths("train")
+        documents = reader.read("train", range(len(lengths)))
+    rows = sum(line.get("num_rows", 0) for line in read_metrics(config.out / "metrics.jsonl"))
+    prompts = np.ones_like(lengths) if loss_on == "all" else documents.prompt_lengths
+    assert rows == 2 * (lengths - prompts).sum()
+    tokenizer = AutoTokenizer.from_pretrained(config.out)
+    text = "def add(a, b):\n    return a + b"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text

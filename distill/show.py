@@ -1,0 +1,41 @@
+"""What training and sweeps print when they are done: rich tables."""
+
+from rich.table import Table
+
+from distill.card import LOSS_NAMES
+from distill.result import SweepResult, TrainResult
+
+
+def summary_table(result: TrainResult) -> Table:
+    """Losses, time and place of one finished run."""
+    table = Table(title=result.recipe.name, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("parameters", f"{result.num_parameters:,}")
+    table.add_row("steps", f"{result.num_steps:,}")
+    table.add_row("time in steps", f"{result.seconds:,.1f} s, {result.tokens_per_s:,.0f} tokens/s")
+    for name, label in LOSS_NAMES.items():
+        parts = [f"train {result.losses[f'train_{name}']:.4f}"]
+        if f"val_{name}" in result.losses:
+            parts.append(f"validation {result.losses[f'val_{name}']:.4f}")
+        table.add_row(label, ", ".join(parts))
+    if result.resumed_from_step is not None:
+        table.add_row("went on from", f"step {result.resumed_from_step}")
+    table.add_row("folder", str(result.out))
+    return table
+
+
+def sweep_table(result: SweepResult) -> Table:
+    """A line for each run of a sweep: status, final losses, time."""
+    table = Table(title="Sweep", title_justify="left")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("status")
+    for heading in ("train loss", "val loss", "val distillation", "val cross-entropy", "seconds"):
+        table.add_column(heading, justify="right")
+    for run in result.runs:
+        losses = run.losses or {}
+        names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
+        numbers = [f"{losses[name]:.4f}" if name in losses else "-" for name in names]
+        seconds = "-" if run.seconds is None else f"{run.seconds:,.1f}"
+        table.add_row(run.name, run.status, *numbers, seconds)
+    return table
