@@ -21,7 +21,7 @@ class Stages:
 
     def __init__(self) -> None:
         self._display = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -10,6 +10,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from evaluation.files import write_text
 from evaluation.results import BenchmarkResult
@@ -79,17 +80,17 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
     """A row as short texts with units, for tables."""
     columns = {
         "model": f"{row.label} (teacher)" if row.is_teacher else row.label,
-        "params": f"{row.parameters / 1e6:,.1f} M",
-        "size": f"{row.size_bytes / 1e6:,.1f} MB{'*' if 'computed' in row.size_source else ''}",
+        "params": f"{_short(row.parameters / 1e6)} M",
+        "size": f"{_short(row.size_bytes / 1e6)} MB{'*' if 'computed' in row.size_source else ''}",
         "greedy pass@1": f"{row.greedy_pass_at_1:.1%}",
     }
     columns |= {f"pass@{k}": f"{score:.1%}" for k, score in row.pass_at.items()}
     columns |= {
         "BLEU": f"{row.bleu:.1f}",
-        "mean ms": f"{row.latency.mean_ms:,.1f}",
-        "median ms": f"{row.latency.median_ms:,.1f}",
-        "p95 ms": f"{row.latency.p95_ms:,.1f}",
-        "tok/s": f"{row.latency.tokens_per_second:,.1f}",
+        "mean ms": _short(row.latency.mean_ms),
+        "median ms": _short(row.latency.median_ms),
+        "p95 ms": _short(row.latency.p95_ms),
+        "tok/s": _short(row.latency.tokens_per_second),
         "speed-up": _ratio(row.speedup),
         "smaller": _ratio(row.compression),
         "pass@1 kept": (
@@ -99,8 +100,15 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
     return columns
 
 
+def _short(value: float) -> str:
+    """Three digits or more: 3,030, 44.3, 1.27."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}×"
+    return "–" if value is None else f"{_short(value)}×"
 
 
 def to_rich_table(result: BenchmarkResult) -> Group:
@@ -110,16 +118,19 @@ def to_rich_table(result: BenchmarkResult) -> Group:
     return Group(
         _rich_table(f"Quality  {result.signatures['greedy']}", rows, quality),
         _rich_table(f"Cost  {result.signatures['latency']}", rows, ["model", *COST_COLUMNS]),
-        *(f"Note: {note}" for note in result.notes),
+        *(Text(f"Note: {note}") for note in result.notes),
     )
 
 
 def _rich_table(title: str, rows: list[dict[str, str]], names: list[str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, collapse_padding=True)
     for name in names:
-        table.add_column(name, justify="left" if name == "model" else "right")
+        if name == "model":
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(row[name] for name in names))
+        table.add_row(*(Text(row[name]) for name in names))
     return table
 
 

@@ -1,0 +1,204 @@
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+
+from evaluation import measure, plots
+from evaluation.benchmark import run_benchmark, score_samples
+from evaluation.config import BenchmarkConfig
+from evaluation.errors import EvaluationError
+from evaluation.problems import load_benchmark
+from tests.test_evaluation_models import save_tiny
+
+HUMANEVAL = load_benchmark("humaneval").problems
+
+
+@pytest.fixture
+def config(tmp_path):
+    return BenchmarkConfig(
+        checkpoints=(save_tiny(tmp_path / "student", 1, positions=1024, width=16),),
+        teacher=str(save_tiny(tmp_path / "teacher", 0, positions=1024)),
+        limit=2,
+        samples=2,
+        ks=(1, 2),
+        temperature=0.8,
+        max_new_tokens=8,
+        batch_size=2,
+        latency_prompts=2,
+        latency_tokens=4,
+        latency_prompt_tokens=32,
+        latency_warmup=1,
+        workers=2,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Labels of the models really loaded."""
+    seen = []
+    original = measure.load_model
+
+    def watched(source, dtype, device):
+        seen.append(source.label)
+        return original(source, dtype, device)
+
+    monkeypatch.setattr(measure, "load_model", watched)
+    return seen
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Leave out what takes most of the time of a tiny comparison."""
+    monkeypatch.setattr(plots, "plot_quality", lambda *arguments: [])
+
+
+def test_whole_comparison_of_two_models(config, loaded):
+    result = run_benchmark(config)
+    teacher, student = result.rows
+    assert (teacher.label, student.label) == ("teacher", "student")
+    assert teacher.is_teacher and not student.is_teacher
+    assert teacher.speedup == teacher.compression == teacher.parameter_ratio == 1
+    assert student.compression == teacher.size_bytes / student.size_bytes > 1
+    assert student.parameter_ratio == teacher.parameters / student.parameters > 1
+    assert student.speedup == teacher.latency.mean_ms / student.latency.mean_ms
+    assert set(student.pass_at) == {"1", "2"}
+    assert sum(student.greedy_outcomes.values()) == 2
+    assert sum(student.sampled_outcomes.values()) == 4
+    assert sum(student.finishes.values()) == 6
+    assert result.complete and result.num_problems == 2
+    names = {path.name for path in config.out.iterdir()}
+    assert {"results.json", "results.csv", "results.md"} < names
+    assert {"quality-vs-size.png", "quality-vs-latency.png"} < names
+    with (config.out / "results.csv").open() as file:
+        assert [row["model"] for row in csv.DictReader(file)] == ["teacher", "student"]
+    saved = json.loads((config.out / "results.json").read_text())
+    assert saved["config"]["max_new_tokens"] == 8
+    assert "n:2|temp:0.8|top_p:0.95|seed:0|tokens:8|timeout:3s" in saved["signatures"]["sampled"]
+    assert "sandbox:" in saved["signatures"]["greedy"]
+    assert saved["device"].startswith("cpu") and saved["dtype"] == "float32"
+    assert {"torch", "transformers", "sacrebleu"} <= set(saved["versions"])
+
+
+def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
+    config, loaded, no_plots, tmp_path
+):
+    first = run_benchmark(config)
+    loaded.clear()
+    assert run_benchmark(config).rows == first.rows
+    assert loaded == []
+    other = save_tiny(tmp_path / "other", 2, positions=1024)
+    run_benchmark(replace(config, checkpoints=(*config.checkpoints, other)))
+    assert loaded == ["other"]
+
+
+def test_other_settings_are_measured_anew_but_fitting_completions_kept(
+    config, loaded, no_plots
+):
+    run_benchmark(config)
+    loaded.clear()
+    lines = sum(1 for path in _sample_files(config.out) for _ in path.open())
+    run_benchmark(replace(config, timeout=4.0))
+    assert loaded == ["teacher", "student"]
+    assert sum(1 for path in _sample_files(config.out) for _ in path.open()) == lines
+
+
+def _sample_files(out):
+    return [p for p in (out / "samples").glob("*.jsonl") if not p.name.endswith(".results.jsonl")]
+
+
+def test_canonical_completions_score_100_percent_and_are_called_implausible(config, no_plots):
+    config = replace(config, samples=0, self_check=False)
+    run_benchmark(config)
+    solutions = {problem.task_id: problem.canonical_solution for problem in HUMANEVAL}
+    for path in _sample_files(config.out):
+        lines = [json.loads(line) for line in path.open()]
+        for line in lines:
+            line["completion"] = solutions[line["task_id"]]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for path in (config.out / "rows").iterdir():
+        path.unlink()
+    result = run_benchmark(config)
+    for row in result.rows:
+        assert row.greedy_pass_at_1 == 1.0
+        assert row.bleu == pytest.approx(100)
+        assert row.pass_at == {} and row.greedy_outcomes == {"passed": 2}
+    assert result.rows[1].pass_at_1_kept_percent == 100
+    (note,) = [note for note in result.notes if "implausible" in note]
+    assert note.startswith("student: pass@1 of 100.0% from 0 M parameters")
+
+
+def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, no_plots, monkeypatch):
+    original = measure.measure_latency
+
+    def interrupt_at_student(model, *arguments):
+        if len(loaded) == 2:
+            raise KeyboardInterrupt
+        return original(model, *arguments)
+
+    monkeypatch.setattr(measure, "measure_latency", interrupt_at_student)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(config)
+    partial = json.loads((config.out / "results.json").read_text())
+    assert [row["label"] for row in partial["rows"]] == ["teacher"]
+    assert not partial["complete"]
+    assert "Not complete" in (config.out / "results.md").read_text()
+    assert not list(config.out.rglob("*.tmp"))
+    monkeypatch.setattr(measure, "measure_latency", original)
+    loaded.clear()
+    assert len(run_benchmark(config).rows) == 2
+    assert loaded == ["student"]
+
+
+def test_prompts_beyond_the_positions_are_reported(config, no_plots, tmp_path):
+    small = save_tiny(tmp_path / "small", 3, positions=64, width=16)
+    result = run_benchmark(replace(config, checkpoints=(small,), teacher=None, samples=0))
+    assert result.rows[0].greedy_outcomes == {"prompt_too_long": 2}
+    assert result.rows[0].speedup is None
+    assert "small: 2 of 2 prompts leave no room in its positions" in " ".join(result.notes)
+
+
+def test_offline_table_needs_no_account(config, no_plots, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run_benchmark(replace(config, checkpoints=(), samples=0, wandb="offline"))
+    assert list((config.out / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_results_need_a_folder(config):
+    config.out.write_text("text")
+    with pytest.raises(EvaluationError, match="out is a file; results need a folder"):
+        run_benchmark(config)
+
+
+def write_samples(path, completions):
+    path.write_text(
+        "".join(
+            json.dumps({"task_id": task_id, "completion": text}) + "\n"
+            for task_id, text in completions
+        )
+    )
+    return path
+
+
+def test_sample_file_is_scored_without_a_model(tmp_path):
+    right, wrong = HUMANEVAL[0], HUMANEVAL[1]
+    path = write_samples(
+        tmp_path / "samples.jsonl",
+        [(right.task_id, right.canonical_solution), (right.task_id, "    pass\n")]
+        + [(wrong.task_id, "    pass\n")] * 2,
+    )
+    scores = score_samples(path, "humaneval", ks=(1, 2), timeout=10, partial=True)
+    assert scores.pass_at == {1: 0.25, 2: 0.5}
+    verdicts = [json.loads(line) for line in (tmp_path / "samples.results.jsonl").open()]
+    assert [verdict["passed"] for verdict in verdicts] == [True, False, False, False]
+
+
+def test_incomplete_and_foreign_sample_files_are_refused(tmp_path):
+    path = write_samples(tmp_path / "few.jsonl", [(HUMANEVAL[0].task_id, "    pass\n")])
+    with pytest.raises(EvaluationError, match="samples of 1 of the 164 problems of humaneval"):
+        score_samples(path, "humaneval")
+    path = write_samples(tmp_path / "foreign.jsonl", [("MBPP/11", "pass\n")])
+    with pytest.raises(EvaluationError, match="that humaneval does not have, such as MBPP/11"):
+        score_samples(path, "humaneval")

