@@ -109,9 +109,7 @@ def _fsync(path: Path) -> None:
 
 
 def _write_failure(path: Path, error: OSError) -> str:
-    # HDF5 hides the errno in its message.
-    full = error.errno == errno.ENOSPC or "No space left" in str(error)
-    if full or error.errno == errno.EDQUOT:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{path} could not be written: no space left on its disk. Nothing half-written is "
             "left.\nFree some space and give the same command again: it goes on where it stopped."

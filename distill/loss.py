@@ -60,7 +60,7 @@ def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float
 
     so that no dense target is ever built.
     """
-    scaled = logits / temperature  # (N, V)
+    scaled = logits.float() / temperature  # (N, V)
     target = targets.at(temperature)
     named = scaled.gather(-1, target.ids)  # (N, J)
     expected = ((target.probs - target.rest_prob.unsqueeze(-1)) * named).sum(-1)

@@ -1,0 +1,326 @@
+"""Stage one with a tiny teacher: alignment, resume after kill -9, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLES, save_teacher
+
+import cache.build
+from cache.build import build_cache
+from cache.config import BuildConfig
+from cache.documents import build_documents
+from cache.errors import CacheError
+from cache.lock import writer_lock
+from cache.problems import load_problems
+from cache.reader import CacheReader
+from cache.rows import compute_rows
+from cache.teacher import load_causal_lm
+
+ROOT = Path(__file__).parent.parent
+
+
+def config_of(out: Path, teacher: Path, **options) -> BuildConfig:
+    defaults = {
+        "splits": ("train",),
+        "dataset": str(EXAMPLES),
+        "limit": 10,
+        "top_k": 8,
+        "shard_tokens": 1000,
+        "batch_tokens": 2048,
+    }
+    return BuildConfig(out=out, teacher=str(teacher), **{**defaults, **options})
+
+
+def datasets_of(cache_dir: Path) -> dict[str, bytes]:
+    content = {}
+    for path in sorted(cache_dir.rglob("*.h5")):
+        with h5py.File(path, "r") as file:
+            for name in file:
+                content[f"{path.relative_to(cache_dir)}:{name}"] = file[name][()].tobytes()
+    return content
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
+def test_stored_top_1_is_the_arg_max_for_the_next_token(tmp_path, tiny_teacher, batch_tokens):
+    build_cache(config_of(tmp_path / "c", tiny_teacher, batch_tokens=batch_tokens))
+    model, tokenizer = load_causal_lm(str(tiny_teacher))
+    documents, _ = build_documents(
+        load_problems(str(EXAMPLES), "train")[:10], tokenizer, template="instruction",
+        max_length=512,
+    )  # fmt: skip
+    with CacheReader(tmp_path / "c") as reader:
+        for i, document in enumerate(documents):
+            cached = reader.read("train", [i])
+            with torch.inference_mode():
+                logits = model(torch.from_numpy(document.token_ids)[None]).logits[0, :-1]
+            assert cached.targets.num_rows == document.num_tokens - 1
+            assert torch.equal(cached.targets.topk_ids[:, 0], logits.argmax(-1))
+            np.testing.assert_array_equal(cached.token_ids, document.token_ids)
+            assert cached.prompt_lengths[0] == document.prompt_length
+            expected = logits.log_softmax(-1).gather(-1, cached.targets.topk_ids)
+            assert (cached.targets.topk_logprobs - expected).abs().max() < 5e-3
+
+
+def test_gold_logprob_is_the_loss_of_the_teacher(tmp_path, tiny_teacher):
+    build_cache(config_of(tmp_path / "c", tiny_teacher))
+    model, _ = load_causal_lm(str(tiny_teacher))
+    with CacheReader(tmp_path / "c") as reader:
+        ids = torch.from_numpy(reader.read("train", [4]).token_ids)[None]
+        gold = reader.read_rows("train", [4], "gold_logprob").astype(np.float64)
+    with torch.inference_mode():
+        assert -gold.mean() == pytest.approx(float(model(ids, labels=ids).loss), abs=1e-3)
+
+
+def test_a_finished_build_computes_nothing_again(tmp_path, tiny_teacher, monkeypatch):
+    config = config_of(tmp_path / "c", tiny_teacher)
+    build_cache(config)
+    monkeypatch.setattr(cache.build, "load_causal_lm", None)
+    assert build_cache(config).already_complete
+
+
+def cli(*words: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "cli.py", *words], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
+    )  # fmt: skip
+
+
+def build_words(out: Path, teacher: Path) -> list[str]:
+    options = {
+        "--teacher": teacher, "--dataset": EXAMPLES, "--out": out, "--split": "train",
+        "--top-k": 8, "--shard-tokens": 800, "--batch-tokens": 64,
+    }  # fmt: skip
+    return ["cache-teacher", *(str(word) for pair in options.items() for word in pair)]
+
+
+def wait_for_shards(process: subprocess.Popen, out: Path, count: int) -> None:
+    while process.poll() is None and len(list(out.rglob("*.h5"))) < count:
+        time.sleep(0.002)
+
+
+def test_killed_build_resumes_to_identical_bytes(tmp_path, tiny_teacher):
+    for shards_before_kill in (1, 4, 7):
+        process = cli(*build_words(tmp_path / "killed", tiny_teacher))
+        wait_for_shards(process, tmp_path / "killed", shards_before_kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with pytest.raises(CacheError, match="not complete"):
+            CacheReader(tmp_path / "killed")
+    num_before = len(list((tmp_path / "killed").rglob("*.h5")))
+    for out in ("killed", "whole"):
+        process = cli(*build_words(tmp_path / out, tiny_teacher))
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    killed, whole = datasets_of(tmp_path / "killed"), datasets_of(tmp_path / "whole")
+    assert num_before < len({name.split(":")[0] for name in whole})
+    assert killed == whole
+    assert not list((tmp_path / "killed").rglob("*.partial"))
+
+
+def test_ctrl_c_stops_cleanly_and_prints_the_command_that_goes_on(tmp_path, tiny_teacher):
+    words = build_words(tmp_path / "c", tiny_teacher)
+    process = cli(*words)
+    wait_for_shards(process, tmp_path / "c", 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130
+    assert "To go on:\n  python cli.py cache-teacher --teacher" in output
+    assert "Traceback" not in output
+    assert not list((tmp_path / "c").rglob("*.partial"))
+
+
+def test_a_damaged_shard_of_an_unfinished_build_is_computed_again(tmp_path, tiny_teacher):
+    config = config_of(tmp_path / "c", tiny_teacher)
+    build_cache(config)
+    before = datasets_of(tmp_path / "c")
+    (tmp_path / "c" / "manifest.json").unlink()
+    shard = tmp_path / "c" / "train" / "shard-00000.h5"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert 0 < build_cache(config).num_new_rows < build_cache(config).num_rows
+    assert datasets_of(tmp_path / "c") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"top_k": 9}, "top_k: 8 there, 9 asked for"),
+        ({"tail": "renormalize"}, "tail"),
+        ({"template": "docstring"}, "template"),
+        ({"limit": 9}, "dataset_sha256"),
+        ({"max_length": 500}, "max_length"),
+        ({"dtype": "bf16"}, "dtype"),
+    ],
+)
+def test_another_identity_is_refused_by_the_name_of_its_field(
+    tmp_path, tiny_teacher, change, field
+):
+    build_cache(config_of(tmp_path / "c", tiny_teacher))
+    for unfinished in (False, True):
+        if unfinished:
+            (tmp_path / "c" / "manifest.json").unlink()
+        with pytest.raises(CacheError, match=field):
+            build_cache(config_of(tmp_path / "c", tiny_teacher, **change))
+
+
+def test_other_weights_and_another_tokenizer_are_refused(tmp_path, tiny_teacher):
+    build_cache(config_of(tmp_path / "c", tiny_teacher))
+    (tmp_path / "c" / "manifest.json").unlink()
+    save_teacher(tmp_path / "weights", seed=1)
+    with pytest.raises(CacheError, match="teacher_sha256"):
+        build_cache(config_of(tmp_path / "c", tmp_path / "weights"))
+    save_teacher(tmp_path / "tokenizer", vocab_size=300)
+    with pytest.raises(CacheError, match="tokenizer_sha256"):
+        build_cache(config_of(tmp_path / "c", tmp_path / "tokenizer"))
+
+
+def test_other_batches_on_an_unfinished_build_are_refused(tmp_path, tiny_teacher):
+    build_cache(config_of(tmp_path / "c", tiny_teacher))
+    (tmp_path / "c" / "manifest.json").unlink()
+    with pytest.raises(CacheError, match="other batches or shards"):
+        build_cache(config_of(tmp_path / "c", tiny_teacher, shard_tokens=500))
+
+
+def test_a_second_writer_is_refused_by_host_and_pid(tmp_path, tiny_teacher):
+    out = tmp_path / "c"
+    out.mkdir()
+    with writer_lock(out), pytest.raises(CacheError, match=f"pid {os.getpid()}"):
+        build_cache(config_of(out, tiny_teacher))
+
+
+def test_nan_logits_name_the_documents_and_leave_no_shard(tmp_path, tiny_teacher, monkeypatch):
+    model, tokenizer = load_causal_lm(str(tiny_teacher))
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    monkeypatch.setattr(cache.build, "load_causal_lm", lambda *a, **k: (model, tokenizer))
+    with pytest.raises(CacheError, match=r"NaN or inf .*; batch of task_id 6"):
+        build_cache(config_of(tmp_path / "c", tiny_teacher))
+    assert not list((tmp_path / "c").rglob("*.h5*"))
+
+
+def test_a_vocabulary_that_does_not_fit_the_head_is_refused(tmp_path, tiny_teacher):
+    folder = tmp_path / "teacher"
+    save_teacher(folder, vocab_size=384)
+    config = json.loads((folder / "config.json").read_text())
+    from transformers import Starcoder2Config, Starcoder2ForCausalLM
+
+    small = Starcoder2Config(**{**config, "vocab_size": 64})
+    Starcoder2ForCausalLM(small).save_pretrained(folder)
+    with pytest.raises(CacheError, match="head has only 64 rows"):
+        build_cache(config_of(tmp_path / "c", folder))
+
+
+def test_documents_beyond_the_teachers_positions_are_refused(tmp_path, tiny_teacher, monkeypatch):
+    monkeypatch.setattr(cache.build.Teacher, "max_positions", 100)
+    with pytest.raises(CacheError, match="--max-length 100"):
+        build_cache(config_of(tmp_path / "c", tiny_teacher))
+
+
+def test_a_split_without_documents_is_refused(tmp_path, tiny_teacher):
+    with pytest.raises(CacheError, match="No document of split 'train' is left"):
+        build_cache(config_of(tmp_path / "c", tiny_teacher, max_length=10))
+
+
+def test_a_teacher_that_cannot_be_loaded_says_why(tmp_path):
+    with pytest.raises(CacheError, match="tokenizer of .* could not be loaded"):
+        build_cache(config_of(tmp_path / "c", tmp_path / "nothing"))
+    with pytest.raises(CacheError, match="There is no file .*x.gguf"):
+        build_cache(config_of(tmp_path / "c", tmp_path / "x.gguf"))
+
+
+def in_small_disk(tmp_path: Path, size: str, options: str, script: str) -> str:
+    """Output of a Python script run where `disk` is a tmpfs of this size, in a mount namespace."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = f"mount -t tmpfs -o size={size}{options} tmpfs {mount} && exec {sys.executable} -"
+    result = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command],
+        input=script, capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if "unshare" in result.stderr or "mount:" in result.stderr:
+        pytest.skip(f"no user and mount namespaces here: {result.stderr.strip()[:80]}")
+    return result.stdout + result.stderr
+
+
+BUILD_SCRIPT = """
+import sys; sys.path.insert(0, "tests")
+from pathlib import Path
+from cache.build import build_cache
+from cache.errors import CacheError
+from test_cache_build import config_of
+out = Path({out!r})
+try:
+    build_cache(config_of(out / "c", Path({teacher!r})))
+except CacheError as error:
+    print("CacheError:", error)
+print("left:", sorted(p.name for p in out.rglob("*") if p.name.endswith((".partial", ".h5"))))
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, tiny_teacher):
+    script = BUILD_SCRIPT.format(out=str(tmp_path / "disk"), teacher=str(tiny_teacher))
+    output = in_small_disk(tmp_path, "100k", "", script)
+    assert "CacheError" in output and "no space left on its disk" in output
+    assert "give the same command again" in output
+    assert ".partial" not in output.split("left:")[1]
+    assert "Traceback" not in output
+
+
+def test_an_unwritable_directory_is_named(tmp_path, tiny_teacher):
+    script = BUILD_SCRIPT.format(out=str(tmp_path / "disk"), teacher=str(tiny_teacher))
+    output = in_small_disk(tmp_path, "1m", ",ro", script)
+    assert "CacheError" in output and "Choose another --out" in output
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="could not be written"):
+        build_cache(config_of(tmp_path / "file" / "c", tiny_teacher))
+
+
+def test_a_soft_capped_head_is_refused_by_name(tiny_teacher):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from cache.teacher import Teacher
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.05,
+    )  # fmt: skip
+    with pytest.raises(CacheError, match="Gemma2ForCausalLM changes its logits after"):
+        Teacher(Gemma2ForCausalLM(config).eval())
+
+
+def test_a_model_without_a_separate_head_is_refused():
+    from transformers import GPT2Config, GPT2Model
+
+    from cache.teacher import Teacher
+
+    with pytest.raises(CacheError, match="no output head separate from its trunk"):
+        Teacher(GPT2Model(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1)))
+
+
+def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch):
+    from cache.rows import join_rows
+    from cache.teacher import Teacher
+
+    model, tokenizer = load_causal_lm(str(tiny_teacher))
+    documents, _ = build_documents(
+        load_problems(str(EXAMPLES), "train")[:3], tokenizer, template="instruction",
+        max_length=512,
+    )  # fmt: skip
+    whole = join_rows(compute_rows(Teacher(model), documents, 8))
+    monkeypatch.setitem(cache.rows.HEAD_BYTES, "cpu", 384 * 4 * 50)
+    monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 384 * 4 * 7)
+    sliced = join_rows(compute_rows(Teacher(model), documents, 8))
+    np.testing.assert_array_equal(whole["topk_ids"][:, 0], sliced["topk_ids"][:, 0])
+    np.testing.assert_allclose(whole["topk_logprobs"], sliced["topk_logprobs"], atol=2e-3)

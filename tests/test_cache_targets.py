@@ -1,0 +1,118 @@
+"""Soft targets against scalar float64 formulas."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+from cache.errors import CacheError
+from cache.tail_mass import decode_log_mass, encode_log_mass, interpolate_log_mass
+from cache.targets import compute_targets
+from synthetic import dense, random_logits, to_soft_targets
+
+TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0, 8.0])
+def test_entropy_gold_logprob_and_rank_are_those_of_the_full_row(spread):
+    logits = random_logits(6, 300, spread)
+    gold = torch.tensor([0, 5, 17, 100, 250, 299])
+    rows = compute_targets(logits, gold, top_k=16)
+    for i, row in enumerate(logits.double().tolist()):
+        p = reference.softmax(row, 1.0)
+        assert float(rows.entropy[i]) == pytest.approx(reference.entropy(p), abs=5e-3)
+        expected = torch.tensor(p).log()[gold[i]].item()
+        assert float(rows.gold_logprob[i]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert int(rows.gold_rank[i]) == sum(z > row[gold[i]] for z in row)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("top_k", [1, 8, 64])
+def test_tail_mass_is_exact_at_every_temperature(temperature, top_k):
+    logits = random_logits(8, 1000, 2.0)
+    targets = to_soft_targets(logits, top_k)
+    tail = interpolate_log_mass(targets.tail_log_mass, temperature)
+    for i, row in enumerate(logits.double().tolist()):
+        expected = reference.log_tail_mass(row, top_k, temperature)
+        assert float(tail[i]) == pytest.approx(expected, abs=5e-3)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_distribution_is_the_softmax_with_its_tail_spread_evenly(temperature):
+    logits = random_logits(4, 200, 3.0)
+    found = dense(to_soft_targets(logits, 16), temperature)
+    for i, row in enumerate(logits.double().tolist()):
+        expected = torch.tensor(reference.spread_tail(row, 16, temperature))
+        assert (found[i] - expected).abs().sum() < 5e-3
+        assert float(found[i].sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_negative_entropy_counts_the_tail():
+    targets = to_soft_targets(random_logits(4, 200, 3.0), 16)
+    probs = dense(targets, 2.0)
+    expected = (probs * probs.log()).sum(-1)
+    assert torch.allclose(targets.at(2.0).neg_entropy, expected, atol=1e-4)
+
+
+def test_renormalising_puts_everything_on_the_top_k():
+    distribution = to_soft_targets(random_logits(4, 200, 3.0), 16, tail="renormalize").at(2.0)
+    assert torch.allclose(distribution.probs.sum(-1), torch.ones(4))
+    assert (distribution.rest_prob == 0).all()
+
+
+def test_top_k_beyond_the_vocabulary_keeps_the_whole_softmax():
+    logits = random_logits(3, 7, 2.0)
+    targets = to_soft_targets(logits, 64)
+    assert targets.topk_ids.shape == (3, 7)
+    assert torch.allclose(dense(targets, 1.5), (logits / 1.5).softmax(-1), atol=2e-3)
+
+
+def test_masked_tokens_have_probability_zero():
+    logits = random_logits(2, 20, 1.0)
+    logits[:, 4:] = -torch.inf
+    targets = to_soft_targets(logits, 8)
+    probs = dense(targets, 2.0)
+    assert torch.allclose(probs[:, :4], (logits[:, :4] / 2).softmax(-1), atol=2e-3)
+    assert torch.isfinite(targets.at(2.0).neg_entropy).all()
+    assert (probs[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_refused(bad):
+    logits = random_logits(3, 50, 1.0)
+    logits[1, 7] = bad
+    with pytest.raises(CacheError, match="hold NaN or inf .row 1"):
+        compute_targets(logits, torch.zeros(3, dtype=torch.int64), 8)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.5])
+def test_temperatures_beyond_the_nodes_are_refused(temperature):
+    with pytest.raises(CacheError, match="for temperatures from 1 to 4"):
+        to_soft_targets(random_logits(2, 50, 1.0), 8).at(temperature)
+
+
+@given(st.lists(st.floats(-39.9, 20.0), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_log_masses_survive_their_codes(values):
+    masses = torch.tensor(values)
+    assert (decode_log_mass(encode_log_mass(masses)) - masses).abs().max() <= 1 / 2048 + 1e-5
+
+
+def test_an_empty_tail_survives_its_code():
+    assert decode_log_mass(encode_log_mass(torch.tensor([-torch.inf])))[0] == -torch.inf
+
+
+@given(
+    vocab_size=st.integers(5, 400),
+    top_k=st.integers(1, 500),
+    spread=st.floats(0.01, 50),
+    temperature=st.floats(1, 4),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_target_is_a_distribution(vocab_size, top_k, spread, temperature, seed):
+    targets = to_soft_targets(random_logits(3, vocab_size, spread, seed), top_k)
+    probs = dense(targets, temperature)
+    assert (probs >= 0).all()
+    assert torch.allclose(probs.sum(-1), torch.ones(3), atol=1e-4)
