@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -140,7 +141,9 @@ def _dropped_lines(dropped: dict[str, list[dict]]) -> list[Text]:
 
 
 def _facts(title: str, facts: dict[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_header=False, box=box.SIMPLE
+    )
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts.items():
@@ -149,7 +152,7 @@ def _facts(title: str, facts: dict[str, str]) -> Table:
 
 
 def _table(title: str, columns: Sequence[str], justify: str = "right") -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 or justify == "left" else "right")
     return table

@@ -1,5 +1,6 @@
 """What training and sweeps print when they are done: rich tables."""
 
+from rich import box
 from rich.table import Table
 
 from distill.card import LOSS_NAMES
@@ -8,7 +9,7 @@ from distill.result import SweepResult, TrainResult
 
 def summary_table(result: TrainResult) -> Table:
     """Losses, time and place of one finished run."""
-    table = Table(title=result.recipe.name, title_justify="left", show_header=False)
+    table = Table(title=result.recipe.name, title_justify="left", show_header=False, box=box.SIMPLE)
     table.add_column(style="bold")
     table.add_column()
     table.add_row("parameters", f"{result.num_parameters:,}")
@@ -27,7 +28,7 @@ def summary_table(result: TrainResult) -> Table:
 
 def sweep_table(result: SweepResult) -> Table:
     """A line for each run of a sweep: status, final losses, time."""
-    table = Table(title="Sweep", title_justify="left")
+    table = Table(title="Sweep", title_justify="left", box=box.SIMPLE)
     table.add_column("recipe", no_wrap=True)
     table.add_column("status")
     for heading in ("train loss", "val loss", "val distillation", "val cross-entropy", "seconds"):

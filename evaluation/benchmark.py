@@ -62,7 +62,12 @@ def prepare(config: BenchmarkConfig) -> Conditions:
     Raises: EvaluationError when a benchmark, device or sandbox is not there.
     """
     device = resolve_device(config.device)
-    benchmark = load_benchmark(config.benchmark, dataset=config.dataset, template=config.template)
+    benchmark = load_benchmark(
+        config.benchmark,
+        dataset=config.dataset,
+        template=config.template,
+        strip_prompt=config.strip_prompt,
+    )
     return Conditions(
         config=config,
         benchmark=benchmark,

@@ -87,6 +87,8 @@ class BenchmarkConfig:
     """Where the problems come from: a hub id or a JSON-lines file; absent: the benchmark's own."""
     template: str = "instruction"
     """Prompt template of MBPP problems; use the one the students were trained with."""
+    strip_prompt: bool = True
+    """Models read HumanEval's prompts without the line end they close with, as is usual."""
     limit: int | None = None
     """Only the first problems; absent: all."""
     samples: int = 20

