@@ -1,5 +1,6 @@
 """The command line: a command parses, calls one library function and prints what it returns."""
 
+import os
 import shlex
 import signal
 import sys
@@ -321,6 +322,11 @@ def sweep(**options):
 @click.option("--temperature", default=BenchmarkConfig.temperature, help="Of the samples.")
 @click.option("--top-p", default=BenchmarkConfig.top_p, help="Of the samples.")
 @click.option("--k", "ks", multiple=True, default=BenchmarkConfig.ks, help="Every k of pass@k.")
+@click.option(
+    "--strip-prompt/--keep-prompt",
+    default=BenchmarkConfig.strip_prompt,
+    help="Let models read HumanEval's prompts without their closing newline.",
+)
 @click.option("--max-new-tokens", default=BenchmarkConfig.max_new_tokens)
 @click.option("--batch-size", default=BenchmarkConfig.batch_size, help="Completions at once.")
 @click.option("--latency-prompts", default=BenchmarkConfig.latency_prompts)
@@ -328,6 +334,24 @@ def sweep(**options):
     "--latency-tokens",
     default=BenchmarkConfig.latency_tokens,
     help="New tokens of each timed generation.",
+)
+@click.option(
+    "--latency-prompt-tokens",
+    default=BenchmarkConfig.latency_prompt_tokens,
+    help="Longest timed prompt; longer ones keep their end.",
+)
+@click.option("--latency-warmup", default=BenchmarkConfig.latency_warmup)
+@click.option(
+    "--workers",
+    type=int,
+    default=os.cpu_count,
+    show_default="one a core",
+    help="Programs run at once.",
+)
+@click.option(
+    "--self-check/--no-self-check",
+    default=BenchmarkConfig.self_check,
+    help="First prove that canonical solutions pass and empty bodies fail.",
 )
 @click.option("--timeout", default=BenchmarkConfig.timeout, help="Seconds a program may run.")
 @click.option("--memory-mb", default=BenchmarkConfig.memory_mb, help="MiB a program may use.")

@@ -29,7 +29,7 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], top_k: int) ->
     Raises:
         CacheError: logits are not finite; the documents of the batch are named.
     """
-    hidden = teacher.hidden(_pad(documents))  # (B, S, D)
+    hidden = teacher.hidden(pad_documents(documents))  # (B, S, D)
     rows = torch.cat([hidden[i, : d.num_rows] for i, d in enumerate(documents)])  # (N, D)
     gold_ids = torch.cat([torch.from_numpy(d.token_ids[1:]) for d in documents])
     try:
@@ -45,7 +45,7 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], top_k: int) ->
         ) from error
 
 
-def _pad(documents: Sequence[Document]) -> torch.Tensor:
+def pad_documents(documents: Sequence[Document]) -> torch.Tensor:
     """(B, S) ids, padded on the right with the id 0: no row that is kept ever sees it."""
     longest = max(document.num_tokens for document in documents)
     input_ids = np.zeros((len(documents), longest), dtype=np.int64)

@@ -8,7 +8,7 @@ from evaluation.completions import read_samples
 from evaluation.config import BenchmarkConfig, SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.measure import Conditions, measure_model
-from evaluation.models import list_sources, resolve_device, resolve_dtype
+from evaluation.models import list_sources, resolve_device, resolve_dtype, split_bystanders
 from evaluation.problems import load_benchmark
 from evaluation.progress import Stages
 from evaluation.report import write_report
@@ -28,12 +28,14 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
 
     Raises: EvaluationError.
     """
-    sources = list_sources(config.checkpoints, config.teacher, config.revision)
+    checkpoints, bystanders = split_bystanders(config.checkpoints)
+    sources = list_sources(checkpoints, config.teacher, config.revision)
     conditions = prepare(config)
     _require_folder(config.out)
     rows: list[ModelRow] = []
     with Stages() as stages:
         remarks = [f"Skipped {problem}" for problem in conditions.benchmark.skipped]
+        remarks += [f"Skipped {path}: no model in it" for path in bystanders]
         if config.self_check:
             total = 2 * len(conditions.problems)
             remarks += check_benchmark(

@@ -65,6 +65,22 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
+def split_bystanders(paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Runs, and what a pattern such as `runs/*` caught beside them: plots, logs.
+
+    A run that has not finished counts as a run, so that it is refused and not passed over;
+    where nothing is a run, everything is kept for the same reason.
+    """
+    runs = tuple(
+        path
+        for path in paths
+        if not path.exists() or (path / "config.json").is_file() or (path / "run.json").is_file()
+    )
+    if not runs:
+        return paths, ()
+    return runs, tuple(path for path in paths if path not in runs)
+
+
 def list_sources(
     checkpoints: tuple[Path, ...], teacher: str | None, revision: str | None
 ) -> list[ModelSource]:

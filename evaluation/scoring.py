@@ -120,12 +120,12 @@ def check_benchmark(
             if not verdict.passed
         ],
         "canonical solutions do not pass",
-        "Mend those problems, raise timeout or memory_mb, or skip the check with self_check=False",
+        "Mend those problems, raise timeout or memory_mb, or skip the check with --no-self-check",
     )
     _require_none(
         [p.task_id for p, verdict in zip(problems, trivial, strict=True) if verdict.passed],
         "problems are passed by a body of `pass`",
-        "Their tests check nothing: mend them, or skip the check with self_check=False",
+        "Their tests check nothing: mend them, or skip the check with --no-self-check",
     )
     return [
         f"{problem.task_id}: its canonical solution takes {verdict.seconds:.1f} s, "

@@ -26,9 +26,7 @@ def kd_loss(
     student: list[float], teacher: list[float], label: int, temperature: float, alpha: float
 ) -> float:
     """alpha · T² · KL(p_T ‖ q_T) + (1 - alpha) · CE of one row (Hinton et al. 2015)."""
-    distillation = temperature**2 * kl(
-        softmax(teacher, temperature), softmax(student, temperature)
-    )
+    distillation = temperature**2 * kl(softmax(teacher, temperature), softmax(student, temperature))
     return alpha * distillation - (1 - alpha) * math.log(softmax(student, 1.0)[label])
 
 

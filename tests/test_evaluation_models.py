@@ -15,6 +15,7 @@ from evaluation.models import (
     resolve_device,
     resolve_dtype,
     safetensors_bytes,
+    split_bystanders,
 )
 from tests.test_evaluation_generate import byte_tokenizer, tiny_gpt2
 
@@ -165,3 +166,16 @@ def test_auto_dtype_on_the_cpu_is_full_precision():
     assert resolve_dtype("auto", CPU) == torch.float32
     assert resolve_dtype("fp16", CPU) == torch.float16
     assert resolve_device("cpu") == CPU
+
+
+def test_what_a_pattern_catches_beside_the_runs_is_set_apart(tmp_path):
+    for name, file in (("done", "config.json"), ("going", "run.json"), ("plots", "loss.png")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+    caught = tuple(sorted(tmp_path.iterdir()))
+    runs, bystanders = split_bystanders(caught)
+    assert [path.name for path in runs] == ["done", "going"]
+    assert [path.name for path in bystanders] == ["plots"]
+    assert split_bystanders(bystanders) == (bystanders, ())
+    with pytest.raises(EvaluationError, match="a run that has not finished"):
+        list_sources(runs, None, None)
