@@ -4,12 +4,13 @@ import os
 import shlex
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import wraps
 from pathlib import Path
 
 import click
 
-from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig
+from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
 from cache.errors import CacheError
 from cache.problems import SPLIT_TASK_IDS
 from cache.templates import TEMPLATES
@@ -72,6 +73,52 @@ def main():
     """
 
 
+def _target_options(command):
+    """Options that make up a `TargetFormat`, handed on as `targets`."""
+
+    @wraps(command)
+    def with_targets(**options):
+        given = {field.name: options.pop(field.name) for field in fields(TargetFormat)}
+        return command(targets=TargetFormat(**given), **options)
+
+    for option in reversed(
+        [
+            click.option("--top-k", default=TargetFormat.top_k, help="Most entries stored a row."),
+            click.option(
+                "--top-p", type=float, help="Fewer entries where they hold this much probability."
+            ),
+            click.option(
+                "--logprob-bits",
+                type=click.Choice([8, 16]),
+                default=TargetFormat.logprob_bits,
+                help="8: log-spaced codes; 16: fp16.",
+            ),
+            click.option(
+                "--tail",
+                default=TargetFormat.tail,
+                type=click.Choice(TAILS),
+                help="What is kept of the tokens outside the top-k: their shape, only their mass, "
+                "all (from the hidden state), weighted draws, or nothing.",
+            ),
+            click.option(
+                "--tail-rank",
+                default=TargetFormat.tail_rank,
+                help="Coefficients of lowrank tails.",
+            ),
+            click.option(
+                "--tail-bytes",
+                default=TargetFormat.tail_bytes,
+                help="Bytes a row that they may take once coded.",
+            ),
+            click.option(
+                "--tail-samples", default=TargetFormat.tail_samples, help="Draws of a sampled tail."
+            ),
+        ]
+    ):
+        with_targets = option(with_targets)
+    return with_targets
+
+
 @main.command("cache-teacher")
 @click.option(
     "--out", type=FOLDER, required=True, help="Cache directory; an unfinished one goes on."
@@ -100,13 +147,7 @@ def main():
     type=click.Choice(LONG_DOCUMENTS),
     help="What happens to longer ones.",
 )
-@click.option("--top-k", default=BuildConfig.top_k, help="Entries stored a row.")
-@click.option(
-    "--tail",
-    default=BuildConfig.tail,
-    type=click.Choice(TAILS),
-    help="Keep the exact mass outside the top-k, or renormalise without it.",
-)
+@_target_options
 @click.option(
     "--dtype",
     default=BuildConfig.dtype,
@@ -124,7 +165,7 @@ def main():
 )
 @click.option("--limit", type=int, help="Only the first problems of each split.")
 @click.option("--dry-run", is_flag=True, help="Print what would be cached; load no model.")
-def cache_teacher(dry_run: bool, **options):
+def cache_teacher(dry_run: bool, targets: TargetFormat, **options):
     """Run the teacher once and store its soft targets.
 
     A build that was stopped goes on with the same command.
@@ -134,7 +175,7 @@ def cache_teacher(dry_run: bool, **options):
       python cli.py cache-teacher --teacher bigcode/starcoder2-3b --out runs/cache
       python cli.py cache-teacher --dataset examples/problems.jsonl --out runs/cache --dry-run
     """
-    config = BuildConfig(**options)
+    config = BuildConfig(targets=targets, **options)
     from cache.show import dry_run_table, summary_table
 
     if dry_run:

@@ -2,26 +2,26 @@
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
+from cache.calibrate import fit_basis
 from cache.config import BuildConfig
 from cache.durable import file_sha256, make_directory
 from cache.errors import CacheError
+from cache.finish import finish_cache, open_shard_file
 from cache.identity import (
     FORMAT_VERSION,
     Identity,
     library_versions,
-    machine_description,
     require_same_identity,
     tokenizer_sha256,
 )
+from cache.layout import ShardLayout
 from cache.lock import writer_lock
 from cache.manifest import (
     MANIFEST_NAME,
     PLAN_NAME,
     TOKENIZER_DIR,
-    FileRecord,
     Manifest,
     Plan,
     ShardPlan,
@@ -29,11 +29,12 @@ from cache.manifest import (
 from cache.plan import BuildPlan, plan_batches, plan_build
 from cache.progress import BuildProgress
 from cache.rows import compute_rows
-from cache.shard import ShardFile, ShardLayout, content_sha256, remove_partials
+from cache.shard import content_sha256, remove_partials
+from cache.tail_file import TAIL_FILE, head_of, load_codec, save_head
 from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
 from cache.writer import ShardAssembly, ShardWriter
 
-_NOT_YET_KNOWN = ("teacher_sha256", "vocab_size")
+_NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class BuildSummary:
     """Rows computed by this call; the others were there."""
     num_bytes: int
     """Of the whole directory."""
+    row_bytes: int
+    """Of the shards alone."""
     seconds: float
     """Spent in the teacher's loop."""
     already_complete: bool = False
@@ -79,13 +82,14 @@ def build_cache(config: BuildConfig) -> BuildSummary:
         )
         teacher = Teacher(model)
         _require_fit(teacher, plan, config)
-        identity = _identity(config, plan, tokenizer, teacher)
+        tail_width = _write_tail(config, plan, teacher)
+        identity = _identity(config, plan, tokenizer, teacher, tail_width)
         disk_plan = _write_or_check_plan(config, plan, identity)
         tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
         started = time.monotonic()
         num_new_rows = _compute_shards(config, plan, disk_plan, teacher)
         seconds = time.monotonic() - started
-        manifest = _finish(config.out, disk_plan, str(teacher.device))
+        manifest = finish_cache(config.out, disk_plan, device=str(teacher.device))
     return _summary(manifest, num_new_rows=num_new_rows, seconds=seconds)
 
 
@@ -93,21 +97,19 @@ def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teach
     """Compute the shards that are missing; the number of rows computed."""
     remove_partials(config.out)
     layout = ShardLayout.of(disk_plan.identity)
-    missing = [
-        s for s in disk_plan.shards if not _is_intact(config.out, s, layout, disk_plan.identity)
-    ]
+    missing = [s for s in disk_plan.shards if not _is_intact(config.out, s, disk_plan.identity)]
     num_new_rows = sum(shard.num_rows for shard in missing)
+    codec = load_codec(config.out, disk_plan.identity).to(teacher.head.weight.device)
     writer = ShardWriter(disk_plan.identity.sha256)
     try:
         with BuildProgress(total=plan.num_rows, done=plan.num_rows - num_new_rows) as progress:
             for shard in missing:
                 last = shard.first_document + shard.num_documents
                 documents = plan.documents[shard.split][shard.first_document : last]
-                assembly = ShardAssembly(documents, layout)
+                assembly = ShardAssembly(documents, layout, codec.tables)
                 for indices in plan_batches(documents, config.batch_tokens):
                     batch = [documents[i] for i in indices]
-                    slices = compute_rows(teacher, batch, config.top_k)
-                    writer.add(assembly, indices, slices)
+                    writer.add(assembly, indices, compute_rows(teacher, batch, codec))
                     progress.advance(sum(d.num_rows for d in batch))
                 writer.write(config.out / shard.path, assembly)
                 progress.shard_done(config.out / shard.path, shard.num_rows)
@@ -117,22 +119,39 @@ def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teach
     return num_new_rows
 
 
-def _is_intact(out: Path, shard: ShardPlan, layout: ShardLayout, identity: Identity) -> bool:
+def _is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
     """Whether an earlier run left this shard whole; its content is read and hashed."""
     try:
-        with ShardFile(
-            out / shard.path,
-            layout,
-            num_documents=shard.num_documents,
-            num_tokens=shard.num_tokens,
-            identity_sha256=identity.sha256,
-        ) as file:
+        with open_shard_file(out, shard, identity) as file:
             return content_sha256(file.read_all()) == file.content_sha256
     except CacheError:
         return False
 
 
-def _identity(config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher | None) -> Identity:
+def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> int:
+    """Make tail.safetensors where the tail needs it and it is not there; the tail's width.
+
+    A basis is fitted on the first documents only, so that it never depends on how far a build
+    came before it was stopped.
+    """
+    path, targets = config.out / TAIL_FILE, config.targets
+    if targets.tail == "hidden":
+        if not path.is_file():
+            save_head(head_of(teacher.model), path)
+        return int(teacher.head.weight.shape[1])
+    if targets.tail != "lowrank":
+        return 0
+    rank = min(targets.tail_rank, int(teacher.head.weight.shape[1]))
+    if not path.is_file():
+        documents = [d for split in plan.documents.values() for d in split]
+        fit_basis(teacher, documents, targets, config.batch_tokens).save(path)
+    return rank
+
+
+def _identity(
+    config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher | None, tail_width: int = 0
+) -> Identity:
+    tail = config.out / TAIL_FILE
     return Identity(
         format_version=FORMAT_VERSION,
         teacher=config.teacher,
@@ -145,8 +164,9 @@ def _identity(config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher 
         template=config.template,
         max_length=config.max_length,
         long_documents=config.long_documents,
-        top_k=config.top_k,
-        tail=config.tail,
+        targets=config.targets,
+        tail_width=tail_width,
+        tail_sha256=file_sha256(tail) if tail_width else "",
         dtype=str(resolve_dtype(config.dtype)).removeprefix("torch."),
         libraries=library_versions(),
     )
@@ -212,30 +232,6 @@ def _write_or_check_plan(config: BuildConfig, plan: BuildPlan, identity: Identit
     return found
 
 
-def _finish(out: Path, plan: Plan, device: str) -> Manifest:
-    """Hash every file and write the manifest: the cache is complete."""
-    paths = [out / shard.path for shard in plan.shards]
-    paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
-    manifest = Manifest(
-        plan=plan,
-        files=tuple(
-            FileRecord(
-                path=path.relative_to(out).as_posix(),
-                num_bytes=path.stat().st_size,
-                sha256=file_sha256(path),
-            )
-            for path in paths
-        ),
-        created={
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "machine": machine_description(),
-            "device": device,
-        },
-    )
-    manifest.write(out)
-    return manifest
-
-
 def _summary(
     manifest: Manifest, *, num_new_rows: int, seconds: float, already_complete: bool = False
 ) -> BuildSummary:
@@ -246,6 +242,7 @@ def _summary(
         num_rows=sum(shard.num_rows for shard in shards),
         num_new_rows=num_new_rows,
         num_bytes=manifest.num_bytes,
+        row_bytes=sum(f.num_bytes for f in manifest.files if f.path in {s.path for s in shards}),
         seconds=seconds,
         already_complete=already_complete,
     )

@@ -8,8 +8,44 @@ from cache.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
 LONG_DOCUMENTS = ("drop", "truncate")
-TAILS = ("mass", "renormalize")
+TAILS = ("lowrank", "mass", "hidden", "sampled", "renormalize")
 DTYPE_NAMES = ("auto", "bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFormat:
+    """What is stored of a row's distribution, and in how many bits."""
+
+    top_k: int = 64
+    """Most entries stored a row."""
+    top_p: float | None = None
+    """Store only the fewest entries that hold this much probability at T = 1."""
+    logprob_bits: int = 8
+    """16: fp16; 8: log-spaced codes, within 0.9 % + 0.003 nats."""
+    tail: str = "mass"
+    """`mass`: what lies outside the top-k, exact at every temperature, spread evenly;
+    `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
+    hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
+    common implementations do."""
+    tail_rank: int = 512
+    """Coefficients of a lowrank tail."""
+    tail_bytes: float = 192.0
+    """Bytes a row that the coded coefficients of a lowrank tail may take."""
+    tail_samples: int = 32
+    """Draws a row of a sampled tail."""
+
+    def __post_init__(self):
+        for name in ("top_k", "tail_rank", "tail_samples"):
+            if getattr(self, name) < 1:
+                raise CacheError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise CacheError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        if self.logprob_bits not in (8, 16):
+            raise CacheError(f"logprob_bits is {self.logprob_bits}; choose 8 or 16.")
+        if self.tail not in TAILS:
+            raise CacheError(f"tail is {self.tail!r}; choose from {', '.join(TAILS)}.")
+        if not 1 <= self.tail_bytes < 1e6:
+            raise CacheError(f"tail_bytes is {self.tail_bytes}; it must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +68,8 @@ class BuildConfig:
     """Longest document, in tokens."""
     long_documents: str = "drop"
     """`drop` leaves longer documents out and names them; `truncate` cuts their end."""
-    top_k: int = 64
-    """Entries stored a row."""
-    tail: str = "mass"
-    """`mass` stores what lies outside the top-k, exact at every temperature; `renormalize`
-    forgets it, as common implementations do."""
+    targets: TargetFormat = TargetFormat()
+    """What is stored of a row."""
     dtype: str = "auto"
     """Teacher's precision; auto is bf16 on an accelerator and fp32 on the CPU."""
     device_map: str = "auto"
@@ -49,14 +82,12 @@ class BuildConfig:
     """Only the first problems of each split."""
 
     def __post_init__(self):
-        for name in ("max_length", "top_k", "batch_tokens", "shard_tokens", "limit"):
+        for name in ("max_length", "batch_tokens", "shard_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CacheError(f"{name} is {value}; it must be 1 or more.")
         if self.max_length < 2:
             raise CacheError("max_length is 1; a document needs 2 tokens to have a row.")
-        if self.tail not in TAILS:
-            raise CacheError(f"tail is {self.tail!r}; choose from {', '.join(TAILS)}.")
         if self.dtype not in DTYPE_NAMES:
             raise CacheError(f"dtype is {self.dtype!r}; choose from {', '.join(DTYPE_NAMES)}.")
         if not self.splits or len(set(self.splits)) != len(self.splits):

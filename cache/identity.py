@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
+from cache.config import TargetFormat
 from cache.durable import json_sha256
 from cache.errors import CacheError
 from cache.problems import Problem
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Names may differ between machines (a path, a mirror); the hashes beside them may not.
 _NAMES_ONLY = frozenset({"teacher", "revision", "dataset"})
@@ -37,8 +38,12 @@ class Identity:
     template: str
     max_length: int
     long_documents: str
-    top_k: int
-    tail: str
+    targets: TargetFormat
+    """What is stored of a row."""
+    tail_width: int
+    """Coefficients or hidden dimensions stored a row for the tail; 0 where there are none."""
+    tail_sha256: str
+    """Of tail.safetensors; empty where the tail needs none."""
     dtype: str
     """`fp32`, `bf16` or `fp16`."""
     libraries: dict[str, str]
@@ -62,24 +67,25 @@ def require_same_identity(
         where: the path of what is on disk, for the message.
         ignore: fields that are not known yet.
     """
+    there, asked = _flat(found), _flat(wanted)
     differing = [
-        field.name
-        for field in fields(Identity)
-        if field.name not in _NAMES_ONLY
-        and field.name not in ignore
-        and getattr(found, field.name) != getattr(wanted, field.name)
+        name
+        for name in asked
+        if name not in _NAMES_ONLY and name not in ignore and there[name] != asked[name]
     ]
     if not differing:
         return
-    lines = [
-        f"  {name}: {getattr(found, name)!r} there, {getattr(wanted, name)!r} asked for"
-        for name in differing
-    ]
+    lines = [f"  {name}: {there[name]!r} there, {asked[name]!r} asked for" for name in differing]
     raise CacheError(
         f"{where} belongs to another cache. It differs in:\n"
         + "\n".join(lines)
         + "\nGive the options it was built with, or another --out."
     )
+
+
+def _flat(identity: Identity) -> dict[str, Any]:
+    content = asdict(identity)
+    return content | {f"targets.{k}": v for k, v in content.pop("targets").items()}
 
 
 def identity_from_json(content: Any) -> Identity:
@@ -89,8 +95,8 @@ def identity_from_json(content: Any) -> Identity:
         CacheError: a field is missing, unknown or of another type, or the format is unknown.
     """
     kinds: dict[str, Any] = {f.name: str for f in fields(Identity)}
-    kinds |= dict.fromkeys(("format_version", "vocab_size", "max_length", "top_k"), int)
-    kinds |= dict.fromkeys(("dataset_sha256", "libraries"), dict)
+    kinds |= dict.fromkeys(("format_version", "vocab_size", "max_length", "tail_width"), int)
+    kinds |= dict.fromkeys(("dataset_sha256", "libraries", "targets"), dict)
     kinds["revision"] = (str, type(None))
     if not isinstance(content, dict):
         raise CacheError("the identity is not a JSON object")
@@ -106,7 +112,7 @@ def identity_from_json(content: Any) -> Identity:
     for name, kind in kinds.items():
         if not isinstance(content[name], kind):
             raise CacheError(f"the identity's field {name} is {content[name]!r}")
-    return Identity(**content)
+    return Identity(**{**content, "targets": TargetFormat(**content["targets"])})
 
 
 def dataset_sha256(problems: Sequence[Problem]) -> str:

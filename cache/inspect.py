@@ -1,12 +1,10 @@
 """What a cache holds, in numbers and in an example that can be read."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cache.reader import CacheReader
-from cache.tail_mass import interpolate_log_mass
 
 SAMPLE_ROWS = 8192
 
@@ -50,27 +48,6 @@ def split_sizes(reader: CacheReader) -> list[SplitSize]:
             )
         )
     return rows
-
-
-def measure_captured_mass(
-    reader: CacheReader, temperatures: Sequence[float]
-) -> dict[float, float] | None:
-    """Mean probability inside the top-k at each temperature, over up to 8,192 rows.
-
-    None for a cache that forgot its tail: it cannot tell what it lost.
-    """
-    if reader.identity.tail == "renormalize":
-        return None
-    split = reader.splits[0]
-    indices = _sample_documents(reader, split)
-    targets = reader.read(split, indices).targets
-    assert targets.tail_log_mass is not None
-    captured = {}
-    for temperature in temperatures:
-        tail = interpolate_log_mass(targets.tail_log_mass, temperature)
-        top = (targets.topk_logprobs / temperature).logsumexp(-1)
-        captured[temperature] = float((top - top.logaddexp(tail)).exp().mean())
-    return captured
 
 
 def mean_teacher_loss(reader: CacheReader, split: str) -> float:

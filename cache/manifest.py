@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.durable import read_sealed_json, write_sealed_json
 from cache.errors import CacheError
+from cache.fidelity import Fidelity
 from cache.identity import Identity, identity_from_json
 
 PLAN_NAME = "plan.json"
@@ -75,6 +76,8 @@ class Manifest:
     plan: Plan
     files: tuple[FileRecord, ...]
     """Every shard and tokenizer file."""
+    fidelity: tuple[Fidelity, ...]
+    """Stored targets against the teacher's own, by temperature, over a sample of rows."""
     created: dict[str, str]
     """Date, machine and device, for the record."""
 
@@ -107,6 +110,7 @@ class Manifest:
             lambda: cls(
                 plan=_plan_from_json(content["plan"]),
                 files=tuple(_file_from_json(f) for f in content["files"]),
+                fidelity=tuple(Fidelity(**row) for row in content["fidelity"]),
                 created=dict(content["created"]),
             ),
         )

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from cache.config import BuildConfig
 from cache.documents import Document, DroppedDocument, build_documents
 from cache.identity import dataset_sha256
+from cache.layout import ShardLayout
 from cache.manifest import ShardPlan
 from cache.problems import load_problems
-from cache.shard import ShardLayout
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,8 +48,8 @@ class BuildPlan:
 
     def estimated_bytes(self, config: BuildConfig, vocab_size: int) -> int:
         """Size of the shards before compression."""
-        layout = ShardLayout(vocab_size=vocab_size, top_k=config.top_k, tail=config.tail)
-        return layout.raw_bytes_per_row() * self.num_rows
+        layout = ShardLayout(vocab_size=vocab_size, targets=config.targets)
+        return round(layout.raw_bytes_per_row() * self.num_rows)
 
 
 def plan_build(config: BuildConfig, tokenizer) -> BuildPlan:

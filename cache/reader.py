@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cache.errors import CacheError
+from cache.fidelity import Fidelity
 from cache.identity import Identity
+from cache.layout import ShardLayout
 from cache.manifest import TOKENIZER_DIR, Manifest, ShardPlan
-from cache.shard import ShardFile, ShardLayout, require_documents
+from cache.open_shard import OpenShard
+from cache.packing import to_tensors
+from cache.rans import FrequencyTables
+from cache.row_codec import RowCodec
 from cache.soft_targets import SoftTargets
-from cache.tail_mass import decode_log_mass
+from cache.tail_file import load_codec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,20 +40,6 @@ class CachedDocuments:
     """(num_documents,) int64: tokens of each document's prompt."""
     targets: SoftTargets
     """N = num_tokens - num_documents rows."""
-
-
-class _OpenShard:
-    """A shard and the places of its documents."""
-
-    def __init__(self, file: ShardFile, plan: ShardPlan, vocab_size: int):
-        self.file = file
-        self.offsets = file.read("token_offsets")
-        self.prompt_lengths = file.read("prompt_lengths").astype(np.int64)
-        self.task_ids = file.read("task_ids")
-        self.token_ids = file.read("token_ids").astype(np.int64)
-        require_documents(self.offsets, self.prompt_lengths, plan.num_tokens, str(file.path))
-        if (self.token_ids >= vocab_size).any():
-            raise CacheError(f"{file.path}: token ids beyond the vocabulary of {vocab_size}")
 
 
 class CacheReader:
@@ -76,7 +66,8 @@ class CacheReader:
             split: np.array([shard.first_document for shard in shards])
             for split, shards in self._shards.items()
         }
-        self._open: dict[str, _OpenShard] = {}
+        self._open: dict[str, OpenShard] = {}
+        self._codec: RowCodec | None = None
 
     @property
     def identity(self) -> Identity:
@@ -135,6 +126,15 @@ class CacheReader:
             targets=self._read_targets(places),
         )
 
+    @property
+    def _tables(self) -> FrequencyTables | None:
+        """Tables of the entropy-coded coefficients, where the tail has any."""
+        if self.identity.targets.tail != "lowrank":
+            return None
+        if self._codec is None:
+            self._codec = load_codec(self.path, self.identity)
+        return self._codec.tables
+
     def read_rows(self, split: str, indices: Sequence[int], name: str) -> np.ndarray:
         """One dataset of the rows of some documents, as stored; for reports.
 
@@ -142,9 +142,15 @@ class CacheReader:
             CacheError: no such split, document or dataset, or a damaged shard.
         """
         if name not in self._layout.row_fields():
-            raise CacheError(f"{self.path} has no dataset {name!r} (tail {self.identity.tail}).")
+            raise CacheError(
+                f"{self.path} has no dataset {name!r} (tail {self.identity.targets.tail})."
+            )
         places = [self._locate(split, int(index)) for index in indices]
-        return np.concatenate([_rows(shard, i, name) for shard, i in places])
+        return np.concatenate([shard.rows(i)[name] for shard, i in places])
+
+    def fidelity(self) -> tuple[Fidelity, ...]:
+        """How true the stored targets are, as measured when they were written."""
+        return self.manifest.fidelity
 
     def close(self) -> None:
         """Close every open shard; a later read opens them again."""
@@ -159,26 +165,17 @@ class CacheReader:
         self.close()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_codec": None}
 
-    def _read_targets(self, places: list[tuple[_OpenShard, int]]) -> SoftTargets:
-        def gather(name: str) -> torch.Tensor:
-            stored = np.concatenate([_rows(shard, i, name) for shard, i in places])
-            kind = np.int64 if stored.dtype.kind == "u" else np.float32
-            return torch.from_numpy(stored.astype(kind))
-
-        topk_ids = gather("topk_ids")
-        if int(topk_ids.max()) >= self.vocab_size:
-            raise CacheError(f"{self.path}: top-k ids beyond the vocabulary of {self.vocab_size}")
-        tail = None
-        if self.identity.tail == "mass":
-            tail = decode_log_mass(gather("tail_log_mass"))
-        return SoftTargets(
-            vocab_size=self.vocab_size,
-            topk_ids=topk_ids,
-            topk_logprobs=gather("topk_logprobs"),
-            tail_log_mass=tail,
-        )
+    def _read_targets(self, places: list[tuple[OpenShard, int]]) -> SoftTargets:
+        if self._codec is None:
+            self._codec = load_codec(self.path, self.identity)
+        documents = [shard.rows(i) for shard, i in places]
+        rows = {name: np.concatenate([d[name] for d in documents]) for name in documents[0]}
+        for name in ("topk_ids", "tail_ids"):
+            if name in rows and int(rows[name].max()) >= self.vocab_size:
+                raise CacheError(f"{self.path}: {name} beyond the vocabulary of {self.vocab_size}")
+        return self._codec.decode(to_tensors(rows))
 
     def _require_split(self, split: str) -> list[ShardPlan]:
         if split not in self._shards:
@@ -188,7 +185,7 @@ class CacheReader:
             )
         return self._shards[split]
 
-    def _locate(self, split: str, index: int) -> tuple[_OpenShard, int]:
+    def _locate(self, split: str, index: int) -> tuple[OpenShard, int]:
         shards = self._require_split(split)
         if not 0 <= index < self.num_documents(split):
             raise CacheError(
@@ -199,7 +196,7 @@ class CacheReader:
         shard = shards[position]
         return self._shard(shard), index - shard.first_document
 
-    def _shard(self, shard: ShardPlan) -> _OpenShard:
+    def _shard(self, shard: ShardPlan) -> OpenShard:
         if shard.path not in self._open:
             path = self.path / shard.path
             if path.is_file() and path.stat().st_size != self._sizes.get(shard.path):
@@ -208,18 +205,7 @@ class CacheReader:
                     f"{self._sizes.get(shard.path)}: it was cut or exchanged.\n"
                     f"Run `python cli.py cache verify {self.path}`."
                 )
-            file = ShardFile(
-                path,
-                self._layout,
-                num_documents=shard.num_documents,
-                num_tokens=shard.num_tokens,
-                identity_sha256=self.identity_hash,
+            self._open[shard.path] = OpenShard(
+                path, self._layout, shard, self.identity_hash, self._tables
             )
-            self._open[shard.path] = _OpenShard(file, shard, self.vocab_size)
         return self._open[shard.path]
-
-
-def _rows(shard: _OpenShard, document: int, name: str) -> np.ndarray:
-    start = int(shard.offsets[document]) - document
-    stop = int(shard.offsets[document + 1]) - document - 1
-    return shard.file.read(name, start, stop)

@@ -1,17 +1,18 @@
-"""A batch of documents through the teacher: its soft targets, slice by slice.
+"""A batch of documents through the teacher: its encoded rows, slice by slice.
 
 B batch, S positions, D width, N rows, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from cache.documents import Document
 from cache.errors import CacheError
-from cache.targets import TargetRows, compute_targets
+from cache.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
+from cache.row_codec import EncodedRows, RowCodec
 from cache.teacher import Teacher
 
 # Logits are made for as many rows as fit these bytes in fp32, and reduced in smaller slices
@@ -20,29 +21,77 @@ HEAD_BYTES = {"cpu": 64 << 20, "accelerator": 512 << 20}
 REDUCE_BYTES = {"cpu": 6 << 20, "accelerator": 512 << 20}
 
 
-def compute_rows(teacher: Teacher, documents: Sequence[Document], top_k: int) -> list[TargetRows]:
-    """Soft targets of the documents, in their order, as slices to be joined end to end.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComputedRows:
+    """Encoded rows of a batch and the fidelity of some of them, still on the device."""
 
-    The slices stay on the teacher's device, so that a caller may fetch them while the next
-    batch runs.
+    slices: list[EncodedRows]
+    fidelity: list[torch.Tensor]
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Rows end to end and (F, measures) fidelity, in host memory; waits for the device."""
+        rows = {
+            name: torch.cat([part[name] for part in self.slices]).cpu().numpy()
+            for name in self.slices[0]
+        }
+        if not self.fidelity:
+            return rows, np.zeros((0, NUM_MEASURES), np.float32)
+        return rows, torch.cat(self.fidelity).cpu().numpy()
+
+
+def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCodec) -> ComputedRows:
+    """Encoded rows of the documents, in their order.
+
+    They stay on the teacher's device, so that a caller may fetch them while the next batch runs.
 
     Raises:
         CacheError: logits are not finite; the documents of the batch are named.
-    """
-    hidden = teacher.hidden(pad_documents(documents))  # (B, S, D)
-    rows = torch.cat([hidden[i, : d.num_rows] for i, d in enumerate(documents)])  # (N, D)
-    gold_ids = torch.cat([torch.from_numpy(d.token_ids[1:]) for d in documents])
+    """  # fmt: skip
+    slices, fidelity = [], []
+    first_row = 0
+    # Draws of a sampled tail depend on the documents alone, not on what was computed before.
+    generator = torch.Generator(teacher.head.weight.device)
+    generator.manual_seed(documents[0].task_id)
     try:
-        return [
-            compute_targets(logits, gold.to(logits.device), top_k)
-            for logits, gold in _logit_slices(teacher, rows, gold_ids)
-        ]
+        for logits, hidden, gold_ids in logit_slices(teacher, documents):
+            rows = codec.encode(logits, hidden, gold_ids, generator)
+            slices.append(rows)
+            sample = torch.arange(-first_row % SAMPLE_EVERY, len(logits), SAMPLE_EVERY)
+            if len(sample):
+                sample = sample.to(logits.device)
+                decoded = codec.decode({name: part[sample] for name, part in rows.items()})
+                fidelity.append(measure_rows(logits[sample], decoded))
+            first_row += len(logits)
     except CacheError as error:
         names = ", ".join(str(d.task_id) for d in documents)
         raise CacheError(
             f"{error}; batch of task_id {names}.\n"
             "The teacher is broken or overflows in this precision: try --dtype bf16 or fp32."
         ) from error
+    return ComputedRows(slices=slices, fidelity=fidelity)
+
+
+@torch.inference_mode()
+def logit_slices(
+    teacher: Teacher, documents: Sequence[Document]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Slices of the documents' rows: logits (n, V), hidden states (n, D), gold ids (n,)."""
+    states = teacher.hidden(pad_documents(documents))  # (B, S, D)
+    rows = torch.cat([states[i, : d.num_rows] for i, d in enumerate(documents)])  # (N, D)
+    rows = rows.to(teacher.head.weight.device)
+    gold_ids = torch.cat([torch.from_numpy(d.token_ids[1:]) for d in documents]).to(rows.device)
+    kind = "cpu" if rows.device.type == "cpu" else "accelerator"
+    row_bytes = 4 * teacher.vocab_size
+    head_rows = max(1, HEAD_BYTES[kind] // row_bytes)
+    reduce_rows = max(1, REDUCE_BYTES[kind] // row_bytes)
+    for hidden, gold in zip(rows.split(head_rows), gold_ids.split(head_rows), strict=True):
+        logits = teacher.logits(hidden)
+        yield from zip(
+            logits.split(reduce_rows),
+            hidden.split(reduce_rows),
+            gold.split(reduce_rows),
+            strict=True,
+        )
 
 
 def pad_documents(documents: Sequence[Document]) -> torch.Tensor:
@@ -52,24 +101,3 @@ def pad_documents(documents: Sequence[Document]) -> torch.Tensor:
     for i, document in enumerate(documents):
         input_ids[i, : document.num_tokens] = document.token_ids
     return torch.from_numpy(input_ids)
-
-
-@torch.inference_mode()
-def _logit_slices(
-    teacher: Teacher, rows: torch.Tensor, gold_ids: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    kind = "cpu" if rows.device.type == "cpu" else "accelerator"
-    row_bytes = 4 * teacher.vocab_size
-    head_rows = max(1, HEAD_BYTES[kind] // row_bytes)
-    reduce_rows = max(1, REDUCE_BYTES[kind] // row_bytes)
-    for hidden, gold in zip(rows.split(head_rows), gold_ids.split(head_rows), strict=True):
-        logits = teacher.logits(hidden)
-        yield from zip(logits.split(reduce_rows), gold.split(reduce_rows), strict=True)
-
-
-def join_rows(slices: Sequence[TargetRows]) -> dict[str, np.ndarray]:
-    """Slices end to end as arrays in host memory; waits for the device."""
-    return {
-        field.name: torch.cat([getattr(part, field.name) for part in slices]).cpu().numpy()
-        for field in fields(TargetRows)
-    }

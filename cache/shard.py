@@ -1,13 +1,13 @@
 """One HDF5 shard: documents end to end, and a row of soft targets for every token but the first.
 
-FORMAT.md beside this file is the specification. N rows, K cached entries, M tail-mass nodes.
+FORMAT.md beside this file is the specification; `cache.layout` says which datasets there are.
 """
 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -15,78 +15,16 @@ import numpy as np
 
 from cache.durable import atomic_path
 from cache.errors import CacheError
-from cache.identity import FORMAT_VERSION, Identity
-from cache.tail_mass import NODES
+from cache.identity import FORMAT_VERSION
+from cache.layout import ANY, ShardLayout
 
-CHUNK_ROWS = 1024
+CHUNK_BYTES = 1 << 17
+MIN_CHUNK_ROWS, MAX_CHUNK_ROWS = 1024, 65536
+ENTROPY_CODED = ("tail_states", "tail_words")
+"""Datasets in which no filter finds anything to pack."""
 
 # Byte shuffle, Zstd 9, Fletcher32: on 2,331 rows of SmolLM2-135M, k = 64, 275 bytes a row became
 # 192, read in 1.4 us (gzip 4: 188, 2.6 us; Blosc2/Zstd: 187, 1.5 us; bitshuffle/LZ4: 229, 1.1 us).
-
-DOCUMENT_FIELDS: dict[str, np.dtype] = {
-    "task_ids": np.dtype("<i8"),
-    "prompt_lengths": np.dtype("<i4"),
-    "token_offsets": np.dtype("<i8"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardLayout:
-    """Dtypes and widths that follow from a cache's identity."""
-
-    vocab_size: int
-    top_k: int
-    tail: str
-
-    @classmethod
-    def of(cls, identity: Identity) -> "ShardLayout":
-        """How the shards of a cache are laid out."""
-        return cls(vocab_size=identity.vocab_size, top_k=identity.top_k, tail=identity.tail)
-
-    @property
-    def id_dtype(self) -> np.dtype:
-        """Two bytes a token id where the vocabulary allows it."""
-        return np.dtype("<u2" if self.vocab_size <= 65536 else "<u4")
-
-    @property
-    def num_entries(self) -> int:
-        """K: entries of a row."""
-        return min(self.top_k, self.vocab_size)
-
-    def row_fields(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """Dtype and shape after the row axis of every dataset that has one entry a row."""
-        half, width = np.dtype("<f2"), self.num_entries
-        fields = {
-            "topk_ids": (self.id_dtype, (width,)),
-            "topk_logprobs": (half, (width,)),
-            "tail_log_mass": (np.dtype("<u2"), (len(NODES),)),
-            "entropy": (half, ()),
-            "gold_logprob": (half, ()),
-            "gold_rank": (self.id_dtype, ()),
-        }
-        if self.tail == "renormalize":
-            del fields["tail_log_mass"]
-        return fields
-
-    def shapes(
-        self, num_documents: int, num_tokens: int
-    ) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """Dtype and full shape of every dataset of a shard."""
-        num_rows = num_tokens - num_documents
-        shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-            "task_ids": (DOCUMENT_FIELDS["task_ids"], (num_documents,)),
-            "prompt_lengths": (DOCUMENT_FIELDS["prompt_lengths"], (num_documents,)),
-            "token_offsets": (DOCUMENT_FIELDS["token_offsets"], (num_documents + 1,)),
-            "token_ids": (self.id_dtype, (num_tokens,)),
-        }
-        for name, (dtype, rest) in self.row_fields().items():
-            shapes[name] = (dtype, (num_rows, *rest))
-        return shapes
-
-    def raw_bytes_per_row(self) -> int:
-        """Bytes of a row before HDF5's filters, the token id included."""
-        rows = sum(d.itemsize * int(np.prod(s)) for d, s in self.row_fields().values())
-        return rows + self.id_dtype.itemsize
 
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray], *, identity_sha256: str) -> None:
@@ -112,12 +50,13 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray], *, identity_sha256: s
 
 
 def _write_dataset(file: h5py.File, name: str, array: np.ndarray) -> None:
-    options = {}
+    options: dict[str, Any] = {}
     if array.size:
-        chunk = (min(CHUNK_ROWS, array.shape[0]), *array.shape[1:])
-        options = {"chunks": chunk, "fletcher32": True}
-        options |= hdf5plugin.Zstd(clevel=9)
-        options["shuffle"] = True
+        row_bytes = array.nbytes // len(array)
+        rows = min(max(CHUNK_BYTES // row_bytes, MIN_CHUNK_ROWS), MAX_CHUNK_ROWS, len(array))
+        options = {"chunks": (rows, *array.shape[1:]), "fletcher32": True}
+        if name not in ENTROPY_CODED:
+            options |= {**hdf5plugin.Zstd(clevel=9), "shuffle": True}
     file.create_dataset(name, data=array, track_times=False, **options)
 
 
@@ -150,7 +89,8 @@ class ShardFile:
                 the shapes that the manifest promises.
         """
         self.path = path
-        self._shapes = layout.shapes(num_documents, num_tokens)
+        self._layout, self._num_rows = layout, num_tokens - num_documents
+        self._shapes = layout.datasets(num_documents, num_tokens)
         try:
             # File locks are off: shards are immutable, and NFS mounts often have none.
             self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=8 << 20)
@@ -221,6 +161,9 @@ class ShardFile:
             dataset = self._file[name]
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
                 raise CacheError(f"{self.path}, {name}: not a plain dataset. {_REMEDY}")
+            if shape[0] == ANY and dataset.ndim == len(shape):
+                largest = self._layout.largest(name, self._num_rows)
+                shape = (min(dataset.shape[0], largest), *shape[1:])
             if dataset.dtype != dtype or dataset.shape != shape:
                 raise CacheError(
                     f"{self.path}, {name}: {dataset.dtype} {dataset.shape}, where the manifest "

@@ -8,17 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.build import BuildSummary
-from cache.config import BuildConfig
+from cache.config import BuildConfig, TargetFormat
+from cache.fidelity import Fidelity
 from cache.inspect import (
     example_tokens,
     mean_teacher_loss,
-    measure_captured_mass,
     split_sizes,
 )
 from cache.plan import BuildPlan
 from cache.reader import CacheReader
-
-TEMPERATURES = (1.0, 1.5, 2.0)
 
 
 def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> RenderableType:
@@ -35,7 +33,7 @@ def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> Rend
     size = plan.estimated_bytes(config, vocab_size)
     total = Text(
         f"About {_size(size)} before compression ({size / plan.num_rows:.0f} bytes/token, "
-        f"k = {config.top_k}, tail {config.tail}); longest document {plan.longest} tokens."
+        f"{_target_words(config.targets)}); longest document {plan.longest} tokens."
     )
     return Group(table, total, *_dropped_lines(plan.dropped_json()))
 
@@ -47,8 +45,9 @@ def summary_table(summary: BuildSummary) -> RenderableType:
         "teacher": f"{identity.teacher} ({identity.dtype})",
         "documents": f"{summary.num_documents:,}",
         "rows": f"{summary.num_rows:,}",
-        "size": f"{_size(summary.num_bytes)}, {summary.num_bytes / summary.num_rows:.0f} "
+        "rows on disk": f"{_size(summary.row_bytes)}, {summary.row_bytes / summary.num_rows:.1f} "
         "bytes/token",
+        "once a cache": f"{_size(summary.num_bytes - summary.row_bytes)} (tokenizer, tail)",
     }
     if summary.already_complete:
         facts["status"] = "was complete already; nothing was computed"
@@ -57,7 +56,11 @@ def summary_table(summary: BuildSummary) -> RenderableType:
         facts["computed now"] = (
             f"{summary.num_new_rows:,} rows in {summary.seconds:.1f} s, {speed:,.0f} tokens/s"
         )
-    return Group(_facts("Cache", facts), *_dropped_lines(summary.manifest.plan.dropped))
+    return Group(
+        _facts("Cache", facts),
+        fidelity_table(summary.manifest.fidelity),
+        *_dropped_lines(summary.manifest.plan.dropped),
+    )
 
 
 def inspect_tables(reader: CacheReader, tokenizer, *, split: str, document: int) -> RenderableType:
@@ -65,7 +68,7 @@ def inspect_tables(reader: CacheReader, tokenizer, *, split: str, document: int)
     return Group(
         _identity_table(reader),
         _size_table(reader),
-        _mass_table(reader),
+        fidelity_table(reader.manifest.fidelity),
         *_dropped_lines(reader.manifest.plan.dropped),
         _example_table(reader, tokenizer, split, document),
     )
@@ -80,7 +83,7 @@ def _identity_table(reader: CacheReader) -> Table:
         "tokenizer": f"{identity.tokenizer_sha256}, vocabulary {identity.vocab_size:,}",
         "dataset": identity.dataset,
         "template": f"{identity.template}, up to {identity.max_length} tokens",
-        "targets": f"k = {identity.top_k}, tail {identity.tail}, teacher in {identity.dtype}",
+        "targets": f"{_target_words(identity.targets)}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
         "libraries": ", ".join(f"{k} {v}" for k, v in identity.libraries.items()),
         "built": ", ".join(reader.manifest.created.values()),
@@ -104,16 +107,34 @@ def _size_table(reader: CacheReader) -> Table:
     return table
 
 
-def _mass_table(reader: CacheReader) -> RenderableType:
-    masses = measure_captured_mass(reader, TEMPERATURES)
-    if masses is None:
-        return Text("Captured mass: unknown, this cache renormalises its top-k.", style="yellow")
-    table = _table(
-        f"Probability inside the top {reader.identity.top_k}",
-        tuple(f"T = {temperature:g}" for temperature in masses),
-    )
-    table.add_row(*(f"{mass:.3f}" for mass in masses.values()))
+def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
+    """Stored targets against the teacher's own, by temperature."""
+    if not fidelity:
+        return Text("Fidelity: not measured, the cache has too few rows.", style="yellow")
+    names = ("T", "inside the top-k", "total variation", "p99", "KL", "gradient cosine")
+    table = _table(f"Fidelity over {fidelity[0].num_rows:,} rows", names)
+    for row in fidelity:
+        table.add_row(
+            f"{row.temperature:g}",
+            f"{row.captured:.3f}",
+            f"{row.total_variation:.4f}",
+            f"{row.total_variation_p99:.4f}",
+            f"{row.kl:.4f} nats",
+            f"{row.gradient_cosine:.5f}",
+        )
     return table
+
+
+def _target_words(targets: TargetFormat) -> str:
+    words = [f"k = {targets.top_k}"]
+    if targets.top_p is not None:
+        words.append(f"top-p {targets.top_p:g}")
+    words.append(f"{targets.logprob_bits}-bit logprobs")
+    details = {
+        "lowrank": f" (rank {targets.tail_rank}, {targets.tail_bytes:g} bytes)",
+        "sampled": f" ({targets.tail_samples} draws)",
+    }
+    return ", ".join(words) + f", tail {targets.tail}{details.get(targets.tail, '')}"
 
 
 def _example_table(reader: CacheReader, tokenizer, split: str, document: int) -> RenderableType:

@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cache.durable import file_sha256
 from cache.errors import CacheError
+from cache.layout import ShardLayout
 from cache.manifest import Manifest, Plan, ShardPlan
-from cache.shard import ShardFile, ShardLayout, content_sha256, require_documents
+from cache.open_shard import OpenShard
+from cache.shard import content_sha256
+from cache.tail_file import load_codec
+
+BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,46 +72,57 @@ def _plan_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
         next_document[shard.split] = shard.first_document + shard.num_documents
 
 
-def _shard_faults(directory: Path, manifest: Manifest, shard: ShardPlan) -> Iterator[Fault]:
+def _shard_faults(directory: Path, manifest: Manifest, plan: ShardPlan) -> Iterator[Fault]:
     identity = manifest.identity
     try:
-        with ShardFile(
-            directory / shard.path,
+        codec = load_codec(directory, identity)
+        shard = OpenShard(
+            directory / plan.path,
             ShardLayout.of(identity),
-            num_documents=shard.num_documents,
-            num_tokens=shard.num_tokens,
-            identity_sha256=identity.sha256,
-        ) as file:
-            arrays = file.read_all()
-            if content_sha256(arrays) != file.content_sha256:
-                yield Fault(path=shard.path, problem="its content hash does not fit its content")
-            require_documents(
-                arrays["token_offsets"], arrays["prompt_lengths"], shard.num_tokens, shard.path
-            )
+            plan,
+            identity.sha256,
+            codec.tables,
+        )
+        with shard.file as file:
+            if content_sha256(file.read_all()) != file.content_sha256:
+                yield Fault(path=plan.path, problem="its content hash does not fit its content")
+            for start in range(0, plan.num_rows, BLOCK_ROWS):
+                rows = shard.row_range(start, min(start + BLOCK_ROWS, plan.num_rows))
+                logprobs = codec.decode_logprobs(torch.from_numpy(rows["topk_logprobs"]))
+                problem = next(row_problems(rows, logprobs.numpy(), identity.vocab_size), None)
+                if problem is not None:
+                    yield Fault(path=plan.path, problem=f"from row {start} on: {problem}")
+                    return
     except CacheError as error:
-        yield Fault(path=shard.path, problem=str(error))
-        return
-    for problem in range_problems(arrays, identity.vocab_size):
-        yield Fault(path=shard.path, problem=problem)
+        yield Fault(path=plan.path, problem=str(error))
 
 
-def range_problems(arrays: dict[str, np.ndarray], vocab_size: int) -> Iterator[str]:
-    """What is impossible in the values of a shard, in words."""
-    for name in ("token_ids", "topk_ids", "gold_rank"):
-        if arrays[name].size and int(arrays[name].max()) >= vocab_size:
+def row_problems(
+    rows: dict[str, np.ndarray], logprobs: np.ndarray, vocab_size: int
+) -> Iterator[str]:
+    """What is impossible in the values of some rows, in words.
+
+    Args:
+        rows: encoded rows.
+        logprobs: (N, K) nats, -inf in entries that a row does not use.
+        vocab_size: V.
+    """
+    for name in ("topk_ids", "gold_rank", "tail_ids"):
+        if name in rows and int(rows[name].max()) >= vocab_size:
             yield f"{name} reach beyond the vocabulary of {vocab_size}"
-    logprobs = arrays["topk_logprobs"].astype(np.float32)
-    if np.isnan(logprobs).any() or np.isnan(arrays["gold_logprob"]).any():
+    if np.isnan(logprobs).any() or np.isnan(rows["gold_logprob"]).any():
         yield "a logprob is NaN"
-    elif (logprobs > 0).any() or (arrays["gold_logprob"] > 0).any():
+    elif (logprobs > 0).any() or (rows["gold_logprob"] > 0).any():
         yield "a logprob is above 0"
     elif (logprobs[:, 1:] > logprobs[:, :-1]).any():
         yield "top-k logprobs do not descend"
-    elif (np.exp(logprobs.astype(np.float64)).sum(-1) > 1.01).any():
+    elif (np.exp(logprobs.astype(np.float64)).sum(-1) > 1.02).any():
         yield "the top-k of a row has a mass above 1"
-    ids = np.sort(arrays["topk_ids"], axis=-1)
+    # Entries that a row does not use repeat its first id; here they get ids of their own.
+    unused = -1 - np.arange(logprobs.shape[1])
+    ids = np.sort(np.where(np.isneginf(logprobs), unused, rows["topk_ids"]), axis=-1)
     if (ids[:, 1:] == ids[:, :-1]).any():
         yield "a row holds a token twice"
-    entropy = arrays["entropy"].astype(np.float32)
+    entropy = rows["entropy"].astype(np.float32)
     if not ((entropy >= 0) & (entropy <= np.log(vocab_size) + 0.01)).all():
         yield f"an entropy is outside of 0 to log({vocab_size})"

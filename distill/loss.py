@@ -1,6 +1,6 @@
 """Sparse distillation loss: forward KL at temperature T to cached targets, plus cross-entropy.
 
-N rows, V vocabulary, J sparse target entries a row.
+N rows, V vocabulary.
 """
 
 from typing import NamedTuple
@@ -54,15 +54,22 @@ def distillation_sums(
 def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float) -> torch.Tensor:
     """Σ over rows of KL(p_T ‖ q_T) in nats, with q_T the full softmax of the student.
 
-    With p_j for the tokens named in the target and an even share r for each of the others,
+    With what named entries hold (p_j), an even share r of every token and, for tails that give
+    each token its own probability, a dense part d, and z = logits / T,
 
-        KL = Σ_j p_j log p_j - [Σ_named (p_j - r) z_j + r Σ_all z_j] + log Σ exp z,   z = logits / T
+        KL = Σ p log p - [Σ_named p_j z_j + r Σ_V z_j + Σ_V d_j z_j] + (Σ p) · log Σ exp z
 
-    so that no dense target is ever built.
+    so that a dense target exists only where the tail is dense. Σ p is 1 except for sampled
+    tails, where it is 1 in expectation.
     """
     scaled = logits.float() / temperature  # (N, V)
     target = targets.at(temperature)
-    named = scaled.gather(-1, target.ids)  # (N, J)
-    expected = ((target.probs - target.rest_prob.unsqueeze(-1)) * named).sum(-1)
-    expected = expected + target.rest_prob * scaled.sum(-1)
-    return (target.neg_entropy - expected + scaled.logsumexp(-1)).sum()
+    expected = (target.probs * scaled.gather(-1, target.ids)).sum(-1)
+    total = target.probs.sum(-1)
+    if target.share is not None:
+        expected = expected + target.share * scaled.sum(-1)
+        total = total + target.share * scaled.shape[-1]
+    if target.dense is not None:
+        expected = expected + torch.linalg.vecdot(target.dense, scaled)
+        total = total + target.dense.sum(-1)
+    return (target.neg_entropy - expected + total * scaled.logsumexp(-1)).sum()

@@ -73,7 +73,7 @@ def tiny_teacher(tmp_path_factory) -> Path:
 def tiny_cache(tmp_path_factory, tiny_teacher) -> Path:
     """A real cache of the example problems: 24 train and 10 validation documents, k = 16."""
     from cache.build import build_cache
-    from cache.config import BuildConfig
+    from cache.config import BuildConfig, TargetFormat
 
     out = tmp_path_factory.mktemp("caches") / "tiny"
     build_cache(
@@ -82,7 +82,7 @@ def tiny_cache(tmp_path_factory, tiny_teacher) -> Path:
             teacher=str(tiny_teacher),
             dataset=str(EXAMPLES),
             max_length=512,
-            top_k=16,
+            targets=TargetFormat(top_k=16),
             limit=24,
             shard_tokens=2000,
             batch_tokens=2048,

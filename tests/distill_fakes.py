@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from cache.reader import CachedDocuments
 from cache.soft_targets import SoftTargets
 from cache.tail_mass import NODES
+from cache.tails import EvenTail
 from distill.recipe import Recipe
 
 VOCAB_SIZE = 64
@@ -102,7 +103,10 @@ class FakeReader:
             vocab_size=self.vocab_size,
             topk_ids=topk_ids,
             topk_logprobs=topk_logprobs,
-            tail_log_mass=torch.stack([(beta * tail).logsumexp(-1) for beta in NODES], -1),
+            tail=EvenTail(
+                vocab_size=self.vocab_size,
+                log_mass=torch.stack([(beta * tail).logsumexp(-1) for beta in NODES], -1),
+            ),
         )
 
 

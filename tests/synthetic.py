@@ -2,9 +2,9 @@
 
 import torch
 
+from cache.config import TargetFormat
+from cache.row_codec import EncodedRows, OutputHead, RowCodec
 from cache.soft_targets import SoftTargets
-from cache.tail_mass import decode_log_mass
-from cache.targets import compute_targets
 
 
 def random_logits(num_rows: int, vocab_size: int, spread: float, seed: int = 0) -> torch.Tensor:
@@ -12,18 +12,22 @@ def random_logits(num_rows: int, vocab_size: int, spread: float, seed: int = 0) 
     return torch.randn(num_rows, vocab_size, generator=generator) * spread
 
 
-def to_soft_targets(logits: torch.Tensor, top_k: int, tail: str = "mass") -> SoftTargets:
+def encode(logits: torch.Tensor, top_k: int, tail: str = "mass", **options) -> EncodedRows:
+    targets = TargetFormat(top_k=top_k, tail=tail, **options)
     gold = torch.zeros(len(logits), dtype=torch.int64)
-    rows = compute_targets(logits, gold, top_k)
-    return SoftTargets(
-        vocab_size=logits.shape[-1],
-        topk_ids=rows.topk_ids,
-        topk_logprobs=rows.topk_logprobs.float(),
-        tail_log_mass=decode_log_mass(rows.tail_log_mass) if tail == "mass" else None,
-    )
+    return RowCodec(targets, logits.shape[-1]).encode(logits, torch.empty(0), gold)
+
+
+def to_soft_targets(logits: torch.Tensor, top_k: int, tail: str = "mass", **options) -> SoftTargets:
+    targets = TargetFormat(top_k=top_k, tail=tail, **{"logprob_bits": 16, **options})
+    gold = torch.zeros(len(logits), dtype=torch.int64)
+    head = None
+    if tail == "hidden":  # the hidden state is the row of logits itself
+        head = OutputHead(weight=torch.eye(logits.shape[-1]), bias=torch.zeros(logits.shape[-1]))
+    codec = RowCodec(targets, logits.shape[-1], head=head)
+    generator = torch.Generator().manual_seed(0)
+    return codec.decode(codec.encode(logits, logits, gold, generator))
 
 
 def dense(targets: SoftTargets, temperature: float) -> torch.Tensor:
-    distribution = targets.at(temperature)
-    probs = distribution.rest_prob.unsqueeze(-1).repeat(1, targets.vocab_size)
-    return probs.scatter(-1, distribution.ids, distribution.probs)
+    return targets.at(temperature).to_dense(targets.vocab_size)

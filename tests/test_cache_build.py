@@ -16,7 +16,7 @@ from conftest import EXAMPLES, save_teacher
 
 import cache.build
 from cache.build import build_cache
-from cache.config import BuildConfig
+from cache.config import BuildConfig, TargetFormat
 from cache.documents import build_documents
 from cache.errors import CacheError
 from cache.lock import writer_lock
@@ -33,7 +33,7 @@ def config_of(out: Path, teacher: Path, **options) -> BuildConfig:
         "splits": ("train",),
         "dataset": str(EXAMPLES),
         "limit": 10,
-        "top_k": 8,
+        "targets": TargetFormat(top_k=8, logprob_bits=16),
         "shard_tokens": 1000,
         "batch_tokens": 2048,
     }
@@ -154,8 +154,8 @@ def test_a_damaged_shard_of_an_unfinished_build_is_computed_again(tmp_path, tiny
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"top_k": 9}, "top_k: 8 there, 9 asked for"),
-        ({"tail": "renormalize"}, "tail"),
+        ({"targets": TargetFormat(top_k=9, logprob_bits=16)}, "top_k: 8 there, 9 asked for"),
+        ({"targets": TargetFormat(top_k=8, tail="renormalize")}, "targets.tail"),
         ({"template": "docstring"}, "template"),
         ({"limit": 9}, "dataset_sha256"),
         ({"max_length": 500}, "max_length"),
@@ -310,7 +310,7 @@ def test_a_model_without_a_separate_head_is_refused():
 
 
 def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch):
-    from cache.rows import join_rows
+    from cache.row_codec import RowCodec
     from cache.teacher import Teacher
 
     model, tokenizer = load_causal_lm(str(tiny_teacher))
@@ -318,9 +318,10 @@ def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch)
         load_problems(str(EXAMPLES), "train")[:3], tokenizer, template="instruction",
         max_length=512,
     )  # fmt: skip
-    whole = join_rows(compute_rows(Teacher(model), documents, 8))
+    codec = RowCodec(TargetFormat(top_k=8, logprob_bits=16), 384)
+    whole = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     monkeypatch.setitem(cache.rows.HEAD_BYTES, "cpu", 384 * 4 * 50)
     monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 384 * 4 * 7)
-    sliced = join_rows(compute_rows(Teacher(model), documents, 8))
+    sliced = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     np.testing.assert_array_equal(whole["topk_ids"][:, 0], sliced["topk_ids"][:, 0])
     np.testing.assert_allclose(whole["topk_logprobs"], sliced["topk_logprobs"], atol=2e-3)

@@ -10,13 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
+from cache.config import TargetFormat
 from cache.durable import read_sealed_json, write_sealed_json
 from cache.errors import CacheError
-from cache.inspect import example_tokens, measure_captured_mass, split_sizes
+from cache.inspect import example_tokens, split_sizes
+from cache.layout import ANY, ShardLayout
 from cache.manifest import Manifest, Plan
 from cache.reader import CacheReader
-from cache.shard import ShardLayout, write_shard
-from cache.verify import range_problems, verify_cache
+from cache.shard import write_shard
+from cache.verify import row_problems, verify_cache
 
 
 @pytest.fixture
@@ -140,8 +142,8 @@ def test_a_shard_of_another_cache_is_refused(copy):
     shard = manifest.plan.shards[0]
     layout = ShardLayout.of(manifest.identity)
     arrays = {
-        name: np.zeros(shape, dtype)
-        for name, (dtype, shape) in layout.shapes(shard.num_documents, shard.num_tokens).items()
+        name: np.zeros((0, *shape[1:]) if shape[0] == ANY else shape, dtype)
+        for name, (dtype, shape) in layout.datasets(shard.num_documents, shard.num_tokens).items()
     }
     write_shard(copy / shard.path, arrays, identity_sha256="0" * 64)
     content = read_sealed_json(copy / "manifest.json")
@@ -163,8 +165,8 @@ def change_manifest(copy: Path, change) -> None:
     ("change", "message"),
     [
         (lambda m: m["plan"]["identity"].update(format_version=99), "format version 99; this"),
-        (lambda m: m["plan"]["identity"].pop("top_k"), "not those of this version: .'top_k'"),
-        (lambda m: m["plan"]["identity"].update(top_k="8"), "field top_k is '8'"),
+        (lambda m: m["plan"]["identity"].pop("dtype"), "not those of this version: .'dtype'"),
+        (lambda m: m["plan"]["identity"].update(max_length="8"), "field max_length is '8'"),
         (lambda m: m["plan"]["shards"][0].update(path="../x.h5"), "leaves the cache directory"),
         (lambda m: m["plan"]["shards"][0].update(path="/etc/x"), "leaves the cache directory"),
         (lambda m: m["files"][0].update(num_bytes=-1), "-1 stands where a count belongs"),
@@ -205,7 +207,6 @@ def test_json_that_was_not_sealed_is_refused(tmp_path, raw):
 
 def sound_arrays() -> dict[str, np.ndarray]:
     return {
-        "token_ids": np.array([1, 2, 3]),
         "topk_ids": np.array([[1, 2], [3, 0]]),
         "topk_logprobs": np.log(np.array([[0.6, 0.3], [0.5, 0.2]], dtype=np.float16)),
         "gold_logprob": np.array([-0.5, -3.0], dtype=np.float16),
@@ -228,13 +229,15 @@ def sound_arrays() -> dict[str, np.ndarray]:
     ],
 )
 def test_impossible_values_are_put_in_words(name, value, problem):
-    assert list(range_problems(sound_arrays(), 4)) == []
-    arrays = {**sound_arrays(), name: np.array(value)}
-    assert [problem in found for found in range_problems(arrays, 4)] == [True]
+    sound = sound_arrays()
+    assert list(row_problems(sound, sound["topk_logprobs"], 4)) == []
+    arrays = {**sound, name: np.array(value)}
+    found = row_problems(arrays, arrays["topk_logprobs"], 4)
+    assert [problem in words for words in found] == [True]
 
 
 def test_ids_take_two_bytes_up_to_a_vocabulary_of_65536():
-    sizes = [ShardLayout(vocab_size=v, top_k=8, tail="mass").id_dtype for v in (65536, 65537)]
+    sizes = [ShardLayout(vocab_size=v, targets=TargetFormat()).id_dtype for v in (65536, 65537)]
     assert [dtype.itemsize for dtype in sizes] == [2, 4]
 
 
@@ -245,8 +248,9 @@ def test_inspection_tells_sizes_mass_and_an_example(tiny_cache):
         sizes = split_sizes(reader)
         assert [size.num_documents for size in sizes] == [24, 10]
         assert sizes[0].num_bytes == sum(p.stat().st_size for p in (tiny_cache / "train").iterdir())
-        masses = measure_captured_mass(reader, [1.0, 2.0])
-        assert 0 < masses[2.0] < masses[1.0] < 1
+        fidelity = reader.fidelity()
+        assert [row.temperature for row in fidelity] == [1.0, 1.5, 2.0, 3.0]
+        assert 0 < fidelity[2].captured < fidelity[0].captured < 1
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
         examples = example_tokens(reader, tokenizer, "train", 0, first=0, count=5, top=3)
         assert "".join(example.token for example in examples) in json.dumps(

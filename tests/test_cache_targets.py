@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from cache.config import TargetFormat
 from cache.errors import CacheError
+from cache.row_codec import RowCodec
 from cache.tail_mass import decode_log_mass, encode_log_mass, interpolate_log_mass
-from cache.targets import compute_targets
 from synthetic import dense, random_logits, to_soft_targets
 
 TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
@@ -18,13 +19,13 @@ TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
 def test_entropy_gold_logprob_and_rank_are_those_of_the_full_row(spread):
     logits = random_logits(6, 300, spread)
     gold = torch.tensor([0, 5, 17, 100, 250, 299])
-    rows = compute_targets(logits, gold, top_k=16)
+    rows = RowCodec(TargetFormat(top_k=16), 300).encode(logits, torch.empty(0), gold)
     for i, row in enumerate(logits.double().tolist()):
         p = reference.softmax(row, 1.0)
-        assert float(rows.entropy[i]) == pytest.approx(reference.entropy(p), abs=5e-3)
+        assert float(rows["entropy"][i]) == pytest.approx(reference.entropy(p), abs=5e-3)
         expected = torch.tensor(p).log()[gold[i]].item()
-        assert float(rows.gold_logprob[i]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
-        assert int(rows.gold_rank[i]) == sum(z > row[gold[i]] for z in row)
+        assert float(rows["gold_logprob"][i]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert int(rows["gold_rank"][i]) == sum(z > row[gold[i]] for z in row)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -32,7 +33,7 @@ def test_entropy_gold_logprob_and_rank_are_those_of_the_full_row(spread):
 def test_tail_mass_is_exact_at_every_temperature(temperature, top_k):
     logits = random_logits(8, 1000, 2.0)
     targets = to_soft_targets(logits, top_k)
-    tail = interpolate_log_mass(targets.tail_log_mass, temperature)
+    tail = interpolate_log_mass(targets.tail.log_mass, temperature)
     for i, row in enumerate(logits.double().tolist()):
         expected = reference.log_tail_mass(row, top_k, temperature)
         assert float(tail[i]) == pytest.approx(expected, abs=5e-3)
@@ -58,7 +59,7 @@ def test_negative_entropy_counts_the_tail():
 def test_renormalising_puts_everything_on_the_top_k():
     distribution = to_soft_targets(random_logits(4, 200, 3.0), 16, tail="renormalize").at(2.0)
     assert torch.allclose(distribution.probs.sum(-1), torch.ones(4))
-    assert (distribution.rest_prob == 0).all()
+    assert distribution.share is None and distribution.dense is None
 
 
 def test_top_k_beyond_the_vocabulary_keeps_the_whole_softmax():
@@ -83,7 +84,7 @@ def test_logits_that_are_not_finite_are_refused(bad):
     logits = random_logits(3, 50, 1.0)
     logits[1, 7] = bad
     with pytest.raises(CacheError, match="hold NaN or inf .row 1"):
-        compute_targets(logits, torch.zeros(3, dtype=torch.int64), 8)
+        to_soft_targets(logits, 8)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 4.5])

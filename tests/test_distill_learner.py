@@ -101,8 +101,7 @@ def test_losses_are_those_of_the_formula_on_dense_logits(reader):
     with torch.no_grad():
         logits = learner.student(batch.input_ids).logits.flatten(0, 1)[batch.rows].double()
     target = batch.targets.at(1.7)
-    dense = target.rest_prob.unsqueeze(-1).repeat(1, 64).double()
-    dense.scatter_(1, target.ids, target.probs.double())
+    dense = target.to_dense(64).double()
     kl = (dense * (dense.log() - (logits / 1.7).log_softmax(-1))).sum(-1).mean() * 1.7**2
     ce = -logits.log_softmax(-1).gather(1, batch.labels.unsqueeze(1)).mean()
     assert losses.distillation == pytest.approx(kl.item(), rel=1e-5)

@@ -1,0 +1,81 @@
+"""How true the stored targets are: measured in stage one, while the full logits are at hand.
+
+Every SAMPLE_EVERYth row is decoded as a reader will decode it and held against the teacher's full
+softmax, at four temperatures. N rows, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cache.soft_targets import SoftTargets
+
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
+MEASURES = ("captured", "total_variation", "kl", "gradient_cosine")
+NUM_MEASURES = len(TEMPERATURES) * len(MEASURES)
+SAMPLE_EVERY = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """Stored targets against the teacher's own, at one temperature, over a sample of rows."""
+
+    temperature: float
+    num_rows: int
+    captured: float
+    """Mean probability of the teacher inside the top-k."""
+    total_variation: float
+    """Mean of ½ Σ |p - p̂|."""
+    total_variation_p99: float
+    """Its 99th percentile over rows."""
+    kl: float
+    """Mean of KL(p ‖ p̂) in nats; infinite where p̂ has no mass for what p has."""
+    gradient_cosine: float
+    """Mean cosine between q - p and q - p̂, the loss's gradients for a uniform student q."""
+
+
+def measure_rows(
+    logits: torch.Tensor, targets: SoftTargets, temperatures: Sequence[float] = TEMPERATURES
+) -> torch.Tensor:
+    """(N, temperatures · measures) fp32: MEASURES at each temperature in turn.
+
+    Args:
+        logits: (N, V), the teacher's.
+        targets: the same rows, decoded.
+    """
+    columns = []
+    for temperature in temperatures:
+        log_p = (logits.float() / temperature).log_softmax(-1)
+        p = log_p.exp()
+        decoded = targets.at(temperature).to_dense(targets.vocab_size)
+        used = torch.isfinite(targets.topk_logprobs)
+        captured = (p.gather(-1, targets.topk_ids) * used).sum(-1)
+        terms = torch.where(p > 0, p * (log_p.nan_to_num(neginf=0.0) - decoded.log()), 0.0)
+        uniform = 1 / targets.vocab_size
+        cosine = torch.nn.functional.cosine_similarity(uniform - p, uniform - decoded, dim=-1)
+        columns += [captured, (p - decoded).abs().sum(-1) / 2, terms.sum(-1).clamp_min(0), cosine]
+    return torch.stack(columns, -1)
+
+
+def summarise(
+    rows: np.ndarray, temperatures: Sequence[float] = TEMPERATURES
+) -> tuple[Fidelity, ...]:
+    """Means over the rows of `measure_rows`, one a temperature; none without rows."""
+    if not len(rows):
+        return ()
+    table = rows.astype(np.float64).reshape(len(rows), len(temperatures), len(MEASURES))
+    means = table.mean(0)
+    return tuple(
+        Fidelity(
+            temperature=temperature,
+            num_rows=len(rows),
+            captured=float(means[i, 0]),
+            total_variation=float(means[i, 1]),
+            total_variation_p99=float(np.quantile(table[:, i, 1], 0.99)),
+            kl=float(means[i, 2]),
+            gradient_cosine=float(means[i, 3]),
+        )
+        for i, temperature in enumerate(temperatures)
+    )

@@ -1,0 +1,69 @@
+"""The last step of every cache: hash its files, sum up its fidelity, write its manifest."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from cache.durable import file_sha256
+from cache.fidelity import summarise
+from cache.identity import Identity, machine_description
+from cache.layout import ShardLayout
+from cache.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan, ShardPlan
+from cache.shard import ShardFile
+from cache.tail_file import TAIL_FILE
+
+
+def finish_cache(out: Path, plan: Plan, *, device: str) -> Manifest:
+    """Write the manifest of a directory in which every shard is written: it is complete.
+
+    Raises:
+        CacheError: a shard is missing or damaged, or the disk is full.
+    """
+    paths = [out / shard.path for shard in plan.shards]
+    paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
+    if plan.identity.tail_width:
+        paths.append(out / TAIL_FILE)
+    manifest = Manifest(
+        plan=plan,
+        files=tuple(
+            FileRecord(
+                path=path.relative_to(out).as_posix(),
+                num_bytes=path.stat().st_size,
+                sha256=file_sha256(path),
+            )
+            for path in paths
+        ),
+        fidelity=summarise(_read_fidelity(out, plan)),
+        created={
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine_description(),
+            "device": device,
+        },
+    )
+    manifest.write(out)
+    return manifest
+
+
+def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFile:
+    """A shard of a cache, opened and checked against the plan.
+
+    Raises:
+        CacheError: it is missing, damaged, or not the shard of the plan.
+    """
+    return ShardFile(
+        out / shard.path,
+        ShardLayout.of(identity),
+        num_documents=shard.num_documents,
+        num_tokens=shard.num_tokens,
+        identity_sha256=identity.sha256,
+    )
+
+
+def _read_fidelity(out: Path, plan: Plan) -> np.ndarray:
+    """(F, measures): what the shards measured of themselves."""
+    parts = []
+    for shard in plan.shards:
+        with open_shard_file(out, shard, plan.identity) as file:
+            parts.append(file.read("fidelity"))
+    return np.concatenate(parts)

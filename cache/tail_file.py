@@ -1,0 +1,52 @@
+"""tail.safetensors: what the tails of all rows share, the basis or the output head."""
+
+from pathlib import Path
+
+import torch
+
+from cache.basis import TailBasis, load_tensors
+from cache.durable import atomic_path
+from cache.errors import CacheError
+from cache.identity import Identity
+from cache.row_codec import OutputHead, RowCodec
+
+TAIL_FILE = "tail.safetensors"
+
+
+def save_head(head: OutputHead, path: Path) -> None:
+    """Write an output head, atomically, in its own dtype."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as partial:
+        tensors = {"weight": head.weight, "bias": head.bias}
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+
+
+def load_codec(directory: Path, identity: Identity) -> RowCodec:
+    """The codec of a cache's rows, on the CPU.
+
+    Raises:
+        CacheError: the file is missing, damaged, or does not fit the identity.
+    """
+    path = directory / TAIL_FILE
+    targets, vocab_size, width = identity.targets, identity.vocab_size, identity.tail_width
+    if targets.tail == "lowrank":
+        basis = TailBasis.load(path, vocab_size=vocab_size, rank=width)
+        return RowCodec(targets, vocab_size, basis=basis)
+    if targets.tail == "hidden":
+        tensors = load_tensors(path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if shapes != {"weight": (vocab_size, width), "bias": (vocab_size,)}:
+            raise CacheError(f"{path} does not hold the output head: {shapes}.")
+        head = OutputHead(weight=tensors["weight"].float(), bias=tensors["bias"].float())
+        return RowCodec(targets, vocab_size, head=head)
+    return RowCodec(targets, vocab_size)
+
+
+def head_of(model) -> OutputHead:
+    """The output head of a loaded model, fp32."""
+    head = model.get_output_embeddings()
+    weight = head.weight.detach().float()
+    bias = getattr(head, "bias", None)
+    zeros = torch.zeros(len(weight), device=weight.device)
+    return OutputHead(weight=weight, bias=zeros if bias is None else bias.detach().float())

@@ -1,0 +1,219 @@
+"""The tails: what a cache knows of the tokens outside the top-k, behind one small interface.
+
+N rows, V vocabulary, K cached entries a row (padded with a row's first id at logprob -inf), J
+sparse entries a row, R tail rank, S draws, M nodes of the tail mass. β = 1/T.
+
+A tail takes the top-k of its rows and answers with a `TargetDistribution` at any temperature;
+the loss and the fidelity report know nothing else of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from cache.tail_mass import interpolate_log_mass
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TargetDistribution:
+    """p_T of N rows: some tokens by name, an even share for each of the others, or all of them."""
+
+    ids: torch.Tensor
+    """(N, J) int64; a repeated id adds up."""
+    probs: torch.Tensor
+    """(N, J) fp32: what each named entry holds above the even share."""
+    share: torch.Tensor | None
+    """(N,) fp32: even share of every token of the vocabulary; None is 0."""
+    dense: torch.Tensor | None
+    """(N, V) fp32: what each token holds besides; None is 0."""
+    neg_entropy: torch.Tensor
+    """(N,) fp32: Σ_j p_j log p_j over the whole vocabulary, in nats."""
+
+    def to_dense(self, vocab_size: int) -> torch.Tensor:
+        """(N, V) probabilities."""
+        rows = len(self.ids)
+        if self.dense is not None:
+            total = self.dense.clone()
+        else:
+            total = torch.zeros(rows, vocab_size, device=self.probs.device)
+        if self.share is not None:
+            total += self.share.unsqueeze(-1)
+        return total.scatter_add_(-1, self.ids, self.probs)
+
+
+class Tail(Protocol):
+    """What lies outside the top-k of N rows."""
+
+    def map(self, change: Change) -> "Tail":
+        """The same tail with `change` applied to every tensor that has a row axis."""
+        ...
+
+    def to(self, device: torch.device | str) -> "Tail":
+        """The same tail with what all rows share on another device."""
+        ...
+
+    def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
+        """p_T of the rows whose top-k is `ids` (N, K) with `logprobs` (N, K) at T = 1."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoTail:
+    """The top-k renormalised, as common implementations do; what lay outside is forgotten."""
+
+    def map(self, change: Change) -> "NoTail":
+        """Nothing to change."""
+        return self
+
+    def to(self, device: torch.device | str) -> "NoTail":
+        """Nothing to move."""
+        return self
+
+    def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
+        """p_i ∝ exp(β · l_i) over the top-k alone."""
+        logprobs = (logprobs * beta).log_softmax(-1)
+        probs = logprobs.exp()
+        return TargetDistribution(
+            ids=ids, probs=probs, share=None, dense=None, neg_entropy=plogp(probs, logprobs)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvenTail:
+    """The exact mass outside the top-k, spread evenly over those tokens."""
+
+    vocab_size: int
+    log_mass: torch.Tensor
+    """(N, M) fp32, nats at the nodes of `cache.tail_mass`."""
+
+    def map(self, change: Change) -> "EvenTail":
+        """Change the log masses."""
+        return replace(self, log_mass=change(self.log_mass))
+
+    def to(self, device: torch.device | str) -> "EvenTail":
+        """Nothing is shared by the rows."""
+        return self
+
+    def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
+        """p_i ∝ exp(β · l_i) for the top-k; the tail's share is that of the full softmax."""
+        log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
+        num_rest = self.vocab_size - torch.isfinite(logprobs).sum(-1)
+        probs, tail = log_probs.exp(), log_tail.exp()
+        share = tail / num_rest.clamp_min(1)
+        neg_entropy = plogp(probs, log_probs) + torch.special.xlogy(tail, share)
+        # Named entries hold their probability above the share; padding holds nothing above it.
+        above = torch.where(torch.isneginf(logprobs), 0.0, probs - share.unsqueeze(-1))
+        return TargetDistribution(
+            ids=ids, probs=above, share=share, dense=None, neg_entropy=neg_entropy
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearTail:
+    """The shape of the tail from a linear map of a few coefficients a row, at its exact mass.
+
+    Tail logits are mean + basis · a: with the output head as basis and the hidden state as a,
+    they are the teacher's own.
+    """
+
+    log_mass: torch.Tensor
+    """(N, M) fp32."""
+    coefficients: torch.Tensor
+    """(N, R) fp32."""
+    basis: torch.Tensor
+    """(V, R) fp32, shared by all rows."""
+    mean: torch.Tensor
+    """(V,) fp32, shared by all rows."""
+
+    def map(self, change: Change) -> "LinearTail":
+        """Change log masses and coefficients."""
+        return replace(self, log_mass=change(self.log_mass), coefficients=change(self.coefficients))
+
+    def to(self, device: torch.device | str) -> "LinearTail":
+        """Move basis and mean."""
+        return replace(self, basis=self.basis.to(device), mean=self.mean.to(device))
+
+    def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
+        """The top-k as in `EvenTail`; the tail is softmax(β (mean + basis · a)) outside of it."""
+        log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
+        probs = log_probs.exp()
+        logits = torch.addmm(self.mean, self.coefficients, self.basis.T)  # (N, V)
+        log_dense = (logits * beta).scatter_(-1, ids, -torch.inf).log_softmax(-1)
+        log_dense = (log_dense + log_tail.unsqueeze(-1)).nan_to_num_(nan=-torch.inf)
+        dense = log_dense.exp()
+        neg_entropy = plogp(probs, log_probs) + plogp(dense, log_dense)
+        return TargetDistribution(
+            ids=ids, probs=probs, share=None, dense=dense, neg_entropy=neg_entropy
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledTail:
+    """Importance-weighted draws from the tail: the full target in expectation, at any T.
+
+    Draw s fell on token j with probability exp(β₀ l_j) / tail mass at β₀; at temperature T it
+    weighs p_T(j) over that, divided by the number of draws.
+
+    Source: Anshumann et al. 2025, "Sparse Logit Sampling", section 3.
+    """
+
+    log_mass: torch.Tensor
+    """(N, M) fp32."""
+    ids: torch.Tensor
+    """(N, S) int64, with repetitions."""
+    logprobs: torch.Tensor
+    """(N, S) fp32, nats at T = 1."""
+    proposal_beta: float
+    """β₀."""
+
+    def map(self, change: Change) -> "SampledTail":
+        """Change log masses and draws."""
+        return replace(
+            self,
+            log_mass=change(self.log_mass),
+            ids=change(self.ids),
+            logprobs=change(self.logprobs),
+        )
+
+    def to(self, device: torch.device | str) -> "SampledTail":
+        """Nothing is shared by the rows."""
+        return self
+
+    def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
+        """The top-k as in `EvenTail`; the draws stand for the tail."""
+        log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
+        probs = log_probs.exp()
+        tail = interpolate_log_mass(self.log_mass, 1 / beta)
+        log_z = torch.logaddexp((logprobs * beta).logsumexp(-1), tail)  # (N,)
+        log_g0 = interpolate_log_mass(self.log_mass, 1 / self.proposal_beta)
+        log_weight = (beta - self.proposal_beta) * self.logprobs + (log_g0 - log_z).unsqueeze(-1)
+        weights = log_weight.exp() / self.ids.shape[-1]  # (N, S)
+        weights = torch.where(torch.isneginf(log_tail).unsqueeze(-1), 0.0, weights)
+        # Σ_tail p (β l - log Z), by the same draws: unbiased as well.
+        log_tail_probs = beta * self.logprobs - log_z.unsqueeze(-1)
+        neg_entropy = plogp(probs, log_probs) + plogp(weights, log_tail_probs)
+        return TargetDistribution(
+            ids=torch.cat([ids, self.ids], -1),
+            probs=torch.cat([probs, weights], -1),
+            share=None,
+            dense=None,
+            neg_entropy=neg_entropy,
+        )
+
+
+def split_mass(
+    logprobs: torch.Tensor, log_mass: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log probabilities (N, K) of the top-k at T = 1/β, and the log mass (N,) outside of it."""
+    tail = interpolate_log_mass(log_mass, 1 / beta)
+    joint = torch.cat([logprobs * beta, tail.unsqueeze(-1)], -1).log_softmax(-1)
+    return joint[:, :-1], joint[:, -1]
+
+
+def plogp(probs: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+    """(N,) Σ p log p, where p = 0 adds nothing."""
+    return (probs * logprobs.masked_fill(probs == 0, 0.0)).sum(-1)
