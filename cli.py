@@ -219,12 +219,21 @@ def cache_inspect(directory: Path, split: str | None, document: int):
 
 @cache_group.command("verify")
 @click.argument("directory", type=FOLDER)
-def cache_verify(directory: Path):
+@click.option("--live", type=int, help="Also run the teacher again on this many documents.")
+@click.option("--seed", default=0, help="Of the choice of documents for --live.")
+@click.option("--teacher", help="Teacher for --live.  [default: the cache's]")
+@click.option("--device-map", default="auto", help="As in transformers, for --live.")
+def cache_verify(
+    directory: Path, live: int | None, seed: int, teacher: str | None, device_map: str
+):
     """Check every checksum, shape, range and offset; exit code 1 on any fault.
+
+    With --live, stored rows are also compared with what the teacher says now.
 
     \b
     Example:
       python cli.py cache verify runs/cache
+      python cli.py cache verify runs/cache --live 20 --teacher bigcode/starcoder2-3b
     """
     from cache.verify import verify_cache
 
@@ -237,6 +246,39 @@ def cache_verify(directory: Path):
             "came from, or delete them and manifest.json and build again with the same options."
         )
     click.echo(f"{directory} is sound.")
+    if live is None:
+        return
+    from cache.live import verify_live
+
+    report = verify_live(
+        directory, num_documents=live, seed=seed, teacher=teacher, device_map=device_map
+    )
+    click.echo("\n".join(report.lines()))
+    if report.faults:
+        raise click.ClickException(
+            f"{directory} does not hold what its teacher says. Build it again."
+        )
+
+
+@cache_group.command("merge")
+@click.argument("out", type=FOLDER)
+@click.argument("sources", nargs=-1, required=True, type=FOLDER)
+def cache_merge(out: Path, sources: tuple[Path, ...]):
+    """Make one cache at OUT of several complete ones that differ only in their problems.
+
+    The SOURCES stay as they are. A merge that was stopped can be given again.
+
+    \b
+    Example:
+      python cli.py cache merge runs/cache runs/cache-a runs/cache-b
+    """
+    from cache.merge import merge_caches
+
+    shards = merge_caches(out, sources).plan.shards
+    click.echo(
+        f"Merged {len(sources)} caches into {out}: {sum(s.num_documents for s in shards):,} "
+        f"documents, {sum(s.num_rows for s in shards):,} rows."
+    )
 
 
 def _recipe_overrides(command):
