@@ -60,7 +60,8 @@ class LiveReport:
     documents: int
     rows: int
     largest_differences: dict[str, float]
-    """By quantity, the largest absolute difference."""
+    """By quantity, the largest absolute difference; of a row's top-k, the entry counts that is
+    furthest beyond its tolerance, or closest to it."""
     tolerances: dict[str, float]
     """By quantity, what is allowed where that difference stands."""
     faults: tuple[LiveFault, ...]
