@@ -96,7 +96,8 @@ def unpack_rows(
     rows = dict(packed)
     if counts is not None:
         used = np.arange(num_entries) < counts[:, None].astype(np.int64)
-        if used.sum() != len(rows["topk_ids"]) or (counts < 1).any():
+        fits = ((counts >= 1) & (counts <= num_entries)).all()
+        if not fits or used.sum() != len(rows["topk_ids"]):
             raise CacheError("topk_counts do not fit topk_ids")
         for name in ("topk_ids", "topk_logprobs"):
             dense = np.zeros(used.shape, rows[name].dtype)

@@ -56,9 +56,8 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
         for logits, hidden, gold_ids in logit_slices(teacher, documents):
             rows = codec.encode(logits, hidden, gold_ids, generator)
             slices.append(rows)
-            sample = torch.arange(-first_row % SAMPLE_EVERY, len(logits), SAMPLE_EVERY)
-            if len(sample):
-                sample = sample.to(logits.device)
+            sample = list(range(-first_row % SAMPLE_EVERY, len(logits), SAMPLE_EVERY))
+            if sample:
                 decoded = codec.decode({name: part[sample] for name, part in rows.items()})
                 fidelity.append(measure_rows(logits[sample], decoded))
             first_row += len(logits)

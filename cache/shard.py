@@ -19,9 +19,10 @@ from cache.identity import FORMAT_VERSION
 from cache.layout import ANY, ShardLayout
 
 CHUNK_BYTES = 1 << 17
-MIN_CHUNK_ROWS, MAX_CHUNK_ROWS = 1024, 65536
+MIN_CHUNK_ROWS = 1024
 ENTROPY_CODED = ("tail_states", "tail_words")
 """Datasets in which no filter finds anything to pack."""
+ENTROPY_CODED_CHUNK = 8192
 
 # Byte shuffle, Zstd 9, Fletcher32: on 2,331 rows of SmolLM2-135M, k = 64, 275 bytes a row became
 # 192, read in 1.4 us (gzip 4: 188, 2.6 us; Blosc2/Zstd: 187, 1.5 us; bitshuffle/LZ4: 229, 1.1 us).
@@ -53,7 +54,9 @@ def _write_dataset(file: h5py.File, name: str, array: np.ndarray) -> None:
     options: dict[str, Any] = {}
     if array.size:
         row_bytes = array.nbytes // len(array)
-        rows = min(max(CHUNK_BYTES // row_bytes, MIN_CHUNK_ROWS), MAX_CHUNK_ROWS, len(array))
+        rows = min(max(CHUNK_BYTES // row_bytes, MIN_CHUNK_ROWS), len(array))
+        if name in ENTROPY_CODED:
+            rows = min(rows, ENTROPY_CODED_CHUNK)  # a last chunk is stored whole
         options = {"chunks": (rows, *array.shape[1:]), "fletcher32": True}
         if name not in ENTROPY_CODED:
             options |= {**hdf5plugin.Zstd(clevel=9), "shuffle": True}

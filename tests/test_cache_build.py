@@ -24,6 +24,7 @@ from cache.problems import load_problems
 from cache.reader import CacheReader
 from cache.rows import compute_rows
 from cache.teacher import load_causal_lm
+from cache.verify import verify_cache
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +69,51 @@ def test_stored_top_1_is_the_arg_max_for_the_next_token(tmp_path, tiny_teacher, 
             assert cached.prompt_lengths[0] == document.prompt_length
             expected = logits.log_softmax(-1).gather(-1, cached.targets.topk_ids)
             assert (cached.targets.topk_logprobs - expected).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        TargetFormat(top_k=8, tail="lowrank", tail_rank=32, tail_bytes=40.0),
+        TargetFormat(top_k=8, tail="hidden"),
+        TargetFormat(top_k=8, tail="sampled", tail_samples=4),
+        TargetFormat(top_k=16, top_p=0.5, tail="mass"),
+        TargetFormat(top_k=8, tail="renormalize"),
+    ],
+    ids=lambda targets: targets.tail,
+)
+def test_every_tail_is_built_verified_and_read_back(tmp_path, tiny_teacher, targets):
+    manifest = build_cache(config_of(tmp_path / "c", tiny_teacher, targets=targets)).manifest
+    assert verify_cache(tmp_path / "c") == []
+    model, _ = load_causal_lm(str(tiny_teacher))
+    at_two = {row.temperature: row for row in manifest.fidelity}[2.0]
+    with CacheReader(tmp_path / "c") as reader:
+        documents = reader.read("train", [7, 2])
+        found = documents.targets.at(2.0).to_dense(384)
+        ids = torch.from_numpy(documents.token_ids[: documents.token_offsets[1]])
+        with torch.inference_mode():
+            expected = (model(ids[None]).logits[0, :-1] / 2).softmax(-1)
+    assert torch.allclose(found.sum(-1), torch.ones(len(found)), atol=0.5)
+    distance = (found[: len(expected)] - expected).abs().sum(-1).mean() / 2
+    assert float(distance) == pytest.approx(at_two.total_variation, rel=0.3, abs=2e-3)
+    limits = {"lowrank": 0.05, "hidden": 0.004, "mass": 0.5, "sampled": 1.2, "renormalize": 0.95}
+    assert float(distance) < limits[targets.tail]
+
+
+def test_a_killed_build_fits_no_second_basis(tmp_path, tiny_teacher, monkeypatch):
+    targets = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
+    config = config_of(tmp_path / "c", tiny_teacher, targets=targets)
+    build_cache(config)
+    before = datasets_of(tmp_path / "c")
+    (tmp_path / "c" / "manifest.json").unlink()
+    (tmp_path / "c" / "train" / "shard-00001.h5").unlink()
+    monkeypatch.setattr(cache.build, "fit_basis", None)
+    build_cache(config)
+    assert datasets_of(tmp_path / "c") == before
+    monkeypatch.undo()
+    (tmp_path / "c" / "manifest.json").unlink()
+    (tmp_path / "c" / "tail.safetensors").unlink()
+    assert build_cache(config).num_new_rows == 0  # the basis is the same when fitted again
 
 
 def test_gold_logprob_is_the_loss_of_the_teacher(tmp_path, tiny_teacher):
@@ -322,6 +368,7 @@ def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch)
     whole = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     monkeypatch.setitem(cache.rows.HEAD_BYTES, "cpu", 384 * 4 * 50)
     monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 384 * 4 * 7)
+    assert len(compute_rows(Teacher(model), documents, codec).fidelity) > 1
     sliced = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     np.testing.assert_array_equal(whole["topk_ids"][:, 0], sliced["topk_ids"][:, 0])
     np.testing.assert_allclose(whole["topk_logprobs"], sliced["topk_logprobs"], atol=2e-3)
