@@ -147,6 +147,7 @@ class BasisFit:
         self._means = torch.zeros(width, width, dtype=torch.float64, device=weight.device)
         self._hidden: list[torch.Tensor] = []
         self._scales: list[torch.Tensor] = []
+        self._solved: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -163,6 +164,7 @@ class BasisFit:
         self._means += (mean.T @ mean).double()
         self._hidden.append(hidden.float())
         self._scales.append(row_scale(mass))
+        self._solved = None
 
     def finish(self, rank: int, bytes_per_row: float) -> TailBasis:
         """The basis of this rank whose codes take about so many bytes a row.
@@ -171,20 +173,15 @@ class BasisFit:
             CacheError: the rank exceeds the hidden state's width.
         """
         hidden, scales = torch.cat(self._hidden), torch.cat(self._scales)
-        num_rows, width = hidden.shape
+        width = hidden.shape[1]
         if rank > width:
             raise CacheError(
                 f"tail_rank is {rank}, but the teacher's hidden states have only {width} "
                 f"dimensions. Give --tail-rank {width} or less."
             )
         center = hidden.mean(0)
-        weighted = self._tail_probs.float().unsqueeze(-1) * self._weight
-        fisher = ((self._weight.T @ weighted).double() - self._means).cpu() / num_rows
-        centered = (hidden - center).double().cpu()
-        covariance = centered.T @ centered / num_rows
-        root, inverse_root = _square_roots(fisher)
-        _, directions = torch.linalg.eigh(root @ covariance @ root)
-        directions = directions.flip(-1)[:, :rank]
+        root, inverse_root, directions = self._solve(hidden, center)
+        directions = directions[:, :rank]
         projection = (root @ directions).float().to(hidden.device)
         rebuild = (inverse_root @ directions).float().to(hidden.device)
         mean = self._weight @ center + (self._bias.float() if self._bias is not None else 0.0)
@@ -200,6 +197,23 @@ class BasisFit:
             limits=torch.from_numpy(np.asarray(tables.limits).astype(np.int16)),
             frequencies=torch.from_numpy(np.asarray(tables.frequencies).astype(np.int16)),
         )
+
+    def _solve(
+        self, hidden: torch.Tensor, center: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """F^(1/2), its inverse, and the principal directions there, (D, D) fp64 each.
+
+        Kept until rows are added: at D = 3072 they take far longer than the rest of `finish`.
+        """
+        if self._solved is None:
+            weighted = self._tail_probs.float().unsqueeze(-1) * self._weight
+            fisher = ((self._weight.T @ weighted).double() - self._means).cpu() / len(hidden)
+            centered = (hidden - center).double().cpu()
+            covariance = centered.T @ centered / len(hidden)
+            root, inverse_root = _square_roots(fisher)
+            _, directions = torch.linalg.eigh(root @ covariance @ root)
+            self._solved = root, inverse_root, directions.flip(-1)
+        return self._solved
 
 
 def _square_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

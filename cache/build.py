@@ -67,7 +67,7 @@ def build_cache(config: BuildConfig) -> BuildSummary:
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
     plan = plan_build(config, tokenizer)
-    _require_documents(plan)
+    require_documents(plan)
     early = _identity(config, plan, tokenizer, teacher=None)
     complete = _existing(config, early)
     if complete is not None:
@@ -81,7 +81,7 @@ def build_cache(config: BuildConfig) -> BuildSummary:
             device_map=config.device_map,
         )
         teacher = Teacher(model)
-        _require_fit(teacher, plan, config)
+        require_fit(teacher, plan, config)
         tail_width = _write_tail(config, plan, teacher)
         identity = _identity(config, plan, tokenizer, teacher, tail_width)
         disk_plan = _write_or_check_plan(config, plan, identity)
@@ -172,7 +172,8 @@ def _identity(
     )
 
 
-def _require_documents(plan: BuildPlan) -> None:
+def require_documents(plan: BuildPlan) -> None:
+    """Raise CacheError where a split has no document left."""
     for split, documents in plan.documents.items():
         if not documents:
             reasons = "; ".join(f"{d.task_id}: {d.reason}" for d in plan.dropped[split][:3])
@@ -182,7 +183,8 @@ def _require_documents(plan: BuildPlan) -> None:
             )
 
 
-def _require_fit(teacher: Teacher, plan: BuildPlan, config: BuildConfig) -> None:
+def require_fit(teacher: Teacher, plan: BuildPlan, config: BuildConfig) -> None:
+    """Raise CacheError where documents hold ids or positions that the teacher does not have."""
     if plan.largest_id >= teacher.vocab_size:
         raise CacheError(
             f"The tokenizer of {config.teacher} gives the token id {plan.largest_id}, but the "

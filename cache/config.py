@@ -16,13 +16,13 @@ DTYPE_NAMES = ("auto", "bf16", "fp16", "fp32")
 class TargetFormat:
     """What is stored of a row's distribution, and in how many bits."""
 
-    top_k: int = 64
+    top_k: int = 16
     """Most entries stored a row."""
     top_p: float | None = None
     """Store only the fewest entries that hold this much probability at T = 1."""
     logprob_bits: int = 8
     """16: fp16; 8: log-spaced codes, within 0.9 % + 0.003 nats."""
-    tail: str = "mass"
+    tail: str = "lowrank"
     """`mass`: what lies outside the top-k, exact at every temperature, spread evenly;
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as

@@ -53,9 +53,14 @@ class RowCodec:
         self._basis, self._head = basis, head
         self.tables = None
         """Tables of the entropy coder, for a lowrank tail."""
+        self.tail_width = 0
+        """Coefficients or hidden dimensions a row."""
         if basis is not None:
             self._decoder = basis.basis.float()
             self.tables = basis.tables()
+            self.tail_width = basis.rank
+        elif head is not None:
+            self.tail_width = head.weight.shape[1]
 
     def to(self, device: torch.device | str) -> "RowCodec":
         """The same codec on another device."""
@@ -150,7 +155,7 @@ class RowCodec:
     ) -> EncodedRows:  # fmt: skip
         if self.targets.tail == "lowrank":
             assert self._basis is not None
-            return {"tail_codes": self._basis.quantise(hidden, self._scale(rows))}
+            return {"tail_codes": self._basis.quantise(hidden, self.scale(rows))}
         if self.targets.tail == "hidden":
             return {"tail_hidden": hidden.half()}
         if self.targets.tail == "sampled":
@@ -171,7 +176,7 @@ class RowCodec:
             assert self._basis is not None
             return LinearTail(
                 log_mass=log_mass,
-                coefficients=self._basis.dequantise(rows["tail_codes"], self._scale(rows)),
+                coefficients=self._basis.dequantise(rows["tail_codes"], self.scale(rows)),
                 basis=self._decoder,
                 mean=self._basis.mean,
             )
@@ -192,7 +197,7 @@ class RowCodec:
             )
         return EvenTail(vocab_size=self.vocab_size, log_mass=log_mass)
 
-    def _scale(self, rows: EncodedRows) -> torch.Tensor:
+    def scale(self, rows: EncodedRows) -> torch.Tensor:
         """(N,) step factors, from what is stored, so that a reader finds the same."""
         logprobs = self.decode_logprobs(rows["topk_logprobs"])
         log_mass = decode_log_mass(rows["tail_log_mass"])

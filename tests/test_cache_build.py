@@ -34,7 +34,7 @@ def config_of(out: Path, teacher: Path, **options) -> BuildConfig:
         "splits": ("train",),
         "dataset": str(EXAMPLES),
         "limit": 10,
-        "targets": TargetFormat(top_k=8, logprob_bits=16),
+        "targets": TargetFormat(top_k=8, logprob_bits=16, tail="mass"),
         "shard_tokens": 1000,
         "batch_tokens": 2048,
     }
@@ -200,7 +200,10 @@ def test_a_damaged_shard_of_an_unfinished_build_is_computed_again(tmp_path, tiny
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"targets": TargetFormat(top_k=9, logprob_bits=16)}, "top_k: 8 there, 9 asked for"),
+        (
+            {"targets": TargetFormat(top_k=9, logprob_bits=16, tail="mass")},
+            "top_k: 8 there, 9 asked for",
+        ),
         ({"targets": TargetFormat(top_k=8, tail="renormalize")}, "targets.tail"),
         ({"template": "docstring"}, "template"),
         ({"limit": 9}, "dataset_sha256"),
@@ -364,7 +367,7 @@ def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch)
         load_problems(str(EXAMPLES), "train")[:3], tokenizer, template="instruction",
         max_length=512,
     )  # fmt: skip
-    codec = RowCodec(TargetFormat(top_k=8, logprob_bits=16), 384)
+    codec = RowCodec(TargetFormat(top_k=8, logprob_bits=16, tail="mass"), 384)
     whole = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     monkeypatch.setitem(cache.rows.HEAD_BYTES, "cpu", 384 * 4 * 50)
     monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 384 * 4 * 7)

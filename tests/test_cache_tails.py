@@ -57,7 +57,7 @@ def test_a_hidden_tail_is_the_full_softmax_at_every_temperature(temperature):
 
 def test_a_lowrank_tail_gets_truer_with_its_bytes_and_beats_an_even_one(world):
     head, hidden = world
-    even = RowCodec(TargetFormat(top_k=4), VOCAB)
+    even = RowCodec(TargetFormat(top_k=4, tail="mass"), VOCAB)
     errors = [measure(fitted(world, tail_bytes=b), world)[2.0] for b in (4.0, 10.0, 20.0)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     assert measure(even, world)[2.0] > 5 * errors[0]
