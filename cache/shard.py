@@ -37,17 +37,22 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray], *, identity_sha256: s
     Raises:
         CacheError: the disk is full or cannot be written to.
     """
+    image = image_of(arrays, identity_sha256)
+    with atomic_path(path) as partial:
+        partial.write_bytes(image)
+
+
+def image_of(arrays: dict[str, np.ndarray], identity_sha256: str) -> bytes:
+    """The bytes of a shard's file."""
     options = {"driver": "core", "backing_store": False, "libver": ("v110", "v110")}
-    with h5py.File(path.name, "w", **options) as file:
+    with h5py.File("shard", "w", **options) as file:
         for name in sorted(arrays):
             _write_dataset(file, name, arrays[name])
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["identity_sha256"] = identity_sha256
         file.attrs["content_sha256"] = content_sha256(arrays)
         file.flush()
-        image = file.id.get_file_image()
-    with atomic_path(path) as partial:
-        partial.write_bytes(image)
+        return file.id.get_file_image()
 
 
 def _write_dataset(file: h5py.File, name: str, array: np.ndarray) -> None:

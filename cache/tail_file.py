@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from cache.basis import TailBasis, load_tensors
-from cache.durable import atomic_path
+from cache.durable import atomic_path, file_sha256
 from cache.errors import CacheError
 from cache.identity import Identity
 from cache.row_codec import OutputHead, RowCodec
@@ -30,6 +30,8 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
     """
     path = directory / TAIL_FILE
     targets, vocab_size, width = identity.targets, identity.vocab_size, identity.tail_width
+    if width:
+        _require_sha256(path, identity.tail_sha256)
     if targets.tail == "lowrank":
         basis = TailBasis.load(path, vocab_size=vocab_size, rank=width)
         return RowCodec(targets, vocab_size, basis=basis)
@@ -41,6 +43,17 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
         head = OutputHead(weight=tensors["weight"].float(), bias=tensors["bias"].float())
         return RowCodec(targets, vocab_size, head=head)
     return RowCodec(targets, vocab_size)
+
+
+def _require_sha256(path: Path, expected: str) -> None:
+    """A flipped bit in the basis would bend every tail of the cache without a sign."""
+    if not path.is_file():
+        raise CacheError(f"{path} is missing; the tails of the rows cannot be read. Copy it again.")
+    if file_sha256(path) != expected:
+        raise CacheError(
+            f"{path} is damaged or of another cache: its sha256 is not the identity's. "
+            "Copy it again from where the cache came from."
+        )
 
 
 def head_of(model) -> OutputHead:

@@ -1,0 +1,196 @@
+"""Which target format to choose: what each costs on disk, and how true it is to this teacher."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cache.build import require_documents, require_fit
+from cache.config import BuildConfig, TargetFormat
+from cache.errors import CacheError
+from cache.manifest import PLAN_NAME, Plan
+from cache.plan import plan_build
+from cache.soft_targets import require_temperature
+from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
+from cache.trial import Trial, TrialResult
+
+PLAN_ROWS = 4096
+PLAN_TEMPERATURES = (2.0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSetting:
+    """A target format, what the job would cost with it, and what its rows would be worth."""
+
+    targets: TargetFormat
+    result: TrialResult
+    """As measured on a few rows."""
+    num_rows: int
+    """Rows of the whole job."""
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes a row on disk, without what is stored once a cache."""
+        return self.result.bytes_per_row
+
+    @property
+    def total_bytes(self) -> int:
+        """The whole job, with what is stored once a cache."""
+        return round(self.bytes_per_row * self.num_rows) + self.result.shared_bytes
+
+    @property
+    def total_variation(self) -> float:
+        """Mean over the rows, at the highest temperature."""
+        return max(self.result.fidelity, key=lambda row: row.temperature).total_variation
+
+
+def candidate_formats(width: int, vocab_size: int) -> list[TargetFormat]:
+    """The formats that `plan_targets` tries on a teacher of this width and vocabulary.
+
+    Ranks beyond the width are that of the width; k beyond half the vocabulary is left out.
+    """
+    formats = [TargetFormat(top_k=64, tail="renormalize")]
+    formats += [TargetFormat(top_k=k, tail="mass") for k in (16, 64, 256)]
+    for top_k in (8, 16):
+        for rank in sorted({min(rank, width) for rank in (128, 256, 512)}):
+            formats += [
+                TargetFormat(top_k=top_k, tail="lowrank", tail_rank=rank, tail_bytes=tail_bytes)
+                for tail_bytes in (64.0, 128.0, 160.0, 192.0, 256.0)
+            ]
+    formats += [
+        TargetFormat(top_k=16, tail="sampled", tail_samples=32),
+        TargetFormat(top_k=8, tail="hidden"),
+    ]
+    return [targets for targets in formats if 2 * targets.top_k <= vocab_size]
+
+
+def plan_targets(
+    config: BuildConfig,
+    *,
+    temperatures: Sequence[float] = PLAN_TEMPERATURES,
+    num_rows: int = PLAN_ROWS,
+    on_setting: Callable[[int, int], None] = lambda done, total: None,
+) -> list[PlannedSetting]:
+    """Every candidate, measured on the first documents of a job; cheapest first.
+
+    Same configuration, same teacher, same machine: same result.
+
+    Args:
+        config: the job; its `targets` do not matter, and nothing is written to `out`.
+        temperatures: those at which fidelity is measured.
+        num_rows: rows the teacher computes; half fit the tails, half measure.
+        on_setting: called with how many settings are measured, of how many.
+
+    Raises:
+        CacheError: bad input, too few documents, or NaN logits.
+    """
+    for temperature in temperatures:
+        require_temperature(temperature)
+    tokenizer = load_tokenizer(config.teacher, config.revision)
+    plan = plan_build(config, tokenizer)
+    require_documents(plan)
+    model, _ = load_causal_lm(
+        config.teacher,
+        revision=config.revision,
+        dtype=resolve_dtype(config.dtype),
+        device_map=config.device_map,
+    )
+    teacher = Teacher(model)
+    require_fit(teacher, plan, config)
+    trial = Trial(
+        teacher,
+        [document for documents in plan.documents.values() for document in documents],
+        num_rows=num_rows,
+        batch_tokens=config.batch_tokens,
+        shard_rows=plan.num_rows // len(plan.shards),
+    )
+    return measure_formats(
+        trial,
+        candidate_formats(trial.width, teacher.vocab_size),
+        temperatures,
+        num_rows=plan.num_rows,
+        on_setting=on_setting,
+    )
+
+
+def measure_formats(
+    trial: Trial,
+    formats: Sequence[TargetFormat],
+    temperatures: Sequence[float],
+    *,
+    num_rows: int,
+    on_setting: Callable[[int, int], None] = lambda done, total: None,
+) -> list[PlannedSetting]:
+    """Settings of the formats for a job of `num_rows`, cheapest first."""
+    settings = []
+    for targets in formats:
+        on_setting(len(settings), len(formats))
+        result = trial.measure(targets, temperatures)
+        settings.append(PlannedSetting(targets=targets, result=result, num_rows=num_rows))
+    on_setting(len(settings), len(formats))
+    return sorted(settings, key=lambda setting: setting.bytes_per_row)
+
+
+def recommend(
+    settings: Sequence[PlannedSetting],
+    *,
+    max_tv: float | None = None,
+    bytes_per_token: float | None = None,
+) -> PlannedSetting:
+    """The cheapest setting within `max_tv`, or the truest within `bytes_per_token`.
+
+    Total variation counts at the highest temperature that was measured.
+
+    Raises:
+        CacheError: no setting meets it; the best is named. Or not exactly one was given.
+    """
+    if (max_tv is None) == (bytes_per_token is None):
+        raise CacheError("Give one of --max-tv and --bytes-per-token, not both.")
+    truest = min(settings, key=lambda s: (s.total_variation, s.bytes_per_row))
+    cheapest = min(settings, key=lambda s: (s.bytes_per_row, s.total_variation))
+    if max_tv is not None:
+        within = [s for s in settings if s.total_variation <= max_tv]
+        if within:
+            return min(within, key=lambda s: (s.bytes_per_row, s.total_variation))
+        raise CacheError(
+            f"No setting has a total variation of {max_tv:g} or less; the truest, "
+            f"{truest.targets.words()}, has {truest.total_variation:.4f} at "
+            f"{truest.bytes_per_row:.0f} bytes/token. Give --max-tv {truest.total_variation:.2g} "
+            "or more."
+        )
+    within = [s for s in settings if s.bytes_per_row <= bytes_per_token]
+    if within:
+        return min(within, key=lambda s: (s.total_variation, s.bytes_per_row))
+    raise CacheError(
+        f"No setting fits {bytes_per_token:g} bytes/token; the smallest, "
+        f"{cheapest.targets.words()}, takes {cheapest.bytes_per_row:.0f} with a total variation "
+        f"of {cheapest.total_variation:.4f}. Give --bytes-per-token "
+        f"{cheapest.bytes_per_row + 1:.0f} or more."
+    )
+
+
+def frontier(settings: Sequence[PlannedSetting]) -> list[PlannedSetting]:
+    """Settings that no other beats in both bytes and total variation, cheapest first."""
+    found: list[PlannedSetting] = []
+    for setting in sorted(settings, key=lambda s: (s.bytes_per_row, s.total_variation)):
+        if not found or setting.total_variation < found[-1].total_variation:
+            found.append(setting)
+    return found
+
+
+def with_recommended_targets(
+    config: BuildConfig,
+    bytes_per_token: float,
+    *,
+    num_rows: int = PLAN_ROWS,
+    on_setting: Callable[[int, int], None] = lambda done, total: None,
+) -> BuildConfig:
+    """The configuration with the truest targets that fit the bytes.
+
+    A build that was begun at `out` keeps the targets it was begun with.
+
+    Raises:
+        CacheError: as `plan_targets` and `recommend`.
+    """
+    if (config.out / PLAN_NAME).exists():
+        return replace(config, targets=Plan.read(config.out).identity.targets)
+    settings = plan_targets(config, num_rows=num_rows, on_setting=on_setting)
+    return replace(config, targets=recommend(settings, bytes_per_token=bytes_per_token).targets)
