@@ -47,6 +47,18 @@ class TargetFormat:
         if not 1 <= self.tail_bytes < 1e6:
             raise CacheError(f"tail_bytes is {self.tail_bytes}; it must be 1 or more.")
 
+    def words(self) -> str:
+        """In a line, for people."""
+        words = [f"k = {self.top_k}"]
+        if self.top_p is not None:
+            words.append(f"top-p {self.top_p:g}")
+        words.append(f"{self.logprob_bits}-bit logprobs")
+        details = {
+            "lowrank": f" (rank {self.tail_rank}, {self.tail_bytes:g} bytes)",
+            "sampled": f" ({self.tail_samples} draws)",
+        }
+        return ", ".join(words) + f", tail {self.tail}{details.get(self.tail, '')}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:

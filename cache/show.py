@@ -17,6 +17,7 @@ from cache.inspect import (
 )
 from cache.plan import BuildPlan
 from cache.reader import CacheReader
+from cache.recommend import PlannedSetting, frontier
 
 
 def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> RenderableType:
@@ -33,7 +34,7 @@ def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> Rend
     size = plan.estimated_bytes(config, vocab_size)
     total = Text(
         f"About {_size(size)} before compression ({size / plan.num_rows:.0f} bytes/token, "
-        f"{_target_words(config.targets)}); longest document {plan.longest} tokens."
+        f"{config.targets.words()}); longest document {plan.longest} tokens."
     )
     return Group(table, total, *_dropped_lines(plan.dropped_json()))
 
@@ -83,7 +84,7 @@ def _identity_table(reader: CacheReader) -> Table:
         "tokenizer": f"{identity.tokenizer_sha256}, vocabulary {identity.vocab_size:,}",
         "dataset": identity.dataset,
         "template": f"{identity.template}, up to {identity.max_length} tokens",
-        "targets": f"{_target_words(identity.targets)}, teacher in {identity.dtype}",
+        "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
         "libraries": ", ".join(f"{k} {v}" for k, v in identity.libraries.items()),
         "built": ", ".join(reader.manifest.created.values()),
@@ -125,16 +126,45 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
     return table
 
 
-def _target_words(targets: TargetFormat) -> str:
-    words = [f"k = {targets.top_k}"]
-    if targets.top_p is not None:
-        words.append(f"top-p {targets.top_p:g}")
-    words.append(f"{targets.logprob_bits}-bit logprobs")
-    details = {
-        "lowrank": f" (rank {targets.tail_rank}, {targets.tail_bytes:g} bytes)",
-        "sampled": f" ({targets.tail_samples} draws)",
-    }
-    return ", ".join(words) + f", tail {targets.tail}{details.get(targets.tail, '')}"
+def settings_table(
+    settings: Sequence[PlannedSetting], chosen: PlannedSetting | None
+) -> RenderableType:
+    """What each setting costs and gives; the chosen one is marked, and those none other beats."""
+    fidelity = settings[0].result.fidelity
+    names = ["", "setting", "bytes/token", "whole job", "columns"]
+    for row in fidelity:
+        names += [f"TV, T = {row.temperature:g}", "KL"]
+    title = f"Settings by size, over {fidelity[0].num_rows:,} rows that no tail was fitted on"
+    table = _table(title, names)
+    table.columns[1].justify = "left"
+    best = frontier(settings)
+    for setting in settings:
+        cells = [
+            "->" if setting is chosen else "*" if setting in best else "",
+            setting.targets.words(),
+            f"{setting.bytes_per_row:.1f}",
+            _size(setting.total_bytes),
+            f"{setting.result.num_columns or '-'}",
+        ]
+        for row in setting.result.fidelity:
+            cells += [f"{row.total_variation:.4f}", f"{row.kl:.4f}"]
+        table.add_row(*cells, style="bold green" if setting is chosen else None)
+    legend = Text(
+        "*: no other setting is both smaller and truer. columns: of the matrix product with the "
+        "vocabulary that rebuilds the tail in training, beside the student's own width. "
+        f"whole job: {settings[0].num_rows:,} rows, and what is stored once a cache."
+    )
+    if chosen is None:
+        return Group(table, legend)
+    return Group(table, legend, Text(f"Recommended: {_options(chosen.targets)}", style="bold"))
+
+
+def _options(targets: TargetFormat) -> str:
+    """The options of cache-teacher that make this format."""
+    words = f"--top-k {targets.top_k} --tail {targets.tail}"
+    if targets.tail == "lowrank":
+        words += f" --tail-rank {targets.tail_rank} --tail-bytes {targets.tail_bytes:g}"
+    return words + (f" --tail-samples {targets.tail_samples}" if targets.tail == "sampled" else "")
 
 
 def _example_table(reader: CacheReader, tokenizer, split: str, document: int) -> RenderableType:

@@ -142,7 +142,9 @@ class Trial:
             return self._encode_all(codec)
         key = (targets.top_k, targets.logprob_bits)
         if key not in self._encoded:  # all but the codes is the same for every basis
-            plain = TargetFormat(top_k=targets.top_k, logprob_bits=targets.logprob_bits)
+            plain = TargetFormat(
+                top_k=targets.top_k, logprob_bits=targets.logprob_bits, tail="mass"
+            )
             self._encoded[key] = self._encode_all(RowCodec(plain, self._teacher.vocab_size))
         rows = self._encoded[key]
         return rows | {"tail_codes": basis.quantise(self._hidden, codec.scale(rows))}
