@@ -28,7 +28,7 @@ from cache.teacher import Teacher
 from cache.writer import ShardAssembly
 
 FIDELITY_ROWS = 512
-"""Rows whose full softmax is held against the decoded one, evenly spaced over those measured."""
+"""Rows that fidelity is measured on, where nothing else is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class Trial:
         num_rows: int,
         batch_tokens: int,
         shard_rows: int,
+        fidelity_rows: int = FIDELITY_ROWS,
     ):
         """Run the teacher.
 
@@ -64,6 +65,8 @@ class Trial:
             num_rows: about how many rows to run; half, at most FIT_ROWS, fit the bases.
             batch_tokens: padded tokens of a batch.
             shard_rows: rows of the shards to be, which share the fixed bytes of their files.
+            fidelity_rows: rows whose full softmax is held against the decoded one, evenly
+                spaced over those measured.
 
         Raises:
             CacheError: there are fewer than two documents.
@@ -80,6 +83,7 @@ class Trial:
                 "Give a dataset or a --limit with 2 or more."
             )
         self._teacher, self._shard_rows = teacher, shard_rows
+        self._fidelity_rows = fidelity_rows
         self._fit_hidden = _hidden_states(teacher, fitted, batch_tokens)
         self._hidden = _hidden_states(teacher, self._documents, batch_tokens)
         gold = np.concatenate([document.token_ids[1:] for document in self._documents])
@@ -161,7 +165,7 @@ class Trial:
     def _fidelity(
         self, codec: RowCodec, rows: EncodedRows, temperatures: Sequence[float]
     ) -> tuple[Fidelity, ...]:
-        every = -(-self.num_rows // FIDELITY_ROWS)
+        every = max(1, self.num_rows // self._fidelity_rows)
         sample = torch.arange(0, self.num_rows, every, device=self._hidden.device)
         measured = []
         for indices in sample.split(self._slice_rows):
