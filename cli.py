@@ -9,6 +9,7 @@ from functools import wraps
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
 from cache.errors import CacheError
@@ -119,53 +120,79 @@ def _target_options(command):
     return with_targets
 
 
+def _corpus_options(command):
+    """Options that say which teacher reads what, and how."""
+    for option in reversed(
+        [
+            click.option(
+                "--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file."
+            ),
+            click.option("--revision", help="Branch, tag or commit of the teacher on the hub."),
+            click.option(
+                "--dataset", default=BuildConfig.dataset, help="Hub id, or a JSON-lines file."
+            ),
+            click.option(
+                "--split",
+                "splits",
+                multiple=True,
+                default=BuildConfig.splits,
+                type=click.Choice(list(SPLIT_TASK_IDS)),
+                help="Repeat it for several.",
+            ),
+            click.option(
+                "--template",
+                default=BuildConfig.template,
+                type=click.Choice(list(TEMPLATES)),
+                help="How a problem becomes text.",
+            ),
+            click.option(
+                "--max-length", default=BuildConfig.max_length, help="Longest document, in tokens."
+            ),
+            click.option(
+                "--long-documents",
+                default=BuildConfig.long_documents,
+                type=click.Choice(LONG_DOCUMENTS),
+                help="What happens to longer ones.",
+            ),
+            click.option(
+                "--dtype",
+                default=BuildConfig.dtype,
+                type=click.Choice(DTYPE_NAMES),
+                help="auto: bf16 on an accelerator, fp32 on the CPU.",
+            ),
+            click.option(
+                "--device-map", default=BuildConfig.device_map, help="As in transformers."
+            ),
+            click.option(
+                "--batch-tokens",
+                default=BuildConfig.batch_tokens,
+                help="Padded tokens of a teacher batch.",
+            ),
+            click.option("--limit", type=int, help="Only the first problems of each split."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @main.command("cache-teacher")
 @click.option(
     "--out", type=FOLDER, required=True, help="Cache directory; an unfinished one goes on."
 )
-@click.option("--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file.")
-@click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
-@click.option("--dataset", default=BuildConfig.dataset, help="Hub id, or a JSON-lines file.")
-@click.option(
-    "--split",
-    "splits",
-    multiple=True,
-    default=BuildConfig.splits,
-    type=click.Choice(list(SPLIT_TASK_IDS)),
-    help="Repeat it for several.",
-)
-@click.option(
-    "--template",
-    default=BuildConfig.template,
-    type=click.Choice(list(TEMPLATES)),
-    help="How a problem becomes text.",
-)
-@click.option("--max-length", default=BuildConfig.max_length, help="Longest document, in tokens.")
-@click.option(
-    "--long-documents",
-    default=BuildConfig.long_documents,
-    type=click.Choice(LONG_DOCUMENTS),
-    help="What happens to longer ones.",
-)
+@_corpus_options
 @_target_options
-@click.option(
-    "--dtype",
-    default=BuildConfig.dtype,
-    type=click.Choice(DTYPE_NAMES),
-    help="auto: bf16 on an accelerator, fp32 on the CPU.",
-)
-@click.option("--device-map", default=BuildConfig.device_map, help="As in transformers.")
-@click.option(
-    "--batch-tokens", default=BuildConfig.batch_tokens, help="Padded tokens of a teacher batch."
-)
 @click.option(
     "--shard-tokens",
     default=BuildConfig.shard_tokens,
     help="Tokens of a shard: what a killed build loses at most.",
 )
-@click.option("--limit", type=int, help="Only the first problems of each split.")
+@click.option(
+    "--bytes-per-token",
+    type=float,
+    help="First try target formats on a few rows, and take the truest of at most this size.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be cached; load no model.")
-def cache_teacher(dry_run: bool, targets: TargetFormat, **options):
+def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetFormat, **options):
     """Run the teacher once and store its soft targets.
 
     A build that was stopped goes on with the same command.
@@ -176,6 +203,8 @@ def cache_teacher(dry_run: bool, targets: TargetFormat, **options):
       python cli.py cache-teacher --dataset examples/problems.jsonl --out runs/cache --dry-run
     """
     config = BuildConfig(targets=targets, **options)
+    if bytes_per_token is not None:
+        _require_unset([field.name for field in fields(TargetFormat)] + ["dry_run"])
     from cache.show import dry_run_table, summary_table
 
     if dry_run:
@@ -185,9 +214,27 @@ def cache_teacher(dry_run: bool, targets: TargetFormat, **options):
         tokenizer = load_tokenizer(config.teacher, config.revision)
         _print(dry_run_table(plan_build(config, tokenizer), config, len(tokenizer)))
         return
+    if bytes_per_token is not None:
+        from cache.progress import settings_progress
+        from cache.recommend import with_recommended_targets
+
+        with settings_progress() as on_setting:
+            config = with_recommended_targets(config, bytes_per_token, on_setting=on_setting)
+        click.echo(f"Targets: {config.targets.words()}.")
     from cache.build import build_cache
 
     _print(summary_table(build_cache(config)))
+
+
+def _require_unset(names: list[str]) -> None:
+    """Raise CacheError where the command line sets what --bytes-per-token decides."""
+    context = click.get_current_context()
+    given = [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    if given:
+        words = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise CacheError(
+            f"--bytes-per-token chooses the targets itself; leave out {words}, or leave it out."
+        )
 
 
 @main.group("cache")
@@ -199,12 +246,14 @@ def cache_group():
 @click.argument("directory", type=FOLDER)
 @click.option("--split", help="Split of the example document.  [default: the first]")
 @click.option("--document", default=0, help="Number of the example document.")
-def cache_inspect(directory: Path, split: str | None, document: int):
+@click.option("--plot", type=FILE, help="Write fidelity by temperature to this PNG file.")
+def cache_inspect(directory: Path, split: str | None, document: int, plot: Path | None):
     """Print identity, size, captured mass and an example document.
 
     \b
     Example:
       python cli.py cache inspect runs/cache
+      python cli.py cache inspect runs/cache --plot fidelity.png
     """
     from transformers import AutoTokenizer
 
@@ -215,6 +264,64 @@ def cache_inspect(directory: Path, split: str | None, document: int):
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
         split = split or reader.splits[0]
         _print(inspect_tables(reader, tokenizer, split=split, document=document))
+        if plot is not None:
+            from cache.plots import plot_fidelity
+
+            plot_fidelity(reader.fidelity(), plot)
+            click.echo(f"Plot: {plot}")
+
+
+@cache_group.command("plan")
+@_corpus_options
+@click.option("--rows", default=4096, help="Rows to run; half fit tails, half measure.")
+@click.option(
+    "--temperature",
+    "temperatures",
+    type=float,
+    multiple=True,
+    default=(2.0,),
+    help="Where to measure; repeat it for several. The highest decides.",
+)
+@click.option("--max-tv", type=float, help="Recommend the cheapest that is at least this true.")
+@click.option("--bytes-per-token", type=float, help="Recommend the truest of at most this size.")
+@click.option("--plot", type=FILE, help="Write sizes and fidelities to this PNG file.")
+def cache_plan(
+    rows: int,
+    temperatures: tuple[float, ...],
+    max_tv: float | None,
+    bytes_per_token: float | None,
+    plot: Path | None,
+    **options,
+):
+    """Try target formats on a few rows of the teacher: bytes against fidelity.
+
+    Nothing is cached. Total variation (TV) runs from 0 to 1.
+
+    \b
+    Example:
+      python cli.py cache plan --teacher bigcode/starcoder2-3b --bytes-per-token 256
+      python cli.py cache plan --temperature 1 --temperature 2 --max-tv 0.03 --plot plan.png
+    """
+    if max_tv is not None and bytes_per_token is not None:
+        raise CacheError("Give one of --max-tv and --bytes-per-token.")
+    config = BuildConfig(out=Path(), **options)
+    from cache.progress import settings_progress
+    from cache.recommend import plan_targets, recommend
+    from cache.show import settings_table
+
+    with settings_progress() as on_setting:
+        settings = plan_targets(
+            config, temperatures=temperatures, num_rows=rows, on_setting=on_setting
+        )
+    chosen = None
+    if max_tv is not None or bytes_per_token is not None:
+        chosen = recommend(settings, max_tv=max_tv, bytes_per_token=bytes_per_token)
+    _print(settings_table(settings, chosen))
+    if plot is not None:
+        from cache.plots import plot_settings
+
+        plot_settings(settings, chosen, plot)
+        click.echo(f"Plot: {plot}")
 
 
 @cache_group.command("verify")

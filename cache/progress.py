@@ -1,5 +1,7 @@
 """The progress line of stage one: tokens a second, time left, bytes a token."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -56,3 +58,25 @@ class BuildProgress:
 
     def __exit__(self, *exception) -> None:
         self._bar.stop()
+
+
+@contextmanager
+def settings_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; the block calls it with how many settings are tried, of how many."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("[progress.remaining]ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        expand=True,
+        disable=not Console(stderr=True).is_terminal,
+    )
+    task = bar.add_task("running the teacher", total=None)
+
+    def update(done: int, total: int) -> None:
+        bar.update(task, description="trying settings", completed=done, total=total)
+
+    with bar:
+        yield update

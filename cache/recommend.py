@@ -120,7 +120,7 @@ def measure_formats(
     on_setting: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[PlannedSetting]:
     """Settings of the formats for a job of `num_rows`, cheapest first."""
-    settings = []
+    settings: list[PlannedSetting] = []
     for targets in formats:
         on_setting(len(settings), len(formats))
         result = trial.measure(targets, temperatures)
@@ -142,11 +142,8 @@ def recommend(
     Raises:
         CacheError: no setting meets it; the best is named. Or not exactly one was given.
     """
-    if (max_tv is None) == (bytes_per_token is None):
-        raise CacheError("Give one of --max-tv and --bytes-per-token, not both.")
-    truest = min(settings, key=lambda s: (s.total_variation, s.bytes_per_row))
-    cheapest = min(settings, key=lambda s: (s.bytes_per_row, s.total_variation))
-    if max_tv is not None:
+    if max_tv is not None and bytes_per_token is None:
+        truest = min(settings, key=lambda s: (s.total_variation, s.bytes_per_row))
         within = [s for s in settings if s.total_variation <= max_tv]
         if within:
             return min(within, key=lambda s: (s.bytes_per_row, s.total_variation))
@@ -156,6 +153,9 @@ def recommend(
             f"{truest.bytes_per_row:.0f} bytes/token. Give --max-tv {truest.total_variation:.2g} "
             "or more."
         )
+    if bytes_per_token is None or max_tv is not None:
+        raise CacheError("Give one of --max-tv and --bytes-per-token.")
+    cheapest = min(settings, key=lambda s: (s.bytes_per_row, s.total_variation))
     within = [s for s in settings if s.bytes_per_row <= bytes_per_token]
     if within:
         return min(within, key=lambda s: (s.total_variation, s.bytes_per_row))
