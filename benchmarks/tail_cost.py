@@ -13,7 +13,7 @@ import torch
 
 from cache.soft_targets import SoftTargets
 from cache.tail_mass import NODES
-from cache.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail
+from cache.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail, TailMap
 from distill.loss import distillation_sums
 
 
@@ -25,8 +25,10 @@ def tails(rows: int, vocab_size: int, device: torch.device) -> dict[str, Tail]:
         return LinearTail(
             log_mass=log_mass,
             coefficients=torch.randn(rows, rank, device=device),
-            basis=torch.randn(vocab_size, rank, device=device) / rank**0.5,
-            mean=torch.zeros(vocab_size, device=device),
+            shared=TailMap(
+                torch.randn(vocab_size, rank, device=device) / rank**0.5,
+                torch.zeros(vocab_size, device=device),
+            ),
         )
 
     sampled = SampledTail(

@@ -97,7 +97,7 @@ def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teach
     """Compute the shards that are missing; the number of rows computed."""
     remove_partials(config.out)
     layout = ShardLayout.of(disk_plan.identity)
-    missing = [s for s in disk_plan.shards if not _is_intact(config.out, s, disk_plan.identity)]
+    missing = [s for s in disk_plan.shards if not is_intact(config.out, s, disk_plan.identity)]
     num_new_rows = sum(shard.num_rows for shard in missing)
     codec = load_codec(config.out, disk_plan.identity).to(teacher.head.weight.device)
     writer = ShardWriter(disk_plan.identity.sha256)
@@ -119,7 +119,7 @@ def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teach
     return num_new_rows
 
 
-def _is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
+def is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
     """Whether an earlier run left this shard whole; its content is read and hashed."""
     try:
         with open_shard_file(out, shard, identity) as file:

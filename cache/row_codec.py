@@ -16,7 +16,15 @@ from cache.errors import CacheError
 from cache.logprob_codes import decode_logprobs, encode_logprobs
 from cache.soft_targets import SoftTargets
 from cache.tail_mass import NODES, decode_log_mass, encode_log_mass, tail_powers
-from cache.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail, split_mass
+from cache.tails import (
+    EvenTail,
+    LinearTail,
+    NoTail,
+    SampledTail,
+    Tail,
+    TailMap,
+    split_mass,
+)
 
 PROPOSAL_BETA = 0.5
 """Draws of a sampled tail follow it at T = 2."""
@@ -56,10 +64,11 @@ class RowCodec:
         self.tail_width = 0
         """Coefficients or hidden dimensions a row."""
         if basis is not None:
-            self._decoder = basis.basis.float()
+            self._shared = TailMap(basis.basis.float(), basis.mean)
             self.tables = basis.tables()
             self.tail_width = basis.rank
         elif head is not None:
+            self._shared = TailMap(head.weight, head.bias)
             self.tail_width = head.weight.shape[1]
 
     def to(self, device: torch.device | str) -> "RowCodec":
@@ -177,16 +186,13 @@ class RowCodec:
             return LinearTail(
                 log_mass=log_mass,
                 coefficients=self._basis.dequantise(rows["tail_codes"], self.scale(rows)),
-                basis=self._decoder,
-                mean=self._basis.mean,
+                shared=self._shared,
             )
         if self.targets.tail == "hidden":
-            assert self._head is not None
             return LinearTail(
                 log_mass=log_mass,
                 coefficients=rows["tail_hidden"].float(),
-                basis=self._head.weight,
-                mean=self._head.bias,
+                shared=self._shared,
             )
         if self.targets.tail == "sampled":
             return SampledTail(

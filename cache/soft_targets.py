@@ -31,8 +31,7 @@ class SoftTargets:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SoftTargets":
         """The same targets on another device."""
-        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return replace(moved, tail=moved.tail.to(device))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def select(self, rows: torch.Tensor) -> "SoftTargets":
         """The rows of a (N,) bool mask or of an index tensor, in its order."""

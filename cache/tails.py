@@ -52,10 +52,6 @@ class Tail(Protocol):
         """The same tail with `change` applied to every tensor that has a row axis."""
         ...
 
-    def to(self, device: torch.device | str) -> "Tail":
-        """The same tail with what all rows share on another device."""
-        ...
-
     def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
         """p_T of the rows whose top-k is `ids` (N, K) with `logprobs` (N, K) at T = 1."""
         ...
@@ -67,10 +63,6 @@ class NoTail:
 
     def map(self, change: Change) -> "NoTail":
         """Nothing to change."""
-        return self
-
-    def to(self, device: torch.device | str) -> "NoTail":
-        """Nothing to move."""
         return self
 
     def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
@@ -94,10 +86,6 @@ class EvenTail:
         """Change the log masses."""
         return replace(self, log_mass=change(self.log_mass))
 
-    def to(self, device: torch.device | str) -> "EvenTail":
-        """Nothing is shared by the rows."""
-        return self
-
     def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
         """p_i ∝ exp(β · l_i) for the top-k; the tail's share is that of the full softmax."""
         log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
@@ -112,6 +100,24 @@ class EvenTail:
         )
 
 
+class TailMap:
+    """The linear map from coefficients to tail logits that all rows of a cache share.
+
+    It is copied to a device once, when it is first needed there, and not with every batch.
+    """
+
+    def __init__(self, basis: torch.Tensor, mean: torch.Tensor):
+        """`basis` (V, R) and `mean` (V,), fp32 on one device."""
+        self._copies = {basis.device: (basis, mean)}
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Basis and mean on a device."""
+        if device not in self._copies:
+            basis, mean = next(iter(self._copies.values()))
+            self._copies[device] = (basis.to(device), mean.to(device))
+        return self._copies[device]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearTail:
     """The shape of the tail from a linear map of a few coefficients a row, at its exact mass.
@@ -124,24 +130,18 @@ class LinearTail:
     """(N, M) fp32."""
     coefficients: torch.Tensor
     """(N, R) fp32."""
-    basis: torch.Tensor
-    """(V, R) fp32, shared by all rows."""
-    mean: torch.Tensor
-    """(V,) fp32, shared by all rows."""
+    shared: TailMap
 
     def map(self, change: Change) -> "LinearTail":
         """Change log masses and coefficients."""
         return replace(self, log_mass=change(self.log_mass), coefficients=change(self.coefficients))
 
-    def to(self, device: torch.device | str) -> "LinearTail":
-        """Move basis and mean."""
-        return replace(self, basis=self.basis.to(device), mean=self.mean.to(device))
-
     def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
         """The top-k as in `EvenTail`; the tail is softmax(β (mean + basis · a)) outside of it."""
         log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
         probs = log_probs.exp()
-        logits = torch.addmm(self.mean, self.coefficients, self.basis.T)  # (N, V)
+        basis, mean = self.shared.on(self.coefficients.device)
+        logits = torch.addmm(mean, self.coefficients, basis.T)  # (N, V)
         log_dense = (logits * beta).scatter_(-1, ids, -torch.inf).log_softmax(-1)
         log_dense = (log_dense + log_tail.unsqueeze(-1)).nan_to_num_(nan=-torch.inf)
         dense = log_dense.exp()
@@ -178,10 +178,6 @@ class SampledTail:
             ids=change(self.ids),
             logprobs=change(self.logprobs),
         )
-
-    def to(self, device: torch.device | str) -> "SampledTail":
-        """Nothing is shared by the rows."""
-        return self
 
     def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
         """The top-k as in `EvenTail`; the draws stand for the tail."""

@@ -11,6 +11,7 @@ from conftest import EXAMPLES, save_teacher
 from test_cli import run
 
 import cache.merge
+import cache.source
 from cache.build import build_cache
 from cache.config import BuildConfig, TargetFormat
 from cache.durable import json_sha256, write_sealed_json
@@ -221,7 +222,7 @@ def test_a_shard_that_the_manifest_does_not_vouch_for_is_refused(tmp_path, copy)
 
 
 def test_a_forged_content_hash_is_found(tmp_path, copy, monkeypatch):
-    monkeypatch.setattr(cache.merge, "content_sha256", lambda arrays: "0" * 64)
+    monkeypatch.setattr(cache.source, "content_sha256", lambda arrays: "0" * 64)
     with pytest.raises(CacheError, match="its content hash does not fit its content"):
         merge_caches(tmp_path / "m", [copy])
 
