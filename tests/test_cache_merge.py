@@ -33,7 +33,13 @@ def build(folder: Path, name: str, teacher: Path, lines: list[str], **options) -
     folder.mkdir(exist_ok=True)
     dataset = folder / f"{name}.jsonl"
     dataset.write_text("\n".join(lines))
-    defaults = {"splits": ("train",), "max_length": 512, "shard_tokens": 400, "batch_tokens": 64}
+    defaults = {
+        "splits": ("train",),
+        "max_length": 512,
+        "shard_tokens": 400,
+        "batch_tokens": 64,
+        "targets": TargetFormat(top_k=64, tail="mass"),  # shares nothing that other rows decide
+    }
     config = BuildConfig(
         out=folder / name, teacher=str(teacher), dataset=str(dataset), **{**defaults, **options}
     )

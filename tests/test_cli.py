@@ -1,7 +1,10 @@
 """The command line: help, errors as sentences, exit codes."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -120,3 +123,26 @@ def test_the_command_that_goes_on_is_the_same_and_train_resumes(monkeypatch):
     assert cli._command_to_go_on() == "python cli.py train --cache 'my cache' --resume"
     monkeypatch.setattr(sys, "argv", ["/env/bin/logitcache", "sweep", "--out", "runs"])
     assert cli._command_to_go_on() == "logitcache sweep --out runs"
+
+
+def test_ctrl_c_in_training_prints_the_command_that_resumes(tiny_cache, tmp_path):
+    words = [
+        sys.executable, "cli.py", "train", "--cache", tiny_cache, "--out", tmp_path / "run",
+        "--recipe", "model_44m_t2.0_a0.5", "--student", "1x16x1", "--epochs", "400",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    while process.poll() is None and not list(tmp_path.glob("run/checkpoints/*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "To go on:\n  python cli.py train" in output and output.rstrip().endswith("--resume")
