@@ -388,6 +388,41 @@ def cache_merge(out: Path, sources: tuple[Path, ...]):
     )
 
 
+@cache_group.command("reencode")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--top-k", type=int, help="Fewer entries a row.")
+@click.option("--top-p", type=float, help="Fewer entries where they hold this much probability.")
+@click.option("--logprob-bits", type=click.Choice([8, 16]), help="Fewer bits a logprob.")
+@click.option("--tail", type=click.Choice(TAILS), help="A tail that the stored one can become.")
+@click.option("--tail-rank", type=int, help="Coefficients of lowrank tails.")
+@click.option("--tail-bytes", type=float, help="Bytes a row that they may take once coded.")
+@click.option("--tail-samples", type=int, help="Draws of a sampled tail.")
+def cache_reencode(source: Path, out: Path, **changes):
+    """Make a cache at OUT of the one at SOURCE with other targets, without the teacher.
+
+    Options left out are those of SOURCE. Entries, bits and the tail's shape can be given up; a
+    cache with hidden tails can become any other.
+
+    \b
+    Example:
+      python cli.py cache reencode runs/cache runs/smaller --top-k 8 --tail mass
+      python cli.py cache reencode runs/hidden runs/lowrank --tail lowrank --tail-bytes 192
+    """
+    from cache.derive import changed_targets
+    from cache.manifest import Manifest
+    from cache.reencode import reencode_cache
+    from cache.show import fidelity_table
+
+    found = Manifest.read(source)
+    manifest = reencode_cache(source, out, changed_targets(found.identity.targets, changes))
+    _print(fidelity_table(manifest.fidelity))
+    click.echo(
+        f"{out} holds {manifest.identity.targets.words()}: {manifest.num_bytes:,} bytes, where "
+        f"{source} has {found.num_bytes:,}."
+    )
+
+
 def _recipe_overrides(command):
     """Options that replace single fields of a recipe."""
     for option in reversed(

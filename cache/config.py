@@ -59,6 +59,15 @@ class TargetFormat:
         }
         return ", ".join(words) + f", tail {self.tail}{details.get(self.tail, '')}"
 
+    def options(self) -> str:
+        """The options of `cache-teacher` that ask for it."""
+        words = f"--top-k {self.top_k} --logprob-bits {self.logprob_bits} --tail {self.tail}"
+        if self.top_p is not None:
+            words += f" --top-p {self.top_p:g}"
+        if self.tail == "lowrank":
+            words += f" --tail-rank {self.tail_rank} --tail-bytes {self.tail_bytes:g}"
+        return words + (f" --tail-samples {self.tail_samples}" if self.tail == "sampled" else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:

@@ -22,6 +22,8 @@ COLOURS = {
 }
 MARKERS = {"renormalize": "X", "mass": "s", "sampled": "^", "lowrank": "o", "hidden": "D"}
 CHOSEN_COLOUR = "#b5423c"
+LABEL_PIXELS = (100, 15)
+"""Width and height of a name."""
 
 
 def plot_settings(
@@ -65,7 +67,7 @@ def plot_settings(
     axes.set_title("Soft targets by size and distance from the teacher's own")
     axes.legend(frameon=False, loc="lower left")
     figure.draw_without_rendering()  # fixes the layout, so that distances on it are final
-    _label(axes, best)
+    _label(axes, [*([chosen] if chosen else []), *best])
     _save(figure, path)
 
 
@@ -117,17 +119,20 @@ def _log(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(axes: Axes, best: Sequence[PlannedSetting]) -> None:
-    """Name the settings of the frontier, but for those too close to the last one named."""
-    last = (-1e9, -1e9)
-    for setting in best:
+def _label(axes: Axes, settings: Sequence[PlannedSetting]) -> None:
+    """Name the settings, the first ones first, but for those whose name would cover another."""
+    taken: list[tuple[float, float]] = []
+    for setting in settings:
         place = (setting.bytes_per_row, setting.total_variation)
         x, y = axes.transData.transform(place)
-        if abs(x - last[0]) < 40 and abs(y - last[1]) < 14:
+        if any(
+            abs(x - left) < LABEL_PIXELS[0] and abs(y - low) < LABEL_PIXELS[1]
+            for left, low in taken
+        ):
             continue
-        last = (x, y)
+        taken.append((x, y))
         axes.annotate(
-            _short(setting.targets), place, (8, 5), textcoords="offset points", size=8, zorder=4
+            _short(setting.targets), place, (9, 6), textcoords="offset points", size=8, zorder=4
         )
 
 

@@ -119,13 +119,17 @@ def measure_formats(
     num_rows: int,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[PlannedSetting]:
-    """Settings of the formats for a job of `num_rows`, cheapest first."""
+    """Settings of the formats for a job of `num_rows`, cheapest first.
+
+    A format that gives what an earlier one gave (more bytes than its codes can use) is left out.
+    """
     settings: list[PlannedSetting] = []
-    for targets in formats:
-        on_setting(len(settings), len(formats))
+    for done, targets in enumerate(formats):
+        on_setting(done, len(formats))
         result = trial.measure(targets, temperatures)
-        settings.append(PlannedSetting(targets=targets, result=result, num_rows=num_rows))
-    on_setting(len(settings), len(formats))
+        if all(result != setting.result for setting in settings):
+            settings.append(PlannedSetting(targets=targets, result=result, num_rows=num_rows))
+    on_setting(len(formats), len(formats))
     return sorted(settings, key=lambda setting: setting.bytes_per_row)
 
 

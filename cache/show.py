@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.build import BuildSummary
-from cache.config import BuildConfig, TargetFormat
+from cache.config import BuildConfig
 from cache.fidelity import Fidelity
 from cache.inspect import (
     example_tokens,
@@ -111,7 +111,10 @@ def _size_table(reader: CacheReader) -> Table:
 def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
     """Stored targets against the teacher's own, by temperature."""
     if not fidelity:
-        return Text("Fidelity: not measured, the cache has too few rows.", style="yellow")
+        return Text(
+            "Fidelity: not measured (too few rows, or encoded again without the teacher).",
+            style="yellow",
+        )
     names = ("T", "inside the top-k", "total variation", "p99", "KL", "gradient cosine")
     table = _table(f"Fidelity over {fidelity[0].num_rows:,} rows", names)
     for row in fidelity:
@@ -156,15 +159,7 @@ def settings_table(
     )
     if chosen is None:
         return Group(table, legend)
-    return Group(table, legend, Text(f"Recommended: {_options(chosen.targets)}", style="bold"))
-
-
-def _options(targets: TargetFormat) -> str:
-    """The options of cache-teacher that make this format."""
-    words = f"--top-k {targets.top_k} --tail {targets.tail}"
-    if targets.tail == "lowrank":
-        words += f" --tail-rank {targets.tail_rank} --tail-bytes {targets.tail_bytes:g}"
-    return words + (f" --tail-samples {targets.tail_samples}" if targets.tail == "sampled" else "")
+    return Group(table, legend, Text(f"Recommended: {chosen.targets.options()}", style="bold"))
 
 
 def _example_table(reader: CacheReader, tokenizer, split: str, document: int) -> RenderableType:

@@ -30,19 +30,29 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
     """
     path = directory / TAIL_FILE
     targets, vocab_size, width = identity.targets, identity.vocab_size, identity.tail_width
-    if width:
-        _require_sha256(path, identity.tail_sha256)
     if targets.tail == "lowrank":
+        _require_sha256(path, identity.tail_sha256)
         basis = TailBasis.load(path, vocab_size=vocab_size, rank=width)
         return RowCodec(targets, vocab_size, basis=basis)
     if targets.tail == "hidden":
-        tensors = load_tensors(path)
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if shapes != {"weight": (vocab_size, width), "bias": (vocab_size,)}:
-            raise CacheError(f"{path} does not hold the output head: {shapes}.")
-        head = OutputHead(weight=tensors["weight"].float(), bias=tensors["bias"].float())
+        head = load_head(directory, identity)
         return RowCodec(targets, vocab_size, head=head)
     return RowCodec(targets, vocab_size)
+
+
+def load_head(directory: Path, identity: Identity) -> OutputHead:
+    """The output head beside a cache's hidden tails, fp32, on the CPU.
+
+    Raises:
+        CacheError: the file is missing, damaged, or does not fit the identity.
+    """
+    path, vocab_size, width = directory / TAIL_FILE, identity.vocab_size, identity.tail_width
+    _require_sha256(path, identity.tail_sha256)
+    tensors = load_tensors(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {"weight": (vocab_size, width), "bias": (vocab_size,)}:
+        raise CacheError(f"{path} does not hold the output head: {shapes}.")
+    return OutputHead(weight=tensors["weight"].float(), bias=tensors["bias"].float())
 
 
 def _require_sha256(path: Path, expected: str) -> None:

@@ -1,0 +1,194 @@
+"""A cache again with other targets, without the teacher.
+
+Shards keep their documents; their rows are derived from the stored ones, or encoded anew from the
+teacher's logits where hidden states give these back. N rows, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.basis import BasisFit
+from cache.build import is_intact
+from cache.calibrate import FIT_ROWS
+from cache.config import TargetFormat
+from cache.derive import derive_rows, require_derivable
+from cache.durable import file_sha256, make_directory
+from cache.errors import CacheError
+from cache.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
+from cache.finish import finish_cache
+from cache.layout import ShardLayout
+from cache.lock import writer_lock
+from cache.manifest import Manifest, Plan, ShardPlan
+from cache.open_shard import OpenShard
+from cache.packing import GROUP_ROWS, pack_rows, to_tensors
+from cache.progress import BuildProgress
+from cache.row_codec import EncodedRows, OutputHead, RowCodec
+from cache.rows import REDUCE_BYTES
+from cache.shard import remove_partials, write_shard
+from cache.source import Source, require_free, require_same_plan
+from cache.tail_file import TAIL_FILE, load_codec, load_head, save_head
+
+DOCUMENT_FIELDS = ("task_ids", "prompt_lengths", "token_offsets", "token_ids")
+
+
+def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifest:
+    """Make a cache at `out` with other targets than the complete one at `directory`.
+
+    Fidelity is measured where the source has hidden states; elsewhere the new manifest has none.
+    A call that was stopped goes on when it is given again.
+
+    Raises:
+        CacheError: the source is incomplete or damaged, does not hold what the targets need, or
+            something else is at `out`.
+    """
+    source = Source(directory=directory, manifest=Manifest.read(directory))
+    require_derivable(source.identity.targets, targets, str(directory))
+    require_free(out, (TAIL_FILE,))
+    found = load_codec(directory, source.identity)
+    head = None
+    if source.identity.targets.tail == "hidden":
+        head = load_head(directory, source.identity)
+    make_directory(out)
+    with writer_lock(out):
+        remove_partials(out)
+        tail_width = _write_tail(out, source, found, targets, head)
+        identity = replace(
+            source.identity,
+            targets=targets,
+            tail_width=tail_width,
+            tail_sha256=file_sha256(out / TAIL_FILE) if tail_width else "",
+        )
+        plan = replace(source.manifest.plan, identity=identity)
+        require_same_plan(out, plan, f"{directory} with these targets")
+        plan.write(out)
+        _write_shards(out, plan, source, found, head)
+        source.copy_other_files(out, but=(TAIL_FILE,))
+        return finish_cache(out, plan, device="cpu")
+
+
+def _write_tail(
+    out: Path, source: Source, found: RowCodec, targets: TargetFormat, head: OutputHead | None
+) -> int:
+    """Make tail.safetensors where the tail needs it and it is not there; the tail's width."""
+    if targets.tail not in ("lowrank", "hidden"):
+        return 0
+    assert head is not None
+    width = head.weight.shape[1]
+    if targets.tail == "hidden":
+        if not (out / TAIL_FILE).is_file():
+            save_head(head, out / TAIL_FILE)
+        return width
+    rank = min(targets.tail_rank, width)
+    if not (out / TAIL_FILE).is_file():
+        fit = _fit(source, found, targets, head)
+        fit.finish(rank, targets.tail_bytes).save(out / TAIL_FILE)
+    return rank
+
+
+def _fit(source: Source, found: RowCodec, targets: TargetFormat, head: OutputHead) -> BasisFit:
+    """What a basis is fitted on: the first rows of the source, as a build takes them."""
+    fit = BasisFit(head.weight, head.bias)
+    num_entries = min(targets.top_k, len(head.weight))
+    for shard in source.manifest.plan.shards:
+        for rows in _blocks(source, shard, found):
+            for hidden in rows["tail_hidden"].split(_slice_rows(head)):
+                if fit.num_rows >= FIT_ROWS:
+                    return fit
+                logits = _logits(head, hidden)
+                fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
+    return fit
+
+
+def _write_shards(
+    out: Path, plan: Plan, source: Source, found: RowCodec, head: OutputHead | None
+) -> None:
+    codec = load_codec(out, plan.identity)
+    missing = [shard for shard in plan.shards if not is_intact(out, shard, plan.identity)]
+    total = sum(shard.num_rows for shard in plan.shards)
+    done = total - sum(shard.num_rows for shard in missing)
+    with BuildProgress(total=total, done=done) as progress:
+        for shard in missing:
+            arrays = source.sound_arrays(shard)
+            kept = {name: arrays[name] for name in DOCUMENT_FIELDS}
+            generator = torch.Generator().manual_seed(int(kept["task_ids"][0]))
+            parts, fidelity, first_row = [], [np.zeros((0, NUM_MEASURES))], 0
+            for block in _blocks(source, shard, found):
+                if head is None:
+                    parts.append(derive_rows(block, found, codec.targets))
+                else:
+                    rows, measured = _encode_anew(block, head, codec, generator, first_row)
+                    parts.append(rows)
+                    fidelity.append(measured)
+                first_row += len(block["topk_ids"])
+                progress.advance(len(block["topk_ids"]))
+            kept["fidelity"] = np.concatenate(fidelity).astype("<f2")
+            kept |= _packed(parts, ShardLayout.of(plan.identity), codec)
+            write_shard(out / shard.path, kept, identity_sha256=plan.identity.sha256)
+            progress.shard_done(out / shard.path, shard.num_rows)
+
+
+def _packed(
+    parts: Sequence[EncodedRows], layout: ShardLayout, codec: RowCodec
+) -> dict[str, np.ndarray]:
+    rows = {
+        name: torch.cat([part[name] for part in parts]).numpy().astype(dtype)
+        for name, (dtype, _) in layout.row_fields().items()
+    }
+    return pack_rows(rows, ragged=layout.ragged, tables=codec.tables)
+
+
+@torch.inference_mode()
+def _encode_anew(
+    block: EncodedRows,
+    head: OutputHead,
+    codec: RowCodec,
+    generator: torch.Generator,
+    first_row: int,
+) -> tuple[EncodedRows, np.ndarray]:
+    """Rows of a hidden tail through the head and the new codec, and the fidelity of some."""
+    parts, fidelity = [], []
+    kept = {name: block[name] for name in ("entropy", "gold_logprob", "gold_rank")}
+    for hidden in block["tail_hidden"].split(_slice_rows(head)):
+        logits = _logits(head, hidden)
+        rows = codec.encode(logits, hidden, torch.zeros(len(hidden), dtype=torch.int64), generator)
+        parts.append(rows)
+        sample = torch.arange(-first_row % SAMPLE_EVERY, len(hidden), SAMPLE_EVERY)
+        decoded = codec.decode({name: part[sample] for name, part in rows.items()})
+        fidelity.append(measure_rows(logits[sample], decoded))
+        first_row += len(hidden)
+    rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return rows | kept, torch.cat(fidelity).numpy()
+
+
+def _blocks(source: Source, shard: ShardPlan, found: RowCodec) -> Iterator[EncodedRows]:
+    """A shard's encoded rows, some thousands at a time."""
+    identity = source.identity
+    opened = OpenShard(
+        source.directory / shard.path,
+        ShardLayout.of(identity),
+        shard,
+        identity.sha256,
+        found.tables,
+    )
+    try:
+        for start in range(0, shard.num_rows, GROUP_ROWS):
+            stop = min(start + GROUP_ROWS, shard.num_rows)
+            rows = opened.row_range(start, stop)
+            if int(rows["topk_ids"].max()) >= identity.vocab_size:
+                raise CacheError(f"{opened.file.path}: topk_ids beyond the vocabulary")
+            yield to_tensors(rows)
+    finally:
+        opened.file.close()
+
+
+def _logits(head: OutputHead, hidden: torch.Tensor) -> torch.Tensor:
+    """(N, V) fp32."""
+    return torch.addmm(head.bias, hidden.float(), head.weight.T)
+
+
+def _slice_rows(head: OutputHead) -> int:
+    return max(1, REDUCE_BYTES["cpu"] // (4 * len(head.weight)))
