@@ -84,26 +84,33 @@ def plot_fidelity(fidelity: Sequence[Fidelity], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     temperatures = [row.temperature for row in fidelity]
-    colour = COLOURS["lowrank"]
     mean = [row.total_variation for row in fidelity]
     p99 = [row.total_variation_p99 for row in fidelity]
+    kl = [row.kl for row in fidelity]
+    colour = COLOURS["lowrank"]
     left.plot(temperatures, p99, "^--", color=colour, alpha=0.55, label="99th percentile of rows")
     left.plot(temperatures, mean, "o-", color=colour, label="mean")
-    right.plot(temperatures, [row.kl for row in fidelity], "o-", color=colour)
     left.set_ylabel("total variation, ½ Σ |p - stored p|")
-    right.set_ylabel("mean KL(p ‖ stored p), nats")
     left.legend(frameon=False)
-    for axes, highest in ((left, max(p99)), (right, max(row.kl for row in fidelity))):
-        axes.set_ylim(0, 1.15 * highest if 0 < highest < float("inf") else 1)
+    right.plot(temperatures, kl, "o-", color=colour)
+    right.set_ylabel("mean KL(p ‖ stored p), nats")
+    for axes, highest, values in ((left, max(p99), mean), (right, max(kl), kl)):
+        finite = 0 < highest < float("inf")
+        axes.set_xlim(temperatures[0] - 0.15, temperatures[-1] + 0.35)
+        axes.set_ylim(-0.06 * highest if finite else 0, 1.15 * highest if finite else 1)
         axes.set_xticks(temperatures)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("temperature")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes, values in ((left, mean), (right, [row.kl for row in fidelity])):
         for x, y in zip(temperatures, values, strict=True):
-            text = f"{y:.2g}"
-            axes.annotate(text, (x, y), (0, 7), textcoords="offset points", ha="center", size=8)
+            if y < float("inf"):
+                text = f"{y:.2g}"
+                axes.annotate(text, (x, y), (5, -12), textcoords="offset points", size=8)
+    if max(kl) == float("inf"):
+        text = "infinite: tokens that the teacher\nmay choose have no stored probability"
+        right.text(0.5, 0.5, text, transform=right.transAxes, ha="center", va="center")
+        right.set_yticks([])
     figure.suptitle(f"Stored targets against the teacher's own, over {fidelity[0].num_rows:,} rows")
     _save(figure, path)
 

@@ -150,8 +150,11 @@ def test_the_plots_are_pictures(tmp_path, planned):
     plot_settings(planned, chosen, tmp_path / "plan.png")
     plot_settings(planned, None, tmp_path / "unmarked.png")
     plot_fidelity(chosen.result.fidelity, tmp_path / "fidelity.png")
+    forgetful = next(s for s in planned if s.targets.tail == "renormalize")
+    assert forgetful.result.fidelity[0].kl == float("inf")
+    plot_fidelity(forgetful.result.fidelity, tmp_path / "infinite.png")
     pictures = [matplotlib.image.imread(path) for path in sorted(tmp_path.glob("*.png"))]
-    assert len(pictures) == 3 and all(p[..., :3].std() > 0.01 for p in pictures)
+    assert len(pictures) == 4 and all(p[..., :3].std() > 0.01 for p in pictures)
     with pytest.raises(CacheError, match="no fidelity to plot"):
         plot_fidelity((), tmp_path / "none.png")
 
