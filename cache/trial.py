@@ -137,7 +137,8 @@ class Trial:
                 fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
             self._fits[targets.top_k] = fit
         rank = min(targets.tail_rank, self.width)
-        return self._fits[targets.top_k].finish(rank, targets.tail_bytes)
+        basis = self._fits[targets.top_k].finish(rank, targets.tail_bytes)
+        return basis.to(self._hidden.device)
 
     def _encode(
         self, targets: TargetFormat, codec: RowCodec, basis: TailBasis | None
