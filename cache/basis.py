@@ -76,11 +76,7 @@ class TailBasis:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
-        from safetensors.torch import save_file
-
-        tensors = {f.name: getattr(self, f.name).cpu().contiguous() for f in fields(self)}
-        with atomic_path(path) as partial:
-            save_file(tensors, partial)
+        save_tensors({f.name: getattr(self, f.name) for f in fields(self)}, path)
 
     @classmethod
     def load(cls, path: Path, *, vocab_size: int, rank: int) -> "TailBasis":
@@ -106,6 +102,15 @@ class TailBasis:
             if tuple(tensors[name].shape) != shape:
                 raise CacheError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {shape}.")
         return basis
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, atomically and with the user's own file mode."""
+    from safetensors.torch import save
+
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from cache.basis import TailBasis, load_tensors
-from cache.durable import atomic_path, file_sha256
+from cache.basis import TailBasis, load_tensors, save_tensors
+from cache.durable import file_sha256
 from cache.errors import CacheError
 from cache.identity import Identity
 from cache.row_codec import OutputHead, RowCodec
@@ -14,12 +14,8 @@ TAIL_FILE = "tail.safetensors"
 
 
 def save_head(head: OutputHead, path: Path) -> None:
-    """Write an output head, atomically, in its own dtype."""
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as partial:
-        tensors = {"weight": head.weight, "bias": head.bias}
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+    """Write an output head, atomically."""
+    save_tensors({"weight": head.weight, "bias": head.bias}, path)
 
 
 def load_codec(directory: Path, identity: Identity) -> RowCodec:

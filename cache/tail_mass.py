@@ -5,14 +5,15 @@ With l_j the teacher's logprobs at T = 1 and β = 1/T, the tail weighs
     f(β) = log Σ_{j ∉ top-k} exp(β · l_j)
 
 against exp(β · l_i) for the tokens of the top-k. f is smooth in β, so it is stored at a few nodes
-and interpolated by the polynomial through them (barycentric form: Berrut and Trefethen 2004,
-"Barycentric Lagrange Interpolation", eq. 4.2). The nodes are evenly spaced, so that one
-exponential a token and a few products give all of them.
+and interpolated by the polynomial through them. The nodes crowd at the ends like Chebyshev's,
+which keeps the polynomial from overshooting there (Berrut and Trefethen 2004, "Barycentric
+Lagrange Interpolation", section 6), and are multiples of 1/20, so that one exponential a token and
+a few products give all of them.
 """
 
 import torch
 
-NODES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+NODES = (0.25, 0.3, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
 """Values of β = 1/T at which the log mass is stored; T from 4 down to 1."""
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
@@ -28,7 +29,8 @@ def tail_powers(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Σ exp(β · s) over the tokens outside the top-k at every node, and exp(s) of each of them.
 
-    One exponential a token: exp(s/20), whose powers 5, 8, 11, 14, 17, 20 are the nodes.
+    One exponential a token: exp(s/20), of which the nodes are the powers 5, 6, 8, 11, 14, 17, 19
+    and 20.
 
     Args:
         shifted_logits: (N, V) fp32, s = logits minus their maximum.
@@ -39,11 +41,11 @@ def tail_powers(
     power = (shifted_logits * 0.05).exp_()
     power.scatter_(-1, topk_ids, 0.0)
     square = power * power
-    cube = power.mul_(square)
-    current = square.mul_(cube)
+    cube = square * power
+    current = square * cube
     sums = [current.sum(-1)]
-    for _ in NODES[1:]:
-        current.mul_(cube)
+    for factor in (power, square, cube, cube, cube, square, power):
+        current.mul_(factor)
         sums.append(current.sum(-1))
     return torch.stack(sums, -1), current
 

@@ -6,6 +6,7 @@ B batch, S positions, D width, V vocabulary, N rows.
 import gc
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,10 @@ def load_causal_lm(
         CacheError: it cannot be loaded, with the reason.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # a log file wants no bars
     tokenizer = load_tokenizer(model, revision)
     folder, gguf = _source(model)
     options: dict[str, Any] = dict(gguf)
