@@ -127,6 +127,8 @@ def finish_run(
     staged = out / "finished"
     with new_directory(staged) as tmp:
         student.save_pretrained(tmp)
+        # safetensors writes for the owner alone; a run is shared like the files beside it.
+        shutil.copymode(tmp / "config.json", tmp / "model.safetensors")
         (tmp / "README.md").write_text(card, encoding="utf-8")
         for path in sorted(tokenizer_path.iterdir()):
             if path.is_file() and not (tmp / path.name).exists():
