@@ -1,0 +1,113 @@
+"""The commands `train` and `sweep`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from distill.config import SweepConfig, TrainConfig
+from distill.recipe import LOSS_ON, PRECISIONS
+from distill.recipe_files import find_recipe
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+WANDB_MODES = click.Choice(["online", "offline", "disabled"])
+
+
+def _recipe_overrides(command):
+    """Options that replace single fields of a recipe."""
+    for option in reversed(
+        [
+            click.option("--student", help="44m, 202m, tiny or LAYERSxWIDTHxHEADS."),
+            click.option("--temperature", type=float, help="1 to 4."),
+            click.option("--alpha", type=float, help="Weight of the teacher's term, 0 to 1."),
+            click.option("--epochs", type=int),
+            click.option("--lr", type=float),
+            click.option("--weight-decay", type=float),
+            click.option("--clip", type=float, help="Largest gradient norm."),
+            click.option("--dropout", type=float),
+            click.option("--batch-size", type=int, help="Documents of a microbatch."),
+            click.option("--accumulate", type=int, help="Microbatches of an optimizer step."),
+            click.option("--loss-on", type=click.Choice(LOSS_ON), help="Which tokens count."),
+            click.option("--precision", type=click.Choice(PRECISIONS)),
+            click.option("--seed", type=int),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("train")
+@click.option("--cache", type=FOLDER, required=True, help="Cache directory.")
+@click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
+@click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
+@click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
+@click.option("--wandb-project", default=TrainConfig.wandb_project)
+@_recipe_overrides
+def train(
+    cache: Path,
+    recipe_name: str,
+    recipes: Path | None,
+    out: Path | None,
+    resume: bool,
+    wandb: str | None,
+    wandb_project: str,
+    **overrides,
+):
+    """Train one student from a cache; the teacher is not needed.
+
+    Options left out are the recipe's.
+
+    \b
+    Example:
+      python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5
+      python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --temperature 1.5 \\
+          --out runs/warmer
+    """
+    given = {field: value for field, value in overrides.items() if value is not None}
+    recipe = replace(find_recipe(recipe_name, recipes), **given)
+    config = TrainConfig(
+        cache=cache,
+        recipe=recipe,
+        out=out or Path("runs") / recipe.name,
+        resume=resume,
+        wandb=wandb,
+        wandb_project=wandb_project,
+    )
+    from distill.show import summary_table
+    from distill.train import train as run_training
+
+    Console().print(summary_table(run_training(config)))
+
+
+@click.command("sweep")
+@click.option("--cache", type=FOLDER, required=True, help="Cache directory.")
+@click.option(
+    "--recipes",
+    type=click.Path(path_type=Path),
+    default=Path("starcoder2-mbpp"),
+    help="YAML file of recipes, or the name of a shipped one.",
+)
+@click.option("--out", type=FOLDER, required=True, help="Gets one run directory a recipe.")
+@click.option("--only", multiple=True, help="Name of a recipe to run; repeat it for several.")
+@click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
+@click.option("--wandb-project", default=SweepConfig.wandb_project)
+def sweep(**options):
+    """Train every recipe of a file from one cache.
+
+    Finished runs are skipped, unfinished ones go on; a failed run does not stop the others.
+
+    \b
+    Example:
+      python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
+    """
+    config = SweepConfig(**options)
+    from distill.sweep import sweep as run_sweep
+
+    result = run_sweep(config)
+    if result.failed:
+        names = ", ".join(run.name for run in result.failed)
+        raise click.ClickException(f"{len(result.failed)} of {len(result.runs)} failed: {names}.")

@@ -1,0 +1,96 @@
+"""The command `evaluate`."""
+
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from cache.config import DTYPE_NAMES
+from cache.templates import TEMPLATES
+from evaluation.config import BenchmarkConfig
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+WANDB_MODES = click.Choice(["online", "offline", "disabled"])
+
+
+@click.command("evaluate")
+@click.option("--checkpoints", multiple=True, type=FOLDER, help="Run directories: runs/*.")
+@click.argument("more_checkpoints", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--teacher", help="Hub id, folder or .gguf file; runs live, for the ratios.")
+@click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
+@click.option(
+    "--benchmark",
+    default=BenchmarkConfig.benchmark,
+    help="humaneval, mbpp, or a JSON-lines file of either kind.",
+)
+@click.option("--dataset", help="Where its problems come from: hub id or JSON-lines file.")
+@click.option(
+    "--template",
+    default=BenchmarkConfig.template,
+    type=click.Choice(list(TEMPLATES)),
+    help="Prompt of MBPP problems.",
+)
+@click.option("--limit", type=int, help="Only the first problems.")
+@click.option(
+    "--samples",
+    default=BenchmarkConfig.samples,
+    help="Completions a problem for pass@k; 0: greedy pass@1 alone.",
+)
+@click.option("--temperature", default=BenchmarkConfig.temperature, help="Of the samples.")
+@click.option("--top-p", default=BenchmarkConfig.top_p, help="Of the samples.")
+@click.option("--k", "ks", multiple=True, default=BenchmarkConfig.ks, help="Every k of pass@k.")
+@click.option(
+    "--strip-prompt/--keep-prompt",
+    default=BenchmarkConfig.strip_prompt,
+    help="Let models read HumanEval's prompts without their closing newline.",
+)
+@click.option("--max-new-tokens", default=BenchmarkConfig.max_new_tokens)
+@click.option("--batch-size", default=BenchmarkConfig.batch_size, help="Completions at once.")
+@click.option("--latency-prompts", default=BenchmarkConfig.latency_prompts)
+@click.option(
+    "--latency-tokens",
+    default=BenchmarkConfig.latency_tokens,
+    help="New tokens of each timed generation.",
+)
+@click.option(
+    "--latency-prompt-tokens",
+    default=BenchmarkConfig.latency_prompt_tokens,
+    help="Longest timed prompt; longer ones keep their end.",
+)
+@click.option("--latency-warmup", default=BenchmarkConfig.latency_warmup)
+@click.option(
+    "--workers",
+    type=int,
+    default=os.cpu_count,
+    show_default="one a core",
+    help="Programs run at once.",
+)
+@click.option(
+    "--self-check/--no-self-check",
+    default=BenchmarkConfig.self_check,
+    help="First prove that canonical solutions pass and empty bodies fail.",
+)
+@click.option("--timeout", default=BenchmarkConfig.timeout, help="Seconds a program may run.")
+@click.option("--memory-mb", default=BenchmarkConfig.memory_mb, help="MiB a program may use.")
+@click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(DTYPE_NAMES))
+@click.option("--device", default=BenchmarkConfig.device, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--seed", default=BenchmarkConfig.seed)
+@click.option("--wandb", default=BenchmarkConfig.wandb, type=WANDB_MODES)
+@click.option("--wandb-project", default=BenchmarkConfig.wandb_project)
+@click.option("--out", default=BenchmarkConfig.out, type=FOLDER, help="Gets the report.")
+def evaluate(checkpoints: tuple[Path, ...], more_checkpoints: tuple[Path, ...], **options):
+    """Benchmark checkpoints against the live teacher.
+
+    The same command on the same --out goes on where it was stopped.
+
+    \b
+    Example:
+      python cli.py evaluate --checkpoints runs/* --teacher bigcode/starcoder2-3b
+    """
+    config = BenchmarkConfig(checkpoints=(*checkpoints, *more_checkpoints), **options)
+    from evaluation.benchmark import run_benchmark
+    from evaluation.report import to_rich_table
+
+    Console().print(to_rich_table(run_benchmark(config)))
+    click.echo(f"Report: {config.out / 'results.md'}")
