@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from cache.commands_build import FOLDER, corpus_options
-from cache.config import BuildConfig
+from cache.config import TAILS, BuildConfig
 from cache.errors import CacheError
 
 FILE = click.Path(dir_okay=False, path_type=Path)
