@@ -150,15 +150,16 @@ def _encode_anew(
     first_row: int,
 ) -> tuple[EncodedRows, np.ndarray]:
     """Rows of a hidden tail through the head and the new codec, and the fidelity of some."""
-    parts, fidelity = [], []
+    parts, fidelity = [], [torch.zeros(0, NUM_MEASURES)]
     kept = {name: block[name] for name in ("entropy", "gold_logprob", "gold_rank")}
     for hidden in block["tail_hidden"].split(_slice_rows(head)):
         logits = _logits(head, hidden)
         rows = codec.encode(logits, hidden, torch.zeros(len(hidden), dtype=torch.int64), generator)
         parts.append(rows)
-        sample = torch.arange(-first_row % SAMPLE_EVERY, len(hidden), SAMPLE_EVERY)
-        decoded = codec.decode({name: part[sample] for name, part in rows.items()})
-        fidelity.append(measure_rows(logits[sample], decoded))
+        sample = list(range(-first_row % SAMPLE_EVERY, len(hidden), SAMPLE_EVERY))
+        if sample:
+            decoded = codec.decode({name: part[sample] for name, part in rows.items()})
+            fidelity.append(measure_rows(logits[sample], decoded))
         first_row += len(hidden)
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return rows | kept, torch.cat(fidelity).numpy()

@@ -143,11 +143,18 @@ def test_fewer_draws_are_the_first_ones(tmp_path, sources):
             np.testing.assert_array_equal(fewer.read_rows("train", [1], name), wanted)
 
 
-def test_hidden_tails_become_lowrank_ones_with_a_measured_fidelity(tmp_path, tiny_teacher, sources):
+def test_hidden_tails_become_lowrank_ones_with_a_measured_fidelity(
+    tmp_path, tiny_teacher, sources, monkeypatch
+):
+    # slices of 50 rows, as a large vocabulary would have: most hold no row that is measured
+    monkeypatch.setitem(cache.reencode.REDUCE_BYTES, "cpu", 50 * 4 * 384)
     targets = TargetFormat(top_k=8, tail="lowrank", tail_rank=32, tail_bytes=20.0)
     manifest = reencode_cache(sources["hidden"], tmp_path / "r", targets)
     assert verify_cache(tmp_path / "r") == []
+    monkeypatch.undo()
     built = Manifest.read(build(tmp_path / "b", tiny_teacher, targets))
+    expected = sum(-(-shard.num_rows // 128) for shard in manifest.plan.shards)
+    assert manifest.fidelity[0].num_rows == expected
     assert manifest.identity.tail_width == 32 and manifest.identity.tail_sha256
     for found, wanted in zip(manifest.fidelity, built.fidelity, strict=True):
         assert found.temperature == wanted.temperature
