@@ -6,6 +6,7 @@ Codes of a row in descending order are stored as differences, which HDF5's filte
 """
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -25,8 +26,15 @@ def encode_logprobs(logprobs: torch.Tensor) -> torch.Tensor:
 
 def decode_logprobs(codes: torch.Tensor) -> torch.Tensor:
     """Nats, fp32, of codes of any integer dtype."""
-    logprobs = -OFFSET_NATS * torch.expm1(codes.float() * GROWTH)
-    return torch.where(codes == EMPTY, -torch.inf, logprobs)
+    return _table(codes.device)[codes.long()]
+
+
+@lru_cache
+def _table(device: torch.device) -> torch.Tensor:
+    """(256,) nats of every code."""
+    logprobs = -OFFSET_NATS * torch.expm1(torch.arange(256, device=device) * GROWTH)
+    logprobs[EMPTY] = -torch.inf
+    return logprobs
 
 
 def error_bound(logprobs: torch.Tensor) -> torch.Tensor:

@@ -99,6 +99,7 @@ class ShardFile:
         self.path = path
         self._layout, self._num_rows = layout, num_tokens - num_documents
         self._shapes = layout.datasets(num_documents, num_tokens)
+        self._datasets: dict[str, h5py.Dataset] = {}
         try:
             # File locks are off: shards are immutable, and NFS mounts often have none.
             self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=8 << 20)
@@ -123,7 +124,9 @@ class ShardFile:
             CacheError: the bytes on disk are damaged.
         """
         try:
-            return self._file[name][start:stop]
+            if name not in self._datasets:
+                self._datasets[name] = self._file[name]
+            return self._datasets[name][start:stop]
         except Exception as error:  # a failed checksum or filter
             raise CacheError(f"{self.path}, {name}: damaged: {error}. {_REMEDY}") from error
 
