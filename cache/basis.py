@@ -22,6 +22,8 @@ from cache.rans import PRECISION_BITS, FrequencyTables, fit_tables
 FIT_TEMPERATURE = 2.0
 MAX_SCALE = 4.0
 _LARGEST_CODE = 127
+_RANGE_MARGIN = 1.3
+"""Room for values that the rows of the fit did not have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,8 +38,8 @@ class TailBasis:
     """(D,) fp32: mean hidden state."""
     projection: torch.Tensor
     """(D, R) fp32: coefficients are (h - center) @ projection."""
-    step: torch.Tensor
-    """() fp32: quantiser step of a row that is all tail."""
+    steps: torch.Tensor
+    """(R,) fp32: quantiser step of each coefficient, in a row that is all tail."""
     limits: torch.Tensor
     """(R,) int16: largest code of each coefficient."""
     frequencies: torch.Tensor
@@ -62,13 +64,13 @@ class TailBasis:
     def quantise(self, hidden: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """(N, R) int8 codes of hidden states (N, D); `scale` (N,) widens a row's step."""
         coefficients = (hidden.float() - self.center) @ self.projection
-        codes = (coefficients / (self.step * scale.unsqueeze(-1))).round()
+        codes = (coefficients / (self.steps * scale.unsqueeze(-1))).round()
         limits = self.limits.to(codes.dtype)
         return torch.minimum(torch.maximum(codes, -limits), limits).to(torch.int8)
 
     def dequantise(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """(N, R) fp32 coefficients of the codes."""
-        return codes.float() * (self.step * scale.unsqueeze(-1))
+        return codes.float() * (self.steps * scale.unsqueeze(-1))
 
     def to(self, device: torch.device | str) -> "TailBasis":
         """The same basis on another device."""
@@ -95,7 +97,7 @@ class TailBasis:
             "basis": (vocab_size, rank),
             "mean": (vocab_size,),
             "projection": (width, rank),
-            "step": (),
+            "steps": (rank,),
             "limits": (rank,),
         }
         for name, shape in shapes.items():
@@ -191,14 +193,14 @@ class BasisFit:
         rebuild = (inverse_root @ directions).float().to(hidden.device)
         mean = self._weight @ center + (self._bias.float() if self._bias is not None else 0.0)
         coefficients = ((hidden - center) @ projection / scales.unsqueeze(-1)).cpu().numpy()
-        step = choose_step(coefficients, bytes_per_row)
-        tables = fit_tables(_codes(coefficients, step))
+        steps = choose_steps(coefficients, bytes_per_row)
+        tables = fit_tables(_codes(coefficients, steps))
         return TailBasis(
             basis=(self._weight @ rebuild).half(),
             mean=mean,
             center=center,
             projection=projection,
-            step=torch.tensor(step, dtype=torch.float32),
+            steps=torch.from_numpy(steps.astype(np.float32)).to(hidden.device),
             limits=torch.from_numpy(np.asarray(tables.limits).astype(np.int16)),
             frequencies=torch.from_numpy(np.asarray(tables.frequencies).astype(np.int16)),
         )
@@ -229,22 +231,22 @@ def _square_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
-def choose_step(coefficients: np.ndarray, bytes_per_row: float) -> float:
-    """The step at which the codes of (N, R) coefficients have that much entropy, by bisection.
+def choose_steps(coefficients: np.ndarray, bytes_per_row: float) -> np.ndarray:
+    """(R,) steps at which the codes of (N, R) coefficients have that much entropy, by bisection.
 
-    No step is so small that the largest coefficient leaves the code's range.
+    One step for all columns, but for the few whose largest value would leave the range of the
+    codes: theirs is as fine as the range allows.
     """
-    low = float(np.abs(coefficients).max()) / (_LARGEST_CODE / 1.3)
-    high = 1e3 * low
-    if code_bytes(_codes(coefficients, low)) <= bytes_per_row:
-        return low
-    for _ in range(30):
+    finest = np.abs(coefficients).max(0) * (_RANGE_MARGIN / _LARGEST_CODE)  # (R,)
+    finest = np.maximum(finest, 1e-12).astype(np.float32)
+    low, high = 1e-4 * float(finest.max()), 1e3 * float(finest.max())
+    for _ in range(24):
         middle = (low * high) ** 0.5
-        if code_bytes(_codes(coefficients, middle)) > bytes_per_row:
+        if code_bytes(_codes(coefficients, np.maximum(finest, middle))) > bytes_per_row:
             low = middle
         else:
             high = middle
-    return high
+    return np.maximum(finest, high)
 
 
 def code_bytes(codes: np.ndarray) -> float:
@@ -258,5 +260,5 @@ def code_bytes(codes: np.ndarray) -> float:
     return bits / 8 / max(len(codes), 1)
 
 
-def _codes(coefficients: np.ndarray, step: float) -> np.ndarray:
-    return np.clip(np.rint(coefficients / step), -_LARGEST_CODE, _LARGEST_CODE).astype(np.int8)
+def _codes(coefficients: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(coefficients / steps), -_LARGEST_CODE, _LARGEST_CODE).astype(np.int8)

@@ -79,7 +79,7 @@ def test_the_coded_coefficients_take_the_bytes_asked_for(world):
 
 def test_the_same_rows_give_the_same_basis(world):
     first, second = fitted(world)._basis, fitted(world)._basis
-    assert torch.equal(first.basis, second.basis) and torch.equal(first.step, second.step)
+    assert torch.equal(first.basis, second.basis) and torch.equal(first.steps, second.steps)
 
 
 def test_a_basis_survives_its_file_and_other_shapes_are_refused(world, tmp_path):
