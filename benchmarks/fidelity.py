@@ -36,7 +36,7 @@ def settings(width: int) -> dict[str, TargetFormat]:
         )
     for top_k in (8, 16):
         for rank in sorted({min(512, width), width}):
-            for tail_bytes in (144, 176, 208):
+            for tail_bytes in (128, 160, 200):
                 formats[f"lowrank, k = {top_k}, R = {rank}, {tail_bytes} B"] = TargetFormat(
                     top_k=top_k, tail_rank=rank, tail_bytes=float(tail_bytes)
                 )

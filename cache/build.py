@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache.calibrate import fit_basis
 from cache.config import BuildConfig
-from cache.durable import file_sha256, make_directory
+from cache.durable import atomic_path, file_sha256, make_directory
 from cache.errors import CacheError
 from cache.finish import finish_cache, open_shard_file
 from cache.identity import (
@@ -142,10 +142,26 @@ def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> int:
     if targets.tail != "lowrank":
         return 0
     rank = min(targets.tail_rank, int(teacher.head.weight.shape[1]))
+    if not path.is_file() and config.tail_from is not None:
+        _copy_tail(config.tail_from, path, teacher)
     if not path.is_file():
         documents = [d for split in plan.documents.values() for d in split]
         fit_basis(teacher, documents, targets, config.batch_tokens).save(path)
     return rank
+
+
+def _copy_tail(source: Path, path: Path, teacher: Teacher) -> None:
+    """Take the basis of another cache of this teacher, byte for byte."""
+    identity = Manifest.read(source).identity
+    if identity.targets.tail != "lowrank" or identity.teacher_sha256 != teacher.weights_sha256():
+        raise CacheError(
+            f"--tail-from {source}: that cache has no lowrank tail of this teacher (tail "
+            f"{identity.targets.tail}, teacher {identity.teacher}).\n"
+            "Name a cache built with the same teacher, or leave --tail-from out."
+        )
+    load_codec(source, identity)  # its hash is the identity's
+    with atomic_path(path) as partial:
+        partial.write_bytes((source / TAIL_FILE).read_bytes())
 
 
 def _identity(

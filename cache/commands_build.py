@@ -129,6 +129,11 @@ def corpus_options(command):
     help="Tokens of a shard: what a killed build loses at most.",
 )
 @click.option(
+    "--tail-from",
+    type=FOLDER,
+    help="Take the lowrank tail's basis of this cache, so that the two can be merged.",
+)
+@click.option(
     "--bytes-per-token",
     type=float,
     help="First try target formats on a few rows, and take the truest of at most this size.",

@@ -91,6 +91,8 @@ class BuildConfig:
     """`drop` leaves longer documents out and names them; `truncate` cuts their end."""
     targets: TargetFormat = TargetFormat()
     """What is stored of a row."""
+    tail_from: Path | None = None
+    """Cache whose basis a lowrank tail takes instead of fitting one: the two can be merged."""
     dtype: str = "auto"
     """Teacher's precision; auto is bf16 on an accelerator and fp32 on the CPU."""
     device_map: str = "auto"

@@ -300,3 +300,26 @@ def test_the_command_merges_and_turns_refusals_into_a_sentence(tmp_path, parts):
     assert f"Merged 2 caches into {tmp_path / 'm'}: 9 documents" in " ".join(output.split())
     code, output = run(*words)
     assert code == 1 and "give another OUT" in output and "Traceback" not in output
+
+
+def test_caches_that_share_a_basis_merge_and_others_are_refused(tmp_path, tiny_teacher):
+    train = problems(601, 0, 8)
+    targets = TargetFormat(top_k=8, tail="lowrank", tail_rank=16, tail_bytes=12.0)
+    first = build(tmp_path, "first", tiny_teacher, train[:4], targets=targets)
+    alone = build(tmp_path, "alone", tiny_teacher, train[4:], targets=targets)
+    with pytest.raises(CacheError, match="tail_sha256"):
+        merge_caches(tmp_path / "merged", [first, alone])
+    second = build(tmp_path, "second", tiny_teacher, train[4:], targets=targets, tail_from=first)
+    merge_caches(tmp_path / "merged", [first, second])
+    assert verify_cache(tmp_path / "merged") == []
+    with CacheReader(tmp_path / "merged") as merged:
+        require_equal_documents(merged, first, "train", 0)
+        require_equal_documents(merged, second, "train", 4)
+
+
+def test_a_basis_is_taken_only_from_a_lowrank_cache_of_this_teacher(tmp_path, tiny_teacher, parts):
+    with pytest.raises(CacheError, match="that cache has no lowrank tail of this teacher"):
+        build(
+            tmp_path, "other", tiny_teacher, problems(601, 0, 2),
+            targets=TargetFormat(top_k=8), tail_from=parts["first"],
+        )  # fmt: skip
