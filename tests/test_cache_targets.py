@@ -107,7 +107,7 @@ def test_an_empty_tail_survives_its_code():
 @given(
     vocab_size=st.integers(5, 400),
     top_k=st.integers(1, 500),
-    spread=st.floats(0.01, 50),
+    spread=st.floats(0.01, 1e4),
     temperature=st.floats(1, 4),
     seed=st.integers(0, 1000),
 )
@@ -117,3 +117,20 @@ def test_every_target_is_a_distribution(vocab_size, top_k, spread, temperature, 
     probs = dense(targets, temperature)
     assert (probs >= 0).all()
     assert torch.allclose(probs.sum(-1), torch.ones(3), atol=1e-4)
+
+
+@pytest.mark.parametrize("tail", ["mass", "sampled", "renormalize"])
+def test_a_vocabulary_of_200_000_keeps_its_softmax(tail):
+    logits = random_logits(2, 200_000, 4.0)
+    targets = to_soft_targets(logits, 64, tail)
+    assert int(targets.topk_ids.max()) > 65_536
+    found, expected = dense(targets, 1.0), logits.softmax(-1)
+    top = targets.topk_ids
+    scale = expected.gather(-1, top).sum(-1, keepdim=True) if tail == "renormalize" else 1.0
+    assert torch.allclose(found.gather(-1, top) * scale, expected.gather(-1, top), rtol=0.02)
+
+
+def test_ties_keep_as_many_entries_as_there_are():
+    targets = to_soft_targets(torch.zeros(3, 40), 8)
+    assert torch.allclose(dense(targets, 2.0), torch.full((3, 40), 1 / 40), atol=1e-4)
+    assert (targets.topk_ids.sort(-1).values.diff() > 0).all()
