@@ -92,8 +92,17 @@ def plot(results: dict[str, TrialResult], path: Path) -> None:
 @click.option("--rows", default=16384, help="Half fit, at most 8,192; half measure.")
 @click.option("--fidelity-rows", default=2048)
 @click.option("--batch-tokens", default=2048)
+@click.option("--only", default="", help="Settings whose name holds this.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path))
-def main(teacher: str, dataset: str, rows: int, fidelity_rows: int, batch_tokens: int, plot_path):
+def main(
+    teacher: str,
+    dataset: str,
+    rows: int,
+    fidelity_rows: int,
+    batch_tokens: int,
+    only: str,
+    plot_path,
+):
     """Print the table, a line as soon as it is measured."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model, tokenizer = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
@@ -113,6 +122,8 @@ def main(teacher: str, dataset: str, rows: int, fidelity_rows: int, batch_tokens
     print("|---" * (len(header) + 1) + "|")
     results = {}
     for name, targets in settings(trial.width).items():
+        if only not in name:
+            continue
         results[name] = trial.measure(targets, TEMPERATURES)
         print(line(name, results[name]), flush=True)
     if plot_path is not None:

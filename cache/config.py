@@ -27,9 +27,9 @@ class TargetFormat:
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
     common implementations do."""
-    tail_rank: int = 512
+    tail_rank: int = 576
     """Coefficients of a lowrank tail."""
-    tail_bytes: float = 192.0
+    tail_bytes: float = 184.0
     """Bytes a row that the coded coefficients of a lowrank tail may take."""
     tail_samples: int = 32
     """Draws a row of a sampled tail."""
