@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,11 @@ import torch
 torch.set_num_threads(1)
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "problems.jsonl"
+
+
+def take_interrupts() -> None:
+    """For `preexec_fn`: a child of a background job would inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def save_tokenizer(folder: Path, vocab_size: int = 384) -> None:

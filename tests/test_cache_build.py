@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, save_teacher
+from conftest import EXAMPLES, save_teacher, take_interrupts
 
 import cache.build
 from cache.build import build_cache
@@ -136,7 +136,8 @@ def test_a_finished_build_computes_nothing_again(tmp_path, tiny_teacher, monkeyp
 def cli(*words: str, **options) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "cli.py", *words], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
+        stderr=subprocess.STDOUT, text=True, preexec_fn=take_interrupts,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from conftest import take_interrupts
 
 import cli
 
@@ -138,6 +139,7 @@ def test_ctrl_c_in_training_prints_the_command_that_resumes(tiny_cache, tmp_path
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        preexec_fn=take_interrupts,
     )
     while process.poll() is None and not list(tmp_path.glob("run/checkpoints/*")):
         time.sleep(0.05)
