@@ -47,7 +47,7 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
     Raises:
         CacheError: logits are not finite; the documents of the batch are named.
     """  # fmt: skip
-    slices, fidelity = [], []
+    slices, sampled_rows, sampled_logits = [], [], []
     first_row = 0
     # Draws of a sampled tail depend on the documents alone, not on what was computed before.
     generator = torch.Generator(teacher.head.weight.device)
@@ -58,8 +58,8 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
             slices.append(rows)
             sample = list(range(-first_row % SAMPLE_EVERY, len(logits), SAMPLE_EVERY))
             if sample:
-                decoded = codec.decode({name: part[sample] for name, part in rows.items()})
-                fidelity.append(measure_rows(logits[sample], decoded))
+                sampled_rows.append({name: part[sample] for name, part in rows.items()})
+                sampled_logits.append(logits[sample])
             first_row += len(logits)
     except CacheError as error:
         names = ", ".join(str(d.task_id) for d in documents)
@@ -67,6 +67,12 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
             f"{error}; batch of task_id {names}.\n"
             "The teacher is broken or overflows in this precision: try --dtype bf16 or fp32."
         ) from error
+    fidelity = []
+    if sampled_rows:  # decoded together: a tail's map is read once a batch, not once a slice
+        together = {
+            name: torch.cat([rows[name] for rows in sampled_rows]) for name in sampled_rows[0]
+        }
+        fidelity = [measure_rows(torch.cat(sampled_logits), codec.decode(together))]
     return ComputedRows(slices=slices, fidelity=fidelity)
 
 
