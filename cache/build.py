@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cache.calibrate import fit_basis
 from cache.config import BuildConfig
@@ -74,14 +75,7 @@ def build_cache(config: BuildConfig) -> BuildSummary:
         return _summary(complete, num_new_rows=0, seconds=0.0, already_complete=True)
     make_directory(config.out)
     with writer_lock(config.out):
-        model, tokenizer = load_causal_lm(
-            config.teacher,
-            revision=config.revision,
-            dtype=resolve_dtype(config.dtype),
-            device_map=config.device_map,
-        )
-        teacher = Teacher(model)
-        require_fit(teacher, plan, config)
+        teacher, tokenizer = load_teacher(config, plan)
         tail_width = _write_tail(config, plan, teacher)
         identity = _identity(config, plan, tokenizer, teacher, tail_width)
         disk_plan = _write_or_check_plan(config, plan, identity)
@@ -91,6 +85,23 @@ def build_cache(config: BuildConfig) -> BuildSummary:
         seconds = time.monotonic() - started
         manifest = finish_cache(config.out, disk_plan, device=str(teacher.device))
     return _summary(manifest, num_new_rows=num_new_rows, seconds=seconds)
+
+
+def load_teacher(config: BuildConfig, plan: BuildPlan) -> tuple[Teacher, Any]:
+    """The teacher that a configuration names, and its tokenizer.
+
+    Raises:
+        CacheError: it cannot be loaded, or the planned documents do not fit it.
+    """
+    model, tokenizer = load_causal_lm(
+        config.teacher,
+        revision=config.revision,
+        dtype=resolve_dtype(config.dtype),
+        device_map=config.device_map,
+    )
+    teacher = Teacher(model)
+    require_fit(teacher, plan, config)
+    return teacher, tokenizer
 
 
 def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teacher: Teacher) -> int:

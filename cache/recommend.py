@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cache.build import require_documents, require_fit
+from cache.build import load_teacher, require_documents
 from cache.config import BuildConfig, TargetFormat
 from cache.errors import CacheError
 from cache.manifest import PLAN_NAME, Plan
 from cache.plan import plan_build
 from cache.soft_targets import require_temperature
-from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
+from cache.teacher import load_tokenizer
 from cache.trial import Trial, TrialResult
 
 PLAN_ROWS = 4096
@@ -87,14 +87,7 @@ def plan_targets(
     tokenizer = load_tokenizer(config.teacher, config.revision)
     plan = plan_build(config, tokenizer)
     require_documents(plan)
-    model, _ = load_causal_lm(
-        config.teacher,
-        revision=config.revision,
-        dtype=resolve_dtype(config.dtype),
-        device_map=config.device_map,
-    )
-    teacher = Teacher(model)
-    require_fit(teacher, plan, config)
+    teacher, _ = load_teacher(config, plan)
     trial = Trial(
         teacher,
         [document for documents in plan.documents.values() for document in documents],
