@@ -60,6 +60,11 @@ WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 )
 @click.option("--latency-warmup", default=BenchmarkConfig.latency_warmup)
 @click.option(
+    "--latency-batch",
+    default=BenchmarkConfig.latency_batch,
+    help="Also time this many prompts at once; 1: one at a time alone.",
+)
+@click.option(
     "--workers",
     type=int,
     default=os.cpu_count,

@@ -61,13 +61,26 @@ class LatencySettings:
     """Longest prompt timed; longer ones keep their last tokens."""
     warmup: int
     """Generations before the clock starts."""
+    batch: int
+    """Prompts at once in the batched generations, which are as many again; 1: none."""
+
+    @property
+    def generations(self) -> int:
+        """Timed generations in all."""
+        return self.prompts * (2 if self.batch > 1 else 1)
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts used, where the benchmark has as many."""
+        return self.prompts * self.batch
 
     @property
     def signature(self) -> str:
         """The settings in one line, for results and file keys."""
         return (
             f"prompts:{self.prompts}|new_tokens:{self.new_tokens}"
-            f"|prompt_tokens:<={self.prompt_tokens}|warmup:{self.warmup}|batch:1"
+            f"|prompt_tokens:<={self.prompt_tokens}|warmup:{self.warmup}"
+            f"|batch:{'1' if self.batch == 1 else f'1,{self.batch}'}"
         )
 
 
@@ -111,6 +124,8 @@ class BenchmarkConfig:
     """Longest prompt timed, in tokens; longer ones keep their last tokens."""
     latency_warmup: int = 2
     """Generations before the clock starts."""
+    latency_batch: int = 8
+    """Prompts at once in the timed generations of batches; 1: one at a time alone."""
     timeout: float = 3.0
     """Seconds a generated program may run."""
     memory_mb: int = 1024
@@ -139,7 +154,7 @@ class BenchmarkConfig:
         )
         for name in ("batch_size", "workers", "max_new_tokens", "latency_prompts"):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("latency_tokens", "latency_prompt_tokens"):
+        for name in ("latency_tokens", "latency_prompt_tokens", "latency_batch"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("samples", "seed", "latency_warmup"):
             require_at_least(name, getattr(self, name), 0)
@@ -198,6 +213,7 @@ class BenchmarkConfig:
             new_tokens=self.latency_tokens,
             prompt_tokens=self.latency_prompt_tokens,
             warmup=self.latency_warmup,
+            batch=self.latency_batch,
         )
 
 

@@ -139,7 +139,7 @@ def _decode_after(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence
 
 def _decode(model: Any, tokenizer: Any, rows: list[_Row], settings: GenerationSettings) -> None:
     device = model.get_input_embeddings().weight.device
-    ids, mask = _left_pad([row.request.prompt_ids for row in rows], padding_id(tokenizer))
+    ids, mask = left_pad([row.request.prompt_ids for row in rows], padding_id(tokenizer))
     ids, mask = ids.to(device), mask.to(device)  # (B, S)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     steps = max(row.room for row in rows)
@@ -166,7 +166,7 @@ def _decode(model: Any, tokenizer: Any, rows: list[_Row], settings: GenerationSe
         positions = positions[:, -1:] + 1
 
 
-def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask, both (B, S) int64; prompts end at the last column."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)

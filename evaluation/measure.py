@@ -84,7 +84,7 @@ class Conditions:
             self.signature(config.greedy),
             self.device_name,
             config.latency.signature,
-            [problem.prompt for problem in self.benchmark.problems[: config.latency_prompts]],
+            [problem.prompt for problem in self.benchmark.problems[: config.latency.num_prompts]],
         ]
         if config.samples:
             parts += [self.signature(config.sampled), config.ks]
@@ -123,7 +123,7 @@ def _measure(
         tokenizer,
         [problem.prompt for problem in conditions.benchmark.problems],
         config.latency,
-        lambda: progress("latency", 1, config.latency_prompts),
+        lambda: progress("latency", 1, config.latency.generations),
     )
     run = _Run(source, identity, conditions, progress)
     greedy, greedy_scores = run.score(model, tokenizer, config.greedy, "greedy", (1,))

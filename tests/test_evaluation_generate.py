@@ -9,8 +9,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from evaluation.config import GenerationSettings, LatencySettings
-from evaluation.errors import EvaluationError
+from evaluation.config import GenerationSettings
 from evaluation.generate import (
     Request,
     choose,
@@ -20,7 +19,6 @@ from evaluation.generate import (
     position_limit,
     truncate_at_stop,
 )
-from evaluation.latency import measure_latency
 
 EOS = 256
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
@@ -199,42 +197,3 @@ def test_low_temperature_approaches_greedy():
     logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
     chosen = choose(logits, settings(1e-3), torch.rand(8))
     assert torch.equal(chosen, logits.argmax(-1))
-
-
-def latency(model, prompts, **changes):
-    options = {"prompts": 3, "new_tokens": 4, "prompt_tokens": 16, "warmup": 1, **changes}
-    seen = []
-    result = measure_latency(
-        model, byte_tokenizer(), prompts, LatencySettings(**options), lambda: seen.append(1)
-    )
-    assert len(seen) == options["prompts"]
-    return result
-
-
-def test_latency_generates_all_tokens_though_the_model_would_end_at_once(monkeypatch):
-    model = tiny_gpt2()
-    # Any of the first hundred bytes would end the text.
-    model.generation_config.eos_token_id = [*range(100), EOS]
-    lengths = []
-    original = model.generate
-
-    def watched(ids, **options):
-        output = original(ids, **options)
-        lengths.append((ids.shape[1], output.shape[1] - ids.shape[1]))
-        return output
-
-    monkeypatch.setattr(model, "generate", watched)
-    result = latency(model, ["first prompt", "x", "a prompt of more than sixteen bytes"])
-    assert lengths == [(12, 4), (12, 4), (1, 4), (16, 4)]
-    assert (result.generations, result.distinct_prompts) == (3, 3)
-    assert 0 < result.median_ms <= result.p95_ms
-    assert result.tokens_per_second == pytest.approx(4 * 1000 / result.mean_ms)
-
-
-def test_latency_on_few_prompts_says_so():
-    assert latency(tiny_gpt2(), ["only one"]).distinct_prompts == 1
-
-
-def test_latency_that_does_not_fit_the_positions_is_refused():
-    with pytest.raises(EvaluationError, match="has 10 positions.*latency_prompt_tokens .to 6."):
-        latency(tiny_gpt2(positions=10), ["a prompt of many bytes"])

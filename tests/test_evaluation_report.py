@@ -16,9 +16,15 @@ LATENCY = Latency(
     mean_ms=2000.0,
     median_ms=1990.0,
     p95_ms=2100.0,
+    first_token_ms=60.0,
+    first_token_p95_ms=66.0,
+    per_token_ms=30.6,
+    per_token_p95_ms=31.9,
     tokens_per_second=32.0,
+    peak_memory_bytes=None,
     generations=20,
     distinct_prompts=20,
+    batched=None,
 )
 TEACHER = ModelRow(
     label="teacher-3b",
