@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluation.completions import read_samples
+from evaluation.conditions import Conditions
 from evaluation.config import BenchmarkConfig, SandboxLimits
 from evaluation.errors import EvaluationError
-from evaluation.measure import Conditions, measure_model
+from evaluation.measure import measure_model
 from evaluation.models import list_sources, resolve_device, resolve_dtype, split_bystanders
 from evaluation.problems import load_benchmark
 from evaluation.progress import Stages

@@ -38,7 +38,7 @@ def sample_key(identity: str, settings: GenerationSettings, problem: BenchmarkPr
     # The number of samples is no part of it: raising it keeps those already drawn.
     parts = [
         identity,
-        replace(settings, samples=1).signature,
+        asdict(replace(settings, samples=1)),
         problem.task_id,
         problem.prompt,
         problem.stop,
@@ -47,8 +47,7 @@ def sample_key(identity: str, settings: GenerationSettings, problem: BenchmarkPr
 
 
 def complete_all(
-    model: Any,
-    tokenizer: Any,
+    load: Callable[[], tuple[Any, Any]],
     problems: Sequence[BenchmarkProblem],
     settings: GenerationSettings,
     *,
@@ -60,6 +59,7 @@ def complete_all(
     """All samples of all problems, problem by problem; those in the file are not drawn again.
 
     Args:
+        load: gives model and tokenizer; called only where a sample is missing.
         identity: names the weights, tokenizer and dtype; part of every key.
         path: sample file; each batch is appended and flushed.
         on_done: called with the number of samples that have become available.
@@ -73,32 +73,35 @@ def complete_all(
         if keys.get(line.task_id) == line.key
     }
     wanted = [(problem, sample) for problem in problems for sample in range(settings.samples)]
-    pending = [
-        Request(
-            task_id=problem.task_id,
-            sample=sample,
-            prompt_ids=encode_prompt(tokenizer, problem.prompt),
-            stop=problem.stop,
-        )
-        for problem, sample in wanted
-        if (problem.task_id, sample) not in done
-    ]
-    on_done(len(wanted) - len(pending))
-    pending.sort(key=lambda request: -len(request.prompt_ids))  # least padding, largest first
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for start in range(0, len(pending), batch_size):
-            batch = pending[start : start + batch_size]
-            for request, completion in zip(
-                batch, _generate(model, tokenizer, batch, settings), strict=True
-            ):
-                line = _to_sample(request, completion, keys[request.task_id])
-                done[line.task_id, line.sample] = line
-                file.write(json.dumps(asdict(line)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            on_done(len(batch))
+    missing = [(problem, sample) for problem, sample in wanted
+               if (problem.task_id, sample) not in done]  # fmt: skip
+    on_done(len(wanted) - len(missing))
+    if missing:
+        model, tokenizer = load()
+        pending = [_to_request(tokenizer, problem, sample) for problem, sample in missing]
+        pending.sort(key=lambda request: -len(request.prompt_ids))  # least padding, largest first
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            for start in range(0, len(pending), batch_size):
+                batch = pending[start : start + batch_size]
+                made = _generate(model, tokenizer, batch, settings)
+                for request, completion in zip(batch, made, strict=True):
+                    line = _to_sample(request, completion, keys[request.task_id])
+                    done[line.task_id, line.sample] = line
+                    file.write(json.dumps(asdict(line)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                on_done(len(batch))
     return [done[problem.task_id, sample] for problem, sample in wanted]
+
+
+def _to_request(tokenizer: Any, problem: BenchmarkProblem, sample: int) -> Request:
+    return Request(
+        task_id=problem.task_id,
+        sample=sample,
+        prompt_ids=encode_prompt(tokenizer, problem.prompt),
+        stop=problem.stop,
+    )
 
 
 def _generate(

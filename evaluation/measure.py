@@ -1,7 +1,5 @@
 """One model to one row: complete, judge, score, time. Keeps what is done as files."""
 
-import gc
-import hashlib
 import json
 import re
 from collections import Counter
@@ -10,12 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from evaluation.completions import Sample, complete_all
-from evaluation.config import BenchmarkConfig, GenerationSettings
-from evaluation.files import write_text
-from evaluation.latency import measure_latency
+from evaluation.conditions import Conditions, hash_of
+from evaluation.config import GenerationSettings
+from evaluation.files import keep_json, write_text
+from evaluation.intervals import wilson_interval
+from evaluation.latency import Latency, measure_latency
+from evaluation.lazy import LazyModel
 from evaluation.metrics import compute_bleu
 from evaluation.models import (
     ModelSource,
@@ -24,71 +23,13 @@ from evaluation.models import (
     num_parameters,
     safetensors_bytes,
 )
-from evaluation.problems import Benchmark, BenchmarkProblem
+from evaluation.outcomes import count_failed_at_limit
 from evaluation.rows import ModelRow
+from evaluation.sandbox import Verdict
 from evaluation.scoring import Scores, judge, save_verdicts, summarize
 
 # Called with a stage, how much of it was done just now, and its total.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What is the same for every model of a comparison."""
-
-    config: BenchmarkConfig
-    benchmark: Benchmark
-    problems: tuple[BenchmarkProblem, ...]
-    """The problems scored: the benchmark's first `limit`."""
-    device: torch.device
-    dtype: torch.dtype
-    sandbox: str
-    """Layers of the sandbox on this machine."""
-
-    @property
-    def device_name(self) -> str:
-        """The device with the hardware's own name where there is one."""
-        if self.device.type == "cuda":
-            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        if self.device.type == "cpu":
-            return f"cpu ({torch.get_num_threads()} threads)"
-        return str(self.device)
-
-    @property
-    def dtype_name(self) -> str:
-        """As in `float32`."""
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def _prompt_kind(self) -> str:
-        if self.benchmark.name == "mbpp":
-            return self.config.template
-        return "stripped" if self.config.strip_prompt else "as-is"
-
-    def signature(self, settings: GenerationSettings) -> str:
-        """What a score under these settings means, in one line."""
-        config = self.config
-        return (
-            f"{self.benchmark.name}|problems:{len(self.problems)}|prompt:{self._prompt_kind}"
-            f"|{settings.signature}"
-            f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB|sandbox:{self.sandbox}"
-            f"|dtype:{self.dtype_name}|device:{self.device.type}"
-        )
-
-    def row_key(self, identity: str) -> str:
-        """Hash of all that a row depends on."""
-        config = self.config
-        parts: list[Any] = [
-            identity,
-            [asdict(problem) for problem in self.problems],
-            self.signature(config.greedy),
-            self.device_name,
-            config.latency.signature,
-            [problem.prompt for problem in self.benchmark.problems[: config.latency.num_prompts]],
-        ]
-        if config.samples:
-            parts += [self.signature(config.sampled), config.ks]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def measure_model(source: ModelSource, conditions: Conditions, progress: Progress) -> ModelRow:
@@ -111,89 +52,139 @@ def measure_model(source: ModelSource, conditions: Conditions, progress: Progres
 def _measure(
     source: ModelSource, identity: str, conditions: Conditions, progress: Progress
 ) -> ModelRow:
-    config, device = conditions.config, conditions.device
-    progress("load", 0, 1)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    model, tokenizer = load_model(source, conditions.dtype, device)
-    progress("load", 1, 1)
-    # First of all, so that too few positions are reported before hours of generation.
-    latency = measure_latency(
-        model,
-        tokenizer,
-        [problem.prompt for problem in conditions.benchmark.problems],
-        config.latency,
-        lambda: progress("latency", 1, config.latency.generations),
+    """The row of a model that is loaded only where latency or a completion is still missing."""
+    config = conditions.config
+    model = LazyModel(lambda: _load(source, conditions, progress), conditions.device)
+    run = _Run(source, identity, conditions, model, progress)
+    try:
+        # First of all, so that too few positions are reported before hours of generation.
+        cost = run.cost()
+        greedy = run.judge(config.greedy, "greedy", (1,))
+        sampled = run.judge(config.sampled, "sampled", config.ks) if config.samples else None
+        cost["peak_memory_bytes"] = run.keep_peak_memory(cost)
+    finally:
+        model.close()
+    judged = {"greedy": greedy} | ({"sampled": sampled} if sampled else {})
+    bleu = compute_bleu(
+        [sample.completion for sample in greedy.samples],
+        [problem.canonical_solution for problem in conditions.problems],
     )
-    run = _Run(source, identity, conditions, progress)
-    greedy, greedy_scores = run.score(model, tokenizer, config.greedy, "greedy", (1,))
-    sampled: list[Sample] = []
-    sampled_scores: Scores | None = None
-    if config.samples:
-        sampled, sampled_scores = run.score(model, tokenizer, config.sampled, "sampled", config.ks)
-    references = [problem.canonical_solution for problem in conditions.problems]
-    bleu = compute_bleu([sample.completion for sample in greedy], references)
-    size_bytes, size_source = safetensors_bytes(source, model)
-    row = ModelRow(
+    num_passed = sum(verdict.passed for verdict in greedy.verdicts)
+    return ModelRow(
         label=source.label,
         is_teacher=source.is_teacher,
         source=source.source,
         identity=identity,
-        parameters=num_parameters(model),
-        size_bytes=size_bytes,
-        size_source=size_source,
-        greedy_pass_at_1=greedy_scores.pass_at[1],
-        greedy_interval=greedy_scores.intervals[1],
-        pass_at=_by_name(sampled_scores.pass_at) if sampled_scores else {},
-        pass_at_intervals=_by_name(sampled_scores.intervals) if sampled_scores else {},
+        **{**cost, "latency": Latency.from_json(cost["latency"])},
+        greedy_pass_at_1=greedy.scores.pass_at[1],
+        greedy_interval=wilson_interval(num_passed, len(greedy.verdicts)),
+        pass_at=_by_name(sampled.scores.pass_at) if sampled else {},
+        pass_at_intervals=_by_name(sampled.scores.intervals) if sampled else {},
         bleu=bleu["bleu"],
-        latency=latency,
-        greedy_outcomes=greedy_scores.outcomes,
-        sampled_outcomes=sampled_scores.outcomes if sampled_scores else {},
-        finishes=dict(Counter(s.finish for s in [*greedy, *sampled]).most_common()),
-        peak_memory_bytes=(
-            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        greedy_outcomes=greedy.scores.outcomes,
+        sampled_outcomes=sampled.scores.outcomes if sampled else {},
+        finishes=dict(
+            Counter(
+                sample.finish for one in judged.values() for sample in one.samples
+            ).most_common()
         ),
+        greedy_passed={task: passed > 0 for task, (passed, _) in greedy.by_task().items()},
+        sampled_passed=sampled.by_task() if sampled else {},
+        failed_at_token_limit={
+            kind: count_failed_at_limit(one.samples, one.verdicts) for kind, one in judged.items()
+        },
+        sample_files={kind: one.file for kind, one in judged.items()},
     )
-    del model
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return row
+
+
+def _load(source: ModelSource, conditions: Conditions, progress: Progress) -> tuple[Any, Any]:
+    progress("load", 0, 1)
+    loaded = load_model(source, conditions.dtype, conditions.device)
+    progress("load", 1, 1)
+    return loaded
 
 
 def _by_name(scores: dict[int, Any]) -> dict[str, Any]:
     return {str(k): value for k, value in scores.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Samples of a model under one setting, with what came of them."""
+
+    samples: list[Sample]
+    verdicts: list[Verdict]
+    scores: Scores
+    file: str
+    """Where both are kept, relative to `out`."""
+
+    def by_task(self) -> dict[str, tuple[int, int]]:
+        """Passes and samples by task id."""
+        counts: dict[str, tuple[int, int]] = {}
+        for sample, verdict in zip(self.samples, self.verdicts, strict=True):
+            passed, total = counts.get(sample.task_id, (0, 0))
+            counts[sample.task_id] = (passed + verdict.passed, total + 1)
+        return counts
+
+
 class _Run:
-    """Completions and verdicts of one model."""
+    """What is measured of one model, each part kept as a file of its own."""
 
     def __init__(
-        self, source: ModelSource, identity: str, conditions: Conditions, progress: Progress
+        self,
+        source: ModelSource,
+        identity: str,
+        conditions: Conditions,
+        model: LazyModel,
+        progress: Progress,
     ):
-        self.conditions = conditions
+        self.source, self.conditions, self.model = source, conditions, model
         self.progress = progress
         # The dtype moves near-ties; the device only in the last bits, so files can travel.
         self.identity = f"{identity}|{conditions.dtype_name}"
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.label)
-        self.stem = f"{name}-{hashlib.sha256(self.identity.encode()).hexdigest()[:8]}"
+        self.stem = f"{name}-{hash_of(self.identity)[:8]}"
+        self.cost_path = conditions.config.out / "costs" / f"{conditions.cost_key(identity)}.json"
 
-    def score(
-        self,
-        model: Any,
-        tokenizer: Any,
-        settings: GenerationSettings,
-        kind: str,
-        ks: tuple[int, ...],
-    ) -> tuple[list[Sample], Scores]:
-        """Samples under the settings and their scores, both kept in `out/samples`."""
+    def cost(self) -> dict[str, Any]:
+        """Parameters, bytes and latency, as in JSON."""
+        return keep_json(self.cost_path, self._measure_cost)
+
+    def _measure_cost(self) -> dict[str, Any]:
+        model, tokenizer = self.model()
+        config = self.conditions.config
+        latency = measure_latency(
+            model,
+            tokenizer,
+            [problem.prompt for problem in self.conditions.benchmark.problems],
+            config.latency,
+            lambda: self.progress("latency", 1, config.latency.generations),
+        )
+        size_bytes, size_source = safetensors_bytes(self.source, model)
+        return {
+            "parameters": num_parameters(model),
+            "size_bytes": size_bytes,
+            "size_source": size_source,
+            "latency": asdict(latency),
+            "peak_memory_bytes": None,
+        }
+
+    def keep_peak_memory(self, cost: dict[str, Any]) -> int | None:
+        """Peak memory of all of the model's turns so far, kept with its cost."""
+        peaks = [cost["peak_memory_bytes"], self.model.peak_memory_bytes]
+        peak = max((peak for peak in peaks if peak is not None), default=None)
+        if peak != cost["peak_memory_bytes"]:
+            content = {**cost, "peak_memory_bytes": peak}
+            write_text(self.cost_path, json.dumps(content, indent=2) + "\n")
+        return peak
+
+    def judge(self, settings: GenerationSettings, kind: str, ks: tuple[int, ...]) -> _Judged:
+        """Samples under the settings and their verdicts, both kept in `out/samples`."""
         conditions, config = self.conditions, self.conditions.config
         total = len(conditions.problems) * settings.samples
         path = self.samples_path(settings, kind)
         samples = complete_all(
-            model,
-            tokenizer,
+            self.model,
             conditions.problems,
             settings,
             identity=self.identity,
@@ -208,13 +199,17 @@ class _Run:
             config.workers,
             lambda: self.progress(f"{kind}: run", 1, total),
         )
-        save_verdicts(path.with_suffix(".results.jsonl"), samples, verdicts)
-        return samples, summarize(samples, verdicts, ks)
+        results = path.with_suffix(".results.jsonl")
+        save_verdicts(results, samples, verdicts)
+        return _Judged(
+            samples=samples,
+            verdicts=verdicts,
+            scores=summarize(samples, verdicts, ks),
+            file=results.relative_to(config.out).as_posix(),
+        )
 
     def samples_path(self, settings: GenerationSettings, kind: str) -> Path:
         """One file for each model, benchmark and setting; more samples go to the same file."""
         one = replace(settings, samples=1)  # more samples are appended to those already drawn
-        suffix = hashlib.sha256(
-            f"{self.conditions.benchmark.name}|{one.signature}".encode()
-        ).hexdigest()[:8]
+        suffix = hash_of(f"{self.conditions.benchmark.name}|{one.signature}")[:8]
         return self.conditions.config.out / "samples" / f"{self.stem}-{kind}-{suffix}.jsonl"

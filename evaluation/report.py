@@ -60,11 +60,22 @@ def flat_row(row: ModelRow) -> dict[str, Any]:
         "speedup": row.speedup,
         "compression": row.compression,
         "parameter_ratio": row.parameter_ratio,
-        "pass@1_kept_percent": row.pass_at_1_kept_percent,
+        **_comparison_columns(row),
         "peak_memory_bytes": row.peak_memory_bytes,
         "prompts_too_long": row.greedy_outcomes.get("prompt_too_long", 0),
     }
     return columns
+
+
+def _comparison_columns(row: ModelRow) -> dict[str, Any]:
+    """Columns against the teacher; None where there is none."""
+    compared = asdict(row.comparison) if row.comparison is not None else {}
+    columns: dict[str, Any] = {}
+    for name in ("greedy_difference", "sampled_difference", "kept_percent"):
+        low, high = compared.get(f"{name}_interval") or (None, None)
+        columns |= {name: compared.get(name), f"{name}_low": low, f"{name}_high": high}
+    counts = ("mcnemar_p", "both", "only_student", "only_teacher", "neither")
+    return columns | {name: compared.get(name) for name in counts}
 
 
 def _to_csv(rows: tuple[ModelRow, ...]) -> str:
@@ -93,9 +104,7 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
         "tok/s": _short(row.latency.tokens_per_second),
         "speed-up": _ratio(row.speedup),
         "smaller": _ratio(row.compression),
-        "pass@1 kept": (
-            "–" if row.pass_at_1_kept_percent is None else f"{row.pass_at_1_kept_percent:.0f} %"
-        ),
+        "pass@1 kept": _kept(row),
     }
     return columns
 
@@ -105,6 +114,11 @@ def _short(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _kept(row: ModelRow) -> str:
+    kept = row.comparison.kept_percent if row.comparison is not None else None
+    return "–" if kept is None else f"{kept:.0f} %"
 
 
 def _ratio(value: float | None) -> str:

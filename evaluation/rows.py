@@ -1,9 +1,12 @@
 """One model's measurements, and how they compare with the teacher's."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evaluation.latency import Latency
+from evaluation.paired import Comparison, compare_verdicts
+from evaluation.passk import pass_at_k
 
 # A student this small that solves this much has probably seen the answers, or the score is wrong.
 SMALL_STUDENT_PARAMETERS = 300_000_000
@@ -26,10 +29,11 @@ class ModelRow:
     greedy_pass_at_1: float
     """In [0, 1]; one greedy completion per problem."""
     greedy_interval: tuple[float, float]
-    """95 % bootstrap interval over problems."""
+    """95 % Wilson interval over problems."""
     pass_at: dict[str, float]
     """Sampled pass@k in [0, 1] by k; empty without samples."""
     pass_at_intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap intervals over problems."""
     bleu: float
     """0 to 100, of the greedy completions alone against canonical solutions."""
     latency: Latency
@@ -40,14 +44,28 @@ class ModelRow:
     """All completions by why they ended."""
     peak_memory_bytes: int | None
     """Of the CUDA device during this model's turn; None elsewhere."""
+    greedy_passed: dict[str, bool] = field(default_factory=dict)
+    """Verdict of every problem's greedy completion, by task id."""
+    sampled_passed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Passes and samples of every problem, by task id; empty without samples."""
+    failed_at_token_limit: dict[str, int] = field(default_factory=dict)
+    """Failed completions that had used up their new tokens, `greedy` and `sampled`."""
+    sample_files: dict[str, str] = field(default_factory=dict)
+    """Completions with their verdicts, `greedy` and `sampled`: JSON lines, relative to `out`."""
+    uncontaminated_problems: int | None = None
+    """Problems that share nothing with the training documents; None where unchecked."""
+    greedy_pass_at_1_uncontaminated: float | None = None
+    """Greedy pass@1 on those alone; None where unchecked or none are left."""
+    pass_at_uncontaminated: dict[str, float] = field(default_factory=dict)
+    """Sampled pass@k on those alone, by k."""
     speedup: float | None = None
     """Teacher's mean latency over this one's."""
     compression: float | None = None
     """Teacher's bytes over this one's."""
     parameter_ratio: float | None = None
     """Teacher's parameters over this one's."""
-    pass_at_1_kept_percent: float | None = None
-    """This greedy pass@1 in percent of the teacher's; None where the teacher solves nothing."""
+    comparison: Comparison | None = None
+    """Problem by problem against the teacher; None for the teacher, or without one."""
 
     def to_json(self) -> dict[str, Any]:
         """As nested dicts, for a JSON file."""
@@ -56,16 +74,21 @@ class ModelRow:
     @staticmethod
     def from_json(row: dict[str, Any]) -> "ModelRow":
         """The row of a JSON file written by `to_json`."""
+        comparison = row.get("comparison")
         return ModelRow(
             **{
                 **row,
-                "latency": Latency(**row["latency"]),
+                "latency": Latency.from_json(row["latency"]),
                 "greedy_interval": tuple(row["greedy_interval"]),
-                "pass_at_intervals": {
-                    k: tuple(interval) for k, interval in row["pass_at_intervals"].items()
-                },
+                "pass_at_intervals": _tuples(row["pass_at_intervals"]),
+                "sampled_passed": _tuples(row.get("sampled_passed", {})),
+                "comparison": Comparison.from_json(comparison) if comparison else None,
             }
         )
+
+
+def _tuples(lists: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(values) for key, values in lists.items()}
 
 
 def compare_with_teacher(rows: list[ModelRow]) -> list[ModelRow]:
@@ -79,14 +102,38 @@ def compare_with_teacher(rows: list[ModelRow]) -> list[ModelRow]:
             speedup=teacher.latency.mean_ms / row.latency.mean_ms,
             compression=teacher.size_bytes / row.size_bytes,
             parameter_ratio=teacher.parameters / row.parameters,
-            pass_at_1_kept_percent=(
-                100 * row.greedy_pass_at_1 / teacher.greedy_pass_at_1
-                if teacher.greedy_pass_at_1 > 0
-                else None
-            ),
+            comparison=_compare(row, teacher),
         )
         for row in rows
     ]
+
+
+def rate_uncontaminated(rows: list[ModelRow], contaminated: Collection[str]) -> list[ModelRow]:
+    """The rows with their pass rates on the problems that are not among the contaminated."""
+    return [_rate_uncontaminated(row, contaminated) for row in rows]
+
+
+def _rate_uncontaminated(row: ModelRow, contaminated: Collection[str]) -> ModelRow:
+    greedy = [passed for task, passed in row.greedy_passed.items() if task not in contaminated]
+    sampled = [counts for task, counts in row.sampled_passed.items() if task not in contaminated]
+    return replace(
+        row,
+        uncontaminated_problems=len(greedy),
+        greedy_pass_at_1_uncontaminated=sum(greedy) / len(greedy) if greedy else None,
+        pass_at_uncontaminated={
+            k: sum(pass_at_k(n, passed, int(k)) for passed, n in sampled) / len(sampled)
+            for k in row.pass_at
+            if sampled
+        },
+    )
+
+
+def _compare(row: ModelRow, teacher: ModelRow) -> Comparison | None:
+    if row.is_teacher:
+        return None
+    return compare_verdicts(
+        row.greedy_passed, teacher.greedy_passed, row.sampled_passed, teacher.sampled_passed
+    )
 
 
 def row_notes(row: ModelRow, num_problems: int) -> list[str]:

@@ -95,12 +95,15 @@ def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
     assert loaded == ["other"]
 
 
-def test_other_settings_are_measured_anew_but_fitting_completions_kept(config, loaded, no_plots):
-    run_benchmark(config)
+def test_scoring_again_under_other_limits_loads_no_model(config, loaded, no_plots):
+    first = run_benchmark(config)
     loaded.clear()
     lines = sum(1 for path in _sample_files(config.out) for _ in path.open())
-    run_benchmark(replace(config, timeout=4.0))
-    assert loaded == ["teacher", "student"]
+    again = run_benchmark(replace(config, timeout=4.0, memory_mb=900, ks=(1,)))
+    assert loaded == []
+    assert again.rows[1].latency == first.rows[1].latency
+    assert again.rows[1].size_bytes == first.rows[1].size_bytes
+    assert "timeout:4s|memory:900MiB" in again.signatures["greedy"]
     assert sum(1 for path in _sample_files(config.out) for _ in path.open()) == lines
 
 
@@ -124,7 +127,8 @@ def test_canonical_completions_score_100_percent_and_are_called_implausible(conf
         assert row.greedy_pass_at_1 == 1.0
         assert row.bleu == pytest.approx(100)
         assert row.pass_at == {} and row.greedy_outcomes == {"passed": 2}
-    assert result.rows[1].pass_at_1_kept_percent == 100
+    assert result.rows[1].comparison.kept_percent == 100
+    assert result.rows[1].comparison.both == 2
     (note,) = [note for note in result.notes if "implausible" in note]
     assert note.startswith("student: pass@1 of 100.0% from 0 M parameters")
 

@@ -27,8 +27,7 @@ SETTINGS = replace(settings(0.8, tokens=6), samples=2)
 
 def complete(path, *, problems=PROBLEMS, used=SETTINGS, identity="weights", on_done=None):
     return complete_all(
-        tiny_gpt2(),
-        byte_tokenizer(),
+        lambda: (tiny_gpt2(), byte_tokenizer()),
         problems,
         used,
         identity=identity,

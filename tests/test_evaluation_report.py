@@ -44,6 +44,8 @@ TEACHER = ModelRow(
     sampled_outcomes={"passed": 984, "wrong_answer": 2296},
     finishes={"stop": 3444},
     peak_memory_bytes=None,
+    greedy_passed={f"T/{i}": i < 52 for i in range(164)},
+    sampled_passed={f"T/{i}": (i // 14, 20) for i in range(164)},
 )
 STUDENT = replace(
     TEACHER,
@@ -55,6 +57,8 @@ STUDENT = replace(
     greedy_pass_at_1=0.08,
     greedy_interval=(0.04, 0.12),
     pass_at={"1": 0.07, "10": 0.1},
+    greedy_passed={f"T/{i}": i < 13 for i in range(164)},
+    sampled_passed={f"T/{i}": (i // 55, 20) for i in range(164)},
     latency=replace(LATENCY, mean_ms=250.0, median_ms=249.0, p95_ms=260.0),
 )
 
@@ -82,12 +86,15 @@ def test_ratios_are_teacher_over_student_and_kept_is_in_percent():
     row = compare_with_teacher([TEACHER, STUDENT])[1]
     assert row.speedup == 8
     assert row.compression == pytest.approx(6060 / 177)
-    assert row.pass_at_1_kept_percent == pytest.approx(25)
+    assert row.comparison.kept_percent == pytest.approx(25)
+    assert (row.comparison.both, row.comparison.only_teacher) == (13, 39)
 
 
 def test_nothing_is_kept_of_a_teacher_that_solves_nothing():
-    rows = compare_with_teacher([replace(TEACHER, greedy_pass_at_1=0.0), STUDENT])
-    assert rows[1].pass_at_1_kept_percent is None
+    nothing = dict.fromkeys(TEACHER.greedy_passed, False)
+    rows = compare_with_teacher([replace(TEACHER, greedy_passed=nothing), STUDENT])
+    assert rows[1].comparison.kept_percent is None
+    assert rows[1].comparison.kept_percent_interval is None
     assert rows[1].speedup == 8
 
 
