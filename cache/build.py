@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cache.calibrate import fit_basis
 from cache.config import BuildConfig
@@ -56,11 +55,15 @@ class BuildSummary:
     already_complete: bool = False
 
 
-def build_cache(config: BuildConfig) -> BuildSummary:
+def build_cache(config: BuildConfig, *, teacher: Teacher | None = None) -> BuildSummary:
     """Build the cache at `config.out`, or go on where an earlier call was stopped.
 
     Every shard is computed on its own, so a build that was killed and resumed ends with the
     same bytes in every dataset as one that was not.
+
+    Args:
+        config: the job.
+        teacher: its teacher where that is loaded already.
 
     Raises:
         CacheError: bad input, another cache in the way, a full disk, NaN logits. Nothing
@@ -75,7 +78,7 @@ def build_cache(config: BuildConfig) -> BuildSummary:
         return _summary(complete, num_new_rows=0, seconds=0.0, already_complete=True)
     make_directory(config.out)
     with writer_lock(config.out):
-        teacher, tokenizer = load_teacher(config, plan)
+        teacher = teacher or load_teacher(config, plan)
         tail_width = _write_tail(config, plan, teacher)
         identity = _identity(config, plan, tokenizer, teacher, tail_width)
         disk_plan = _write_or_check_plan(config, plan, identity)
@@ -87,13 +90,13 @@ def build_cache(config: BuildConfig) -> BuildSummary:
     return _summary(manifest, num_new_rows=num_new_rows, seconds=seconds)
 
 
-def load_teacher(config: BuildConfig, plan: BuildPlan) -> tuple[Teacher, Any]:
-    """The teacher that a configuration names, and its tokenizer.
+def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
+    """The teacher that a configuration names.
 
     Raises:
         CacheError: it cannot be loaded, or the planned documents do not fit it.
     """
-    model, tokenizer = load_causal_lm(
+    model, _ = load_causal_lm(
         config.teacher,
         revision=config.revision,
         dtype=resolve_dtype(config.dtype),
@@ -101,7 +104,7 @@ def load_teacher(config: BuildConfig, plan: BuildPlan) -> tuple[Teacher, Any]:
     )
     teacher = Teacher(model)
     require_fit(teacher, plan, config)
-    return teacher, tokenizer
+    return teacher
 
 
 def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teacher: Teacher) -> int:

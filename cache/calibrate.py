@@ -6,6 +6,7 @@ from cache.basis import BasisFit, TailBasis
 from cache.config import TargetFormat
 from cache.documents import Document
 from cache.plan import plan_batches
+from cache.progress import counted_progress
 from cache.rows import logit_slices
 from cache.tail_file import head_of
 from cache.teacher import Teacher
@@ -35,8 +36,11 @@ def fit_basis(
     head = head_of(teacher.model)
     fit = BasisFit(head.weight, head.bias)
     num_entries = min(targets.top_k, teacher.vocab_size)
-    for indices in plan_batches(chosen, batch_tokens):
-        for logits, hidden, _ in logit_slices(teacher, [chosen[i] for i in indices]):
-            fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
+    total = sum(d.num_rows for d in chosen)
+    with counted_progress("fitting the tail's basis", first="running the teacher") as on_row:
+        for indices in plan_batches(chosen, batch_tokens):
+            for logits, hidden, _ in logit_slices(teacher, [chosen[i] for i in indices]):
+                fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
+                on_row(fit.num_rows, total)
     rank = min(targets.tail_rank, head.weight.shape[1])
     return fit.finish(rank, targets.tail_bytes)

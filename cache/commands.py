@@ -80,11 +80,11 @@ def cache_plan(
     if max_tv is not None and bytes_per_token is not None:
         raise CacheError("Give one of --max-tv and --bytes-per-token.")
     config = BuildConfig(out=Path(), **options)
-    from cache.progress import settings_progress
+    from cache.progress import counted_progress
     from cache.recommend import plan_targets, recommend
     from cache.show import settings_table
 
-    with settings_progress() as on_setting:
+    with counted_progress("trying settings", first="running the teacher") as on_setting:
         settings = plan_targets(
             config, temperatures=temperatures, num_rows=rows, on_setting=on_setting
         )

@@ -161,16 +161,19 @@ def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetF
         tokenizer = load_tokenizer(config.teacher, config.revision)
         Console().print(dry_run_table(plan_build(config, tokenizer), config, len(tokenizer)))
         return
+    teacher = None
     if bytes_per_token is not None:
-        from cache.progress import settings_progress
+        from cache.progress import counted_progress
         from cache.recommend import with_recommended_targets
 
-        with settings_progress() as on_setting:
-            config = with_recommended_targets(config, bytes_per_token, on_setting=on_setting)
+        with counted_progress("trying settings", first="running the teacher") as on_setting:
+            config, teacher = with_recommended_targets(
+                config, bytes_per_token, on_setting=on_setting
+            )
         click.echo(f"Targets: {config.targets.words()}.")
     from cache.build import build_cache
 
-    Console().print(summary_table(build_cache(config)))
+    Console().print(summary_table(build_cache(config, teacher=teacher)))
 
 
 def _require_unset(names: list[str]) -> None:

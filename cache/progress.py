@@ -61,8 +61,11 @@ class BuildProgress:
 
 
 @contextmanager
-def settings_progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; the block calls it with how many settings are tried, of how many."""
+def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; the block calls it with how much is done, of how much.
+
+    Until it does, `first` stands there instead of the description.
+    """
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -73,10 +76,10 @@ def settings_progress() -> Iterator[Callable[[int, int], None]]:
         expand=True,
         disable=not Console(stderr=True).is_terminal,
     )
-    task = bar.add_task("running the teacher", total=None)
+    task = bar.add_task(first, total=None)
 
     def update(done: int, total: int) -> None:
-        bar.update(task, description="trying settings", completed=done, total=total)
+        bar.update(task, description=description, completed=done, total=total)
 
     with bar:
         yield update

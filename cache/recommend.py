@@ -9,7 +9,7 @@ from cache.errors import CacheError
 from cache.manifest import PLAN_NAME, Plan
 from cache.plan import plan_build
 from cache.soft_targets import require_temperature
-from cache.teacher import load_tokenizer
+from cache.teacher import Teacher, load_tokenizer
 from cache.trial import Trial, TrialResult
 
 PLAN_ROWS = 4096
@@ -67,6 +67,7 @@ def plan_targets(
     *,
     temperatures: Sequence[float] = PLAN_TEMPERATURES,
     num_rows: int = PLAN_ROWS,
+    teacher: Teacher | None = None,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[PlannedSetting]:
     """Every candidate, measured on the first documents of a job; cheapest first.
@@ -77,6 +78,7 @@ def plan_targets(
         config: the job; its `targets` do not matter, and nothing is written to `out`.
         temperatures: those at which fidelity is measured.
         num_rows: rows the teacher computes; half fit the tails, half measure.
+        teacher: the job's teacher where it is loaded already.
         on_setting: called with how many settings are measured, of how many.
 
     Raises:
@@ -87,7 +89,7 @@ def plan_targets(
     tokenizer = load_tokenizer(config.teacher, config.revision)
     plan = plan_build(config, tokenizer)
     require_documents(plan)
-    teacher, _ = load_teacher(config, plan)
+    teacher = teacher or load_teacher(config, plan)
     trial = Trial(
         teacher,
         [document for documents in plan.documents.values() for document in documents],
@@ -179,15 +181,19 @@ def with_recommended_targets(
     *,
     num_rows: int = PLAN_ROWS,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
-) -> BuildConfig:
-    """The configuration with the truest targets that fit the bytes.
+) -> tuple[BuildConfig, Teacher | None]:
+    """The configuration with the truest targets that fit the bytes, and the teacher if loaded.
 
-    A build that was begun at `out` keeps the targets it was begun with.
+    A build that was begun at `out` keeps the targets it was begun with; no teacher is loaded.
 
     Raises:
         CacheError: as `plan_targets` and `recommend`.
     """
     if (config.out / PLAN_NAME).exists():
-        return replace(config, targets=Plan.read(config.out).identity.targets)
-    settings = plan_targets(config, num_rows=num_rows, on_setting=on_setting)
-    return replace(config, targets=recommend(settings, bytes_per_token=bytes_per_token).targets)
+        return replace(config, targets=Plan.read(config.out).identity.targets), None
+    plan = plan_build(config, load_tokenizer(config.teacher, config.revision))
+    require_documents(plan)
+    teacher = load_teacher(config, plan)
+    settings = plan_targets(config, num_rows=num_rows, teacher=teacher, on_setting=on_setting)
+    chosen = recommend(settings, bytes_per_token=bytes_per_token)
+    return replace(config, targets=chosen.targets), teacher

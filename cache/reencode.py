@@ -25,7 +25,7 @@ from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.open_shard import OpenShard
 from cache.packing import GROUP_ROWS, pack_rows, to_tensors
-from cache.progress import BuildProgress
+from cache.progress import BuildProgress, counted_progress
 from cache.row_codec import EncodedRows, OutputHead, RowCodec
 from cache.rows import REDUCE_BYTES
 from cache.shard import remove_partials, write_shard
@@ -93,13 +93,20 @@ def _fit(source: Source, found: RowCodec, targets: TargetFormat, head: OutputHea
     """What a basis is fitted on: the first rows of the source, as a build takes them."""
     fit = BasisFit(head.weight, head.bias)
     num_entries = min(targets.top_k, len(head.weight))
-    for shard in source.manifest.plan.shards:
-        for rows in _blocks(source, shard, found):
-            for hidden in rows["tail_hidden"].split(_slice_rows(head)):
-                if fit.num_rows >= FIT_ROWS:
-                    return fit
-                logits = _logits(head, hidden)
-                fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
+    total = min(FIT_ROWS, sum(shard.num_rows for shard in source.manifest.plan.shards))
+    blocks = (
+        hidden
+        for shard in source.manifest.plan.shards
+        for rows in _blocks(source, shard, found)
+        for hidden in rows["tail_hidden"].split(_slice_rows(head))
+    )
+    with counted_progress("fitting the tail's basis", first="reading hidden states") as on_row:
+        for hidden in blocks:
+            logits = _logits(head, hidden)
+            fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
+            on_row(fit.num_rows, total)
+            if fit.num_rows >= FIT_ROWS:
+                break
     return fit
 
 

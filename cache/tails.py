@@ -18,9 +18,69 @@ from cache.tail_mass import interpolate_log_mass
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
+class TailMap:
+    """The linear map from coefficients to tail logits that all rows of a cache share.
+
+    It is copied to a device once, when it is first needed there, and not with every batch.
+    """
+
+    def __init__(self, basis: torch.Tensor, mean: torch.Tensor):
+        """`basis` (V, R) and `mean` (V,), fp32 on one device."""
+        self._copies = {basis.device: (basis, mean)}
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Basis and mean on a device."""
+        if device not in self._copies:
+            basis, mean = next(iter(self._copies.values()))
+            self._copies[device] = (basis.to(device), mean.to(device))
+        return self._copies[device]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearRest:
+    """What the tokens without a name hold: a mass, shared out by a softmax of linear logits.
+
+    Nothing of size (N, V) is there until it is asked for.
+    """
+
+    log_mass: torch.Tensor
+    """(N,) fp32, nats; -inf where the named tokens hold everything."""
+    coefficients: torch.Tensor
+    """(N, R) fp32."""
+    shared: TailMap
+    beta: float
+    ids: torch.Tensor
+    """(N, K) int64 of the named tokens, which hold nothing of this mass."""
+
+    def logits(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, V) of β (mean + basis · a), NEVER at the named tokens; written to `out` if given."""
+        basis, mean = self.shared.on(self.coefficients.device)
+        dtype = mean.dtype if out is None else out.dtype
+        scaled = (self.coefficients * self.beta).to(dtype)
+        logits = torch.addmm((mean * self.beta).to(dtype), scaled, basis.to(dtype).T, out=out)
+        return logits.scatter_(-1, self.ids, NEVER)
+
+    def probs(self) -> torch.Tensor:
+        """(N, V) of what each token holds."""
+        return self.logits().softmax(-1).mul_(self.log_mass.exp().unsqueeze(-1))
+
+    def rows(self, rows: slice) -> "LinearRest":
+        """The same of some rows, as views."""
+        return replace(
+            self,
+            log_mass=self.log_mass[rows],
+            coefficients=self.coefficients[rows],
+            ids=self.ids[rows],
+        )
+
+
+NEVER = -1e30
+"""A logit whose exponential is 0, and which times 0 is still 0."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetDistribution:
-    """p_T of N rows: some tokens by name, an even share for each of the others, or all of them."""
+    """p_T of N rows: some tokens by name, and an even share or a linear rest for the others."""
 
     ids: torch.Tensor
     """(N, J) int64; a repeated id adds up."""
@@ -28,16 +88,37 @@ class TargetDistribution:
     """(N, J) fp32: what each named entry holds above the even share."""
     share: torch.Tensor | None
     """(N,) fp32: even share of every token of the vocabulary; None is 0."""
-    dense: torch.Tensor | None
-    """(N, V) fp32: what each token holds besides; None is 0."""
-    neg_entropy: torch.Tensor
-    """(N,) fp32: Σ_j p_j log p_j over the whole vocabulary, in nats."""
+    rest: LinearRest | None
+    """What each token holds besides; None is 0."""
+    named_neg_entropy: torch.Tensor
+    """(N,) fp32: Σ_j p_j log p_j without what the rest adds, in nats."""
+
+    @property
+    def neg_entropy(self) -> torch.Tensor:
+        """(N,) fp32: Σ_j p_j log p_j over the whole vocabulary, in nats."""
+        if self.rest is None:
+            return self.named_neg_entropy
+        log_probs = self.rest.logits().log_softmax(-1)
+        mass = self.rest.log_mass.exp()
+        within = (log_probs.exp() * log_probs).sum(-1)
+        return self.named_neg_entropy + mass * within + torch.special.xlogy(mass, mass)
+
+    def rows(self, rows: slice) -> "TargetDistribution":
+        """The same of some rows, as views."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            probs=self.probs[rows],
+            share=None if self.share is None else self.share[rows],
+            rest=None if self.rest is None else self.rest.rows(rows),
+            named_neg_entropy=self.named_neg_entropy[rows],
+        )
 
     def to_dense(self, vocab_size: int) -> torch.Tensor:
         """(N, V) probabilities."""
         rows = len(self.ids)
-        if self.dense is not None:
-            total = self.dense.clone()
+        if self.rest is not None:
+            total = self.rest.probs()
         else:
             total = torch.zeros(rows, vocab_size, device=self.probs.device)
         if self.share is not None:
@@ -70,7 +151,7 @@ class NoTail:
         logprobs = (logprobs * beta).log_softmax(-1)
         probs = logprobs.exp()
         return TargetDistribution(
-            ids=ids, probs=probs, share=None, dense=None, neg_entropy=plogp(probs, logprobs)
+            ids=ids, probs=probs, share=None, rest=None, named_neg_entropy=plogp(probs, logprobs)
         )
 
 
@@ -96,26 +177,8 @@ class EvenTail:
         # Named entries hold their probability above the share; padding holds nothing above it.
         above = torch.where(torch.isneginf(logprobs), 0.0, probs - share.unsqueeze(-1))
         return TargetDistribution(
-            ids=ids, probs=above, share=share, dense=None, neg_entropy=neg_entropy
+            ids=ids, probs=above, share=share, rest=None, named_neg_entropy=neg_entropy
         )
-
-
-class TailMap:
-    """The linear map from coefficients to tail logits that all rows of a cache share.
-
-    It is copied to a device once, when it is first needed there, and not with every batch.
-    """
-
-    def __init__(self, basis: torch.Tensor, mean: torch.Tensor):
-        """`basis` (V, R) and `mean` (V,), fp32 on one device."""
-        self._copies = {basis.device: (basis, mean)}
-
-    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Basis and mean on a device."""
-        if device not in self._copies:
-            basis, mean = next(iter(self._copies.values()))
-            self._copies[device] = (basis.to(device), mean.to(device))
-        return self._copies[device]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,14 +203,19 @@ class LinearTail:
         """The top-k as in `EvenTail`; the tail is softmax(β (mean + basis · a)) outside of it."""
         log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
         probs = log_probs.exp()
-        basis, mean = self.shared.on(self.coefficients.device)
-        logits = torch.addmm(mean, self.coefficients, basis.T)  # (N, V)
-        log_dense = (logits * beta).scatter_(-1, ids, -torch.inf).log_softmax(-1)
-        log_dense = (log_dense + log_tail.unsqueeze(-1)).nan_to_num_(nan=-torch.inf)
-        dense = log_dense.exp()
-        neg_entropy = plogp(probs, log_probs) + plogp(dense, log_dense)
+        rest = LinearRest(
+            log_mass=log_tail,
+            coefficients=self.coefficients,
+            shared=self.shared,
+            beta=beta,
+            ids=ids,
+        )
         return TargetDistribution(
-            ids=ids, probs=probs, share=None, dense=dense, neg_entropy=neg_entropy
+            ids=ids,
+            probs=probs,
+            share=None,
+            rest=rest,
+            named_neg_entropy=plogp(probs, log_probs),
         )
 
 
@@ -196,8 +264,8 @@ class SampledTail:
             ids=torch.cat([ids, self.ids], -1),
             probs=torch.cat([probs, weights], -1),
             share=None,
-            dense=None,
-            neg_entropy=neg_entropy,
+            rest=None,
+            named_neg_entropy=neg_entropy,
         )
 
 

@@ -144,7 +144,7 @@ def cli(*words: str, **options) -> subprocess.Popen:
 def build_words(out: Path, teacher: Path) -> list[str]:
     options = {
         "--teacher": teacher, "--dataset": EXAMPLES, "--out": out, "--split": "train",
-        "--top-k": 8, "--shard-tokens": 800, "--batch-tokens": 64,
+        "--top-k": 8, "--shard-tokens": 400, "--batch-tokens": 64,
     }  # fmt: skip
     return ["cache-teacher", *(str(word) for pair in options.items() for word in pair)]
 
@@ -155,7 +155,7 @@ def wait_for_shards(process: subprocess.Popen, out: Path, count: int) -> None:
 
 
 def test_killed_build_resumes_to_identical_bytes(tmp_path, tiny_teacher):
-    for shards_before_kill in (1, 4, 7):
+    for shards_before_kill in (1, 3, 5):
         process = cli(*build_words(tmp_path / "killed", tiny_teacher))
         wait_for_shards(process, tmp_path / "killed", shards_before_kill)
         process.send_signal(signal.SIGKILL)

@@ -7,6 +7,7 @@ import pytest
 from conftest import EXAMPLES
 from test_cli import run
 
+import cache.build
 import cache.recommend
 from cache.build import build_cache
 from cache.config import BuildConfig, TargetFormat
@@ -135,12 +136,14 @@ def test_a_begun_build_keeps_its_recommendation_without_another_trial(
     tmp_path, tiny_teacher, monkeypatch
 ):
     config = config_of(tmp_path / "c", tiny_teacher)
-    chosen = with_recommended_targets(config, 100.0, num_rows=1000)
-    summary = build_cache(chosen)
+    chosen, teacher = with_recommended_targets(config, 100.0, num_rows=1000)
+    monkeypatch.setattr(cache.build, "load_teacher", None)  # it is loaded once
+    summary = build_cache(chosen, teacher=teacher)
+    monkeypatch.undo()
     assert summary.row_bytes / summary.num_rows < 106
     (tmp_path / "c" / "manifest.json").unlink()
     monkeypatch.setattr(cache.recommend, "plan_targets", None)
-    again = with_recommended_targets(config, 100.0)
+    again, _ = with_recommended_targets(config, 100.0)
     assert again == chosen
     assert build_cache(again).num_new_rows == 0
 
