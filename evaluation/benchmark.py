@@ -7,7 +7,9 @@ from pathlib import Path
 from evaluation.completions import read_samples
 from evaluation.conditions import Conditions
 from evaluation.config import BenchmarkConfig, SandboxLimits
+from evaluation.contamination import contamination_remarks, measure_contamination
 from evaluation.errors import EvaluationError
+from evaluation.held_out import HeldOut
 from evaluation.measure import measure_model
 from evaluation.models import list_sources, resolve_device, resolve_dtype, split_bystanders
 from evaluation.problems import load_benchmark
@@ -33,6 +35,9 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     sources = list_sources(checkpoints, config.teacher, config.revision)
     conditions = prepare(config)
     _require_folder(config.out)
+    contamination = None
+    if config.cache is not None:
+        contamination = measure_contamination(config.cache, conditions.problems)
     rows: list[ModelRow] = []
     with Stages() as stages:
         remarks = [f"Skipped {problem}" for problem in conditions.benchmark.skipped]
@@ -45,9 +50,16 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
                 config.workers,
                 lambda: stages("self-check", "canonical and empty solutions", 1, total),
             )
+        remarks += contamination_remarks(contamination, checkpoints, len(conditions.problems))
         for source in sources:
             rows.append(measure_model(source, conditions, stages.of(source.label)))
-            result = build_result(rows, conditions, remarks, complete=len(rows) == len(sources))
+            result = build_result(
+                rows,
+                conditions,
+                remarks,
+                contamination=contamination,
+                complete=len(rows) == len(sources),
+            )
             write_report(result, config.out)
     from evaluation.plots import plot_quality
 
@@ -78,7 +90,14 @@ def prepare(config: BenchmarkConfig) -> Conditions:
         device=device,
         dtype=resolve_dtype(config.dtype, device),
         sandbox=sandbox_level(),
+        held_out=_open_held_out(config),
     )
+
+
+def _open_held_out(config: BenchmarkConfig) -> HeldOut | None:
+    if config.cache is None or config.agreement_documents == 0:
+        return None
+    return HeldOut(config.cache, config.agreement_documents)
 
 
 def score_samples(

@@ -33,6 +33,22 @@ WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 )
 @click.option("--limit", type=int, help="Only the first problems.")
 @click.option(
+    "--cache",
+    type=FOLDER,
+    help="The students' cache: report problems that its training documents contain, and "
+    "agreement with the teacher on its validation documents.",
+)
+@click.option(
+    "--agreement-documents",
+    default=BenchmarkConfig.agreement_documents,
+    help="Validation documents for agreement at most; 0: not measured.",
+)
+@click.option(
+    "--live-agreement",
+    is_flag=True,
+    help="Compare with the live teacher's logits, not with the cache's targets.",
+)
+@click.option(
     "--samples",
     default=BenchmarkConfig.samples,
     help="Completions a problem for pass@k; 0: greedy pass@1 alone.",

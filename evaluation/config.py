@@ -104,6 +104,13 @@ class BenchmarkConfig:
     """Models read HumanEval's prompts without the line end they close with, as is usual."""
     limit: int | None = None
     """Only the first problems; absent: all."""
+    cache: Path | None = None
+    """Cache of the students: its training documents are searched for the problems, and on its
+    validation documents agreement with the teacher is measured."""
+    agreement_documents: int = 200
+    """Agreement is measured on this many of its validation documents at most; 0: not at all."""
+    live_agreement: bool = False
+    """Compare with the live teacher's own logits instead of the targets in the cache."""
     samples: int = 20
     """Completions per problem for pass@k (n); 0 measures greedy pass@1 alone."""
     temperature: float = 0.2
@@ -156,12 +163,16 @@ class BenchmarkConfig:
             require_at_least(name, getattr(self, name), 1)
         for name in ("latency_tokens", "latency_prompt_tokens", "latency_batch"):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("samples", "seed", "latency_warmup"):
+        for name in ("samples", "seed", "latency_warmup", "agreement_documents"):
             require_at_least(name, getattr(self, name), 0)
         if self.limit is not None:
             require_at_least("limit", self.limit, 1)
         require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; choose one of {DTYPES}")
         require(self.wandb in WANDB_MODES, f"wandb is {self.wandb!r}; choose one of {WANDB_MODES}")
+        require(
+            not self.live_agreement or (self.cache is not None and self.teacher is not None),
+            "live_agreement needs a teacher (--teacher) and the documents of a cache (--cache)",
+        )
         self._check_sampling()
         SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
 

@@ -3,6 +3,7 @@
 A student that has read a problem or its answer proves nothing by solving it.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Contamination:
 
     cache: str
     """Folder of the cache the documents are in."""
+    identity_hash: str
+    """Names the cache's content, as a student's run.json does."""
     n: int
     """Words in a row that a problem and a document must share."""
     num_documents: int
@@ -45,7 +48,7 @@ def measure_contamination(cache: Path, problems: Sequence[BenchmarkProblem]) -> 
     """
     try:
         with CacheReader(cache) as reader:
-            num_documents = reader.num_documents(SPLIT)
+            identity_hash, num_documents = reader.identity_hash, reader.num_documents(SPLIT)
             contaminated, examples = find_overlaps(problems, _read_documents(reader))
     except CacheError as error:
         raise EvaluationError(
@@ -54,11 +57,48 @@ def measure_contamination(cache: Path, problems: Sequence[BenchmarkProblem]) -> 
         ) from error
     return Contamination(
         cache=str(cache),
+        identity_hash=identity_hash,
         n=NGRAM_WORDS,
         num_documents=num_documents,
         contaminated=contaminated,
         examples=examples,
     )
+
+
+def contamination_remarks(
+    contamination: Contamination | None, checkpoints: Sequence[Path], num_problems: int
+) -> list[str]:
+    """What was found, and which students were trained on documents that were not looked at."""
+    caches = {path: _training_cache(path) for path in checkpoints}
+    if contamination is None:
+        named = sorted({cache["path"] for cache in caches.values() if "path" in cache})
+        where = f"--cache {named[0]}" if named else "--cache with the students' cache"
+        return [f"Contamination was not checked; {where} does it."] if checkpoints else []
+    remarks = []
+    if contamination.contaminated:
+        worst = max(contamination.contaminated, key=lambda task: contamination.contaminated[task])
+        remarks.append(
+            f"{len(contamination.contaminated)} of {num_problems} problems share "
+            f"{contamination.n} words in a row with the training documents in "
+            f"{contamination.cache}; most: {worst} ({contamination.contaminated[worst]:.0%}), "
+            f"such as “{contamination.examples[worst]}”."
+        )
+    others = [
+        f"{path} was trained from another cache ({cache['path']}) than the one checked for "
+        f"contamination ({contamination.cache})."
+        for path, cache in caches.items()
+        if cache.get("identity_hash", contamination.identity_hash) != contamination.identity_hash
+    ]
+    return remarks + others
+
+
+def _training_cache(checkpoint: Path) -> dict[str, Any]:
+    """What a student's run.json says of its cache; empty where there is none."""
+    try:
+        run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+        return {name: str(run["cache"][name]) for name in ("path", "identity_hash")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _read_documents(reader: CacheReader) -> Iterator[str]:

@@ -4,13 +4,11 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from evaluation.agreement import Agreement
 from evaluation.latency import Latency
 from evaluation.paired import Comparison, compare_verdicts
 from evaluation.passk import pass_at_k
-
-# A student this small that solves this much has probably seen the answers, or the score is wrong.
-SMALL_STUDENT_PARAMETERS = 300_000_000
-SUSPICIOUS_PASS_AT_1 = 0.15
+from evaluation.plausibility import implausible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,10 @@ class ModelRow:
     """Failed completions that had used up their new tokens, `greedy` and `sampled`."""
     sample_files: dict[str, str] = field(default_factory=dict)
     """Completions with their verdicts, `greedy` and `sampled`: JSON lines, relative to `out`."""
+    agreement: Agreement | None = None
+    """With the teacher on held-out documents; None where it was not measured."""
+    no_agreement: str | None = None
+    """Why the model could not be compared; None where it was, or nothing was to be."""
     uncontaminated_problems: int | None = None
     """Problems that share nothing with the training documents; None where unchecked."""
     greedy_pass_at_1_uncontaminated: float | None = None
@@ -74,13 +76,14 @@ class ModelRow:
     @staticmethod
     def from_json(row: dict[str, Any]) -> "ModelRow":
         """The row of a JSON file written by `to_json`."""
-        comparison = row.get("comparison")
+        comparison, agreement = row.get("comparison"), row.get("agreement")
         return ModelRow(
             **{
                 **row,
                 "latency": Latency.from_json(row["latency"]),
                 "greedy_interval": tuple(row["greedy_interval"]),
                 "pass_at_intervals": _tuples(row["pass_at_intervals"]),
+                "agreement": Agreement.from_json(agreement) if agreement else None,
                 "sampled_passed": _tuples(row.get("sampled_passed", {})),
                 "comparison": Comparison.from_json(comparison) if comparison else None,
             }
@@ -139,26 +142,49 @@ def _compare(row: ModelRow, teacher: ModelRow) -> Comparison | None:
 def row_notes(row: ModelRow, num_problems: int) -> list[str]:
     """What a reader of this row should know."""
     notes = []
-    best = max([row.greedy_pass_at_1, row.pass_at.get("1", 0.0)])
-    if (
-        not row.is_teacher
-        and row.parameters < SMALL_STUDENT_PARAMETERS
-        and best > SUSPICIOUS_PASS_AT_1
+    sampled = row.pass_at_intervals.get("1", (0.0, 0.0))
+    for kind, rate, interval in (
+        ("greedy", row.greedy_pass_at_1, row.greedy_interval),
+        ("sampled", row.pass_at.get("1", 0.0), sampled),
     ):
-        notes.append(
-            f"{row.label}: pass@1 of {best:.1%} from {row.parameters / 1e6:.0f} M parameters is "
-            "implausible (models this small reach 2 to 8 %, from billions of tokens). Look for "
-            "benchmark problems in its training data before believing it."
-        )
+        bound = implausible(row.greedy_passed, row.parameters, interval)
+        if bound is not None and not row.is_teacher:
+            notes.append(
+                f"{row.label}: {kind} pass@1 of {rate:.1%} (95 % {interval[0]:.1%} to "
+                f"{interval[1]:.1%}) from {row.parameters / 1e6:.0f} M parameters is implausible: "
+                f"{bound.model} reaches {bound.pass_at_1:.1%} ({bound.source}). Look for benchmark "
+                "problems in its training data before believing it."
+            )
     too_long = row.greedy_outcomes.get("prompt_too_long", 0)
     if too_long:
         notes.append(
             f"{row.label}: {too_long} of {num_problems} prompts leave no room in its positions; "
             "they count as failed."
         )
+    notes += _agreement_notes(row)
     if row.latency.distinct_prompts < row.latency.generations:
         notes.append(
             f"{row.label}: {row.latency.generations} timed generations on only "
             f"{row.latency.distinct_prompts} different prompts."
+        )
+    return notes
+
+
+def _agreement_notes(row: ModelRow) -> list[str]:
+    if row.no_agreement is not None:
+        return [f"{row.label}: agreement with the teacher was not measured: {row.no_agreement}."]
+    agreement = row.agreement
+    if agreement is None:
+        return []
+    notes = []
+    if agreement.num_cut:
+        notes.append(
+            f"{row.label}: {agreement.num_cut} of {agreement.num_documents} held-out documents "
+            "are longer than its positions; agreement counts their first rows alone."
+        )
+    if row.is_teacher and agreement.reference == "cache":
+        notes.append(
+            f"{row.label}: differs from the cache's targets by {agreement.whole.kl:.4f} nats a "
+            "token itself. Students' KL to the teacher is known no better than that."
         )
     return notes

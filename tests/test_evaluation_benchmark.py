@@ -130,7 +130,7 @@ def test_canonical_completions_score_100_percent_and_are_called_implausible(conf
     assert result.rows[1].comparison.kept_percent == 100
     assert result.rows[1].comparison.both == 2
     (note,) = [note for note in result.notes if "implausible" in note]
-    assert note.startswith("student: pass@1 of 100.0% from 0 M parameters")
+    assert note.startswith("student: greedy pass@1 of 100.0% (95 % 34.2% to 100.0%) from 0 M")
 
 
 def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, no_plots, monkeypatch):

@@ -109,13 +109,23 @@ def test_rows_survive_the_way_through_json():
     assert ModelRow.from_json(json.loads(json.dumps(row.to_json()))) == row
 
 
-def test_small_student_above_15_percent_is_noted_and_a_teacher_is_not():
-    good = replace(STUDENT, greedy_pass_at_1=0.16)
-    assert "implausible" in row_notes(good, 164)[0]
-    assert row_notes(replace(STUDENT, pass_at={"1": 0.2}), 164)
-    assert row_notes(STUDENT, 164) == []
+def test_student_beyond_what_its_size_is_known_to_reach_is_noted_and_a_teacher_is_not():
+    good = replace(
+        STUDENT,
+        greedy_pass_at_1=0.16,
+        greedy_interval=(0.11, 0.22),
+        greedy_passed={f"HumanEval/{i}": i < 26 for i in range(164)},
+    )
+    (note,) = row_notes(good, 164)
+    assert note.startswith(
+        "student-44m: greedy pass@1 of 16.0% (95 % 11.0% to 22.0%) from 44 M parameters is "
+        "implausible: Codex 85M reaches 8.2% (Chen et al. 2021, table 1)"
+    )
+    assert row_notes(replace(good, greedy_interval=(0.07, 0.22)), 164) == []
     assert row_notes(replace(good, parameters=400_000_000), 164) == []
     assert row_notes(replace(good, is_teacher=True), 164) == []
+    sampled = replace(good, greedy_interval=(0.0, 0.1), pass_at_intervals={"1": (0.2, 0.4)})
+    assert row_notes(sampled, 164)[0].startswith("student-44m: sampled pass@1 of 7.0%")
 
 
 def test_repeated_prompts_are_noted():
