@@ -14,7 +14,8 @@ import torch
 from cache.soft_targets import SoftTargets
 from cache.tail_mass import NODES
 from cache.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail, TailMap
-from distill.loss import distillation_sums
+from distill.fused import head_losses
+from distill.loss import LossTerms
 
 
 def tails(rows: int, vocab_size: int, device: torch.device) -> dict[str, Tail]:
@@ -59,8 +60,8 @@ def main(rows: int, vocab_size: int, width: int, top_k: int, repeats: int):
     logprobs = -torch.rand(rows, top_k, device=device).cumsum(-1) - 1
 
     def step(targets: SoftTargets) -> None:
-        sums = distillation_sums(hidden @ head.T, labels, targets, temperature=2.0, alpha=0.5)
-        sums.loss.backward()
+        terms = LossTerms(temperature=2.0, alpha=0.5)
+        head_losses(hidden, head, labels, targets, terms).loss.backward()
         hidden.grad = head.grad = None
         if device.type != "cpu":
             torch.accelerator.synchronize()

@@ -16,7 +16,7 @@ from transformers import GPT2LMHeadModel
 
 from distill.batches import Batch
 from distill.errors import DistillError
-from distill.loss import LossSums
+from distill.loss import LossSums, LossTerms
 from distill.objective import Objective
 from distill.recipe import Recipe
 
@@ -52,7 +52,8 @@ class Learner:
         self.student = student
         self.recipe = recipe
         self.accelerator = accelerator
-        objective = Objective(student, temperature=recipe.temperature, alpha=recipe.alpha)
+        terms = LossTerms(temperature=recipe.temperature, alpha=recipe.alpha)
+        objective = Objective(student, terms)
         optimizer = torch.optim.AdamW(
             objective.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )

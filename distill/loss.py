@@ -1,8 +1,9 @@
-"""Sparse distillation loss: forward KL at temperature T to cached targets, plus cross-entropy.
+"""What a student is trained to lower: terms, sums, and the plain formula of the teacher's term.
 
 N rows, V vocabulary.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,45 +11,27 @@ import torch
 from cache.soft_targets import SoftTargets
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """alpha · T^s · D(p_T, q_T) + (1 - alpha) · CE, where s keeps gradients of one size."""
+
+    temperature: float
+    """T, in [1, 4], of teacher and student in the distillation term."""
+    alpha: float
+    """Weight of the distillation term, in [0, 1]."""
+    divergence: str = "forward_kl"
+    """D; see `distill.divergences`."""
+
+
 class LossSums(NamedTuple):
-    """Sums over rows, fp32 scalars; the caller divides by the rows of the whole step."""
+    """Sums over rows, scalars; the caller divides by the rows of the whole step."""
 
     loss: torch.Tensor
     """alpha · distillation + (1 - alpha) · ce."""
     distillation: torch.Tensor
-    """T² · KL(p_T ‖ q_T)."""
+    """T^s · D(p_T, q_T): T² · KL(p_T ‖ q_T) for the forward KL."""
     ce: torch.Tensor
     """-log q_1(label)."""
-
-
-def distillation_sums(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    targets: SoftTargets,
-    *,
-    temperature: float,
-    alpha: float,
-) -> LossSums:
-    """alpha · T² · KL(teacher_T ‖ student_T) + (1 - alpha) · CE, summed over rows, in nats.
-
-    T² keeps the gradient of the distillation term of the same size at every temperature.
-
-    Args:
-        logits: (N, V) of the student, any float dtype; arithmetic is fp32.
-        labels: (N,) int64, the token that follows.
-        targets: N rows of the cache.
-        temperature: T, in [1, 4].
-        alpha: weight of the teacher's term, in [0, 1].
-
-    Raises:
-        CacheError: the temperature is outside of what the cache covers.
-
-    Source: Hinton et al. 2015, section 2.1 and eq. 4.
-    """
-    logits = logits.float()
-    ce = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-    distillation = temperature**2 * sparse_kl_sum(logits, targets, temperature)
-    return LossSums(alpha * distillation + (1 - alpha) * ce, distillation, ce)
 
 
 def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float) -> torch.Tensor:
@@ -69,7 +52,8 @@ def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float
     if target.share is not None:
         expected = expected + target.share * scaled.sum(-1)
         total = total + target.share * scaled.shape[-1]
-    if target.dense is not None:
-        expected = expected + torch.linalg.vecdot(target.dense, scaled)
-        total = total + target.dense.sum(-1)
+    if target.rest is not None:
+        dense = target.rest.probs()
+        expected = expected + torch.linalg.vecdot(dense, scaled)
+        total = total + dense.sum(-1)
     return (target.neg_entropy - expected + total * scaled.logsumexp(-1)).sum()

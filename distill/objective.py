@@ -8,32 +8,27 @@ from torch import nn
 from transformers import GPT2LMHeadModel
 
 from distill.batches import Batch
-from distill.loss import LossSums, distillation_sums
+from distill.fused import head_losses
+from distill.loss import LossSums, LossTerms
 
 
 class Objective(nn.Module):
     """The student with its loss; `forward` gives sums over the rows of a batch.
 
     Sums, not means: only the optimizer step knows by how many rows to divide. The loss is
-    inside the module so that `DistributedDataParallel` sees one forward and the logits
-    never leave it.
+    inside the module so that `DistributedDataParallel` sees one forward.
     """
 
-    def __init__(self, student: GPT2LMHeadModel, *, temperature: float, alpha: float) -> None:
+    def __init__(self, student: GPT2LMHeadModel, terms: LossTerms) -> None:
         super().__init__()
         self.student = student
-        self.temperature = temperature
-        self.alpha = alpha
+        self.terms = terms
 
     def forward(self, batch: Batch) -> LossSums:
-        """Loss sums of a batch, fp32, with gradients."""
+        """Loss sums of a batch, at least fp32, with the gradient of `loss`."""
         hidden = row_states(self.student, batch)
-        if not batch.num_rows:
-            nothing = hidden.float().sum()
-            return LossSums(loss=nothing, distillation=nothing, ce=nothing)
-        return head_losses(
-            self.student.lm_head, hidden, batch, temperature=self.temperature, alpha=self.alpha
-        )
+        head = self.student.lm_head.weight
+        return head_losses(hidden, head, batch.labels, batch.targets, self.terms)
 
 
 def row_states(student: GPT2LMHeadModel, batch: Batch) -> torch.Tensor:
@@ -45,14 +40,3 @@ def row_states(student: GPT2LMHeadModel, batch: Batch) -> torch.Tensor:
     embedded = student.transformer.wte(batch.input_ids)  # (B, S, D)
     outputs = student.transformer(inputs_embeds=embedded, use_cache=False)
     return outputs.last_hidden_state.flatten(0, 1)[batch.rows]
-
-
-def head_losses(
-    head: nn.Linear, hidden: torch.Tensor, batch: Batch, *, temperature: float, alpha: float
-) -> LossSums:
-    """Loss sums from hidden states (N, D) through the output head (V, D)."""
-    logits = head(hidden)  # (N, V)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return distillation_sums(
-            logits, batch.labels, batch.targets, temperature=temperature, alpha=alpha
-        )
