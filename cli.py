@@ -11,7 +11,7 @@ from cache.commands_build import cache_teacher
 from cache.errors import CacheError
 from distill.commands import sweep, train
 from distill.errors import DistillError
-from evaluation.commands import evaluate
+from evaluation.commands import evaluate, report, score
 from evaluation.errors import EvaluationError
 
 
@@ -56,7 +56,7 @@ def main():
     """
 
 
-for command in (cache_teacher, cache_group, train, sweep, evaluate):
+for command in (cache_teacher, cache_group, train, sweep, evaluate, report, score):
     main.add_command(command)
 
 

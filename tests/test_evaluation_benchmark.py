@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from evaluation import measure, plots
-from evaluation.benchmark import run_benchmark, score_samples
+from evaluation.benchmark import run_benchmark
 from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
 from evaluation.problems import load_benchmark
@@ -173,35 +173,3 @@ def test_results_need_a_folder(config):
     config.out.write_text("text")
     with pytest.raises(EvaluationError, match="out is a file; results need a folder"):
         run_benchmark(config)
-
-
-def write_samples(path, completions):
-    path.write_text(
-        "".join(
-            json.dumps({"task_id": task_id, "completion": text}) + "\n"
-            for task_id, text in completions
-        )
-    )
-    return path
-
-
-def test_sample_file_is_scored_without_a_model(tmp_path):
-    right, wrong = HUMANEVAL[0], HUMANEVAL[1]
-    path = write_samples(
-        tmp_path / "samples.jsonl",
-        [(right.task_id, right.canonical_solution), (right.task_id, "    pass\n")]
-        + [(wrong.task_id, "    pass\n")] * 2,
-    )
-    scores = score_samples(path, "humaneval", ks=(1, 2), timeout=10, partial=True)
-    assert scores.pass_at == {1: 0.25, 2: 0.5}
-    verdicts = [json.loads(line) for line in (tmp_path / "samples.results.jsonl").open()]
-    assert [verdict["passed"] for verdict in verdicts] == [True, False, False, False]
-
-
-def test_incomplete_and_foreign_sample_files_are_refused(tmp_path):
-    path = write_samples(tmp_path / "few.jsonl", [(HUMANEVAL[0].task_id, "    pass\n")])
-    with pytest.raises(EvaluationError, match="samples of 1 of the 164 problems of humaneval"):
-        score_samples(path, "humaneval")
-    path = write_samples(tmp_path / "foreign.jsonl", [("MBPP/11", "pass\n")])
-    with pytest.raises(EvaluationError, match="that humaneval does not have, such as MBPP/11"):
-        score_samples(path, "humaneval")

@@ -1,0 +1,178 @@
+"""Sample files of any tool to scores: judge, count, say what it means. No model is needed."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.completions import Sample, read_samples
+from evaluation.errors import EvaluationError
+from evaluation.files import write_text
+from evaluation.intervals import Interval, wilson_interval
+from evaluation.outcomes import count_failed_at_limit, group_outcomes
+from evaluation.problems import Benchmark, load_benchmark
+from evaluation.progress import Stages
+from evaluation.sandbox import Verdict, sandbox_level
+from evaluation.score_config import ScoreConfig
+from evaluation.scoring import check_benchmark, judge, save_verdicts, summarize
+
+USUAL_KS = (1, 10, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleScore:
+    """What a sample file is worth."""
+
+    pass_at: dict[str, float]
+    """pass@k in [0, 1] by k, the mean over problems."""
+    intervals: dict[str, Interval]
+    """95 % by k: Wilson's with one sample a problem, else a bootstrap over problems."""
+    outcomes: dict[str, int]
+    """Number of samples by outcome, most frequent first."""
+    failed_at_token_limit: int
+    """Failed samples whose `finish` says that they were cut off; 0 where the file says nothing."""
+    num_problems: int
+    num_samples: int
+    samples_per_problem: tuple[int, int]
+    """Fewest and most."""
+    signature: str
+    """The conditions, in one line."""
+    benchmark_source: str
+    notes: tuple[str, ...]
+    """What a reader of the score should know."""
+    config: dict[str, Any]
+    """The whole ScoreConfig."""
+    date: str
+    """UTC, ISO 8601."""
+
+
+def score_samples(config: ScoreConfig) -> SampleScore:
+    """Judge the completions as they stand; cutting at stop sequences is up to who wrote them.
+
+    Writes the samples with their verdicts to `<name>.results.jsonl` beside the file, and the
+    score to `<name>.score.json`.
+
+    Raises: EvaluationError when the file is malformed, names unknown problems, or lacks some;
+        when a k exceeds the samples; when the benchmark fails its self-check.
+    """
+    samples = read_samples(config.samples)
+    benchmark = _scored_problems(config, samples)
+    counts = Counter(sample.task_id for sample in samples)
+    fewest, most = min(counts.values()), max(counts.values())
+    ks = _choose_ks(config, fewest)
+    notes, verdicts = _check_and_judge(config, benchmark, samples)
+    scores = summarize(samples, verdicts, ks)
+    intervals = dict(scores.intervals)
+    if most == 1:
+        intervals[1] = wilson_interval(sum(v.passed for v in verdicts), len(verdicts))
+    result = SampleScore(
+        pass_at={str(k): rate for k, rate in scores.pass_at.items()},
+        intervals={str(k): interval for k, interval in intervals.items()},
+        outcomes=scores.outcomes,
+        failed_at_token_limit=count_failed_at_limit(samples, verdicts),
+        num_problems=len(counts),
+        num_samples=len(samples),
+        samples_per_problem=(fewest, most),
+        signature=(
+            f"{benchmark.name}|problems:{len(counts)}"
+            f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB|sandbox:{sandbox_level()}"
+        ),
+        benchmark_source=benchmark.source,
+        notes=tuple(notes),
+        config=json.loads(json.dumps(asdict(config), default=str)),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    stem = config.stem
+    save_verdicts(stem.with_name(f"{stem.name}.results.jsonl"), samples, verdicts)
+    text = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
+    write_text(stem.with_name(f"{stem.name}.score.json"), text)
+    return result
+
+
+def _check_and_judge(
+    config: ScoreConfig, benchmark: Benchmark, samples: Sequence[Sample]
+) -> tuple[list[str], list[Verdict]]:
+    """The self-check's remarks, and the samples' verdicts."""
+    remarks: list[str] = []
+    with Stages() as stages:
+        if config.self_check:
+            total = 2 * len(benchmark.problems)
+            remarks = check_benchmark(
+                benchmark,
+                config.limits,
+                config.workers,
+                lambda: stages("self-check", "canonical and empty solutions", 1, total),
+            )
+        verdicts = judge(
+            samples,
+            benchmark.problems,
+            config.limits,
+            config.workers,
+            lambda: stages(config.samples.name, "run", 1, len(samples)),
+        )
+    return remarks, verdicts
+
+
+def _scored_problems(config: ScoreConfig, samples: Sequence[Sample]) -> Benchmark:
+    """The benchmark, with only those of its problems that the samples are of."""
+    benchmark = load_benchmark(config.benchmark, dataset=config.dataset, template=config.template)
+    known = {problem.task_id for problem in benchmark.problems}
+    found = {sample.task_id for sample in samples}
+    unknown = sorted(found - known)
+    if unknown:
+        raise EvaluationError(
+            f"{config.samples} has samples of {len(unknown)} problems that {config.benchmark} "
+            f"does not have, such as {unknown[0]}. Name the benchmark they were drawn for "
+            "(--benchmark, --dataset)"
+        )
+    if len(found) < len(known) and not config.partial:
+        raise EvaluationError(
+            f"{config.samples} has samples of {len(found)} of the {len(known)} problems of "
+            f"{config.benchmark}. A score over all needs all; --partial scores those that are there"
+        )
+    problems = tuple(problem for problem in benchmark.problems if problem.task_id in found)
+    return replace(benchmark, problems=problems)
+
+
+def _choose_ks(config: ScoreConfig, fewest: int) -> tuple[int, ...]:
+    if not config.ks:
+        return tuple(k for k in USUAL_KS if k <= fewest)
+    if max(config.ks) > fewest:
+        raise EvaluationError(
+            f"pass@{max(config.ks)} needs at least {max(config.ks)} samples per problem, and "
+            f"{config.samples} has as few as {fewest}. Drop that --k, or draw more samples"
+        )
+    return config.ks
+
+
+def to_rich_score(score: SampleScore) -> Group:
+    """The score for a terminal: pass@k with intervals, then what became of the samples."""
+    rates = Table(
+        title=Text(score.signature), title_justify="left", box=SIMPLE, collapse_padding=True
+    )
+    for name in ("", "score", "95 % interval"):
+        rates.add_column(name, justify="right")
+    for k, rate in score.pass_at.items():
+        low, high = score.intervals[k]
+        rates.add_row(f"pass@{k}", f"{rate:.1%}", f"{low:.1%} – {high:.1%}")
+    fewest, most = score.samples_per_problem
+    each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    title = f"{score.num_samples} samples of {score.num_problems} problems, {each} each"
+    outcomes = Table(title=Text(title), title_justify="left", box=SIMPLE, collapse_padding=True)
+    outcomes.add_column("outcome")
+    outcomes.add_column("samples", justify="right")
+    outcomes.add_column("share", justify="right")
+    for kind, count in group_outcomes(score.outcomes).items():
+        outcomes.add_row(Text(kind), str(count), f"{count / score.num_samples:.1%}")
+    if score.failed_at_token_limit:
+        count = score.failed_at_token_limit
+        share = f"{count / score.num_samples:.1%}"
+        outcomes.add_row("of the failed, at the token limit", str(count), share)
+    return Group(rates, outcomes, *(Text(f"Note: {note}") for note in score.notes))
