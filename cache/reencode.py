@@ -6,6 +6,7 @@ teacher's logits where hidden states give these back. N rows, D width, V vocabul
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from cache.open_shard import OpenShard
 from cache.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.progress import BuildProgress, counted_progress
 from cache.row_codec import EncodedRows, OutputHead, RowCodec
-from cache.rows import REDUCE_BYTES
+from cache.rows import LogitSlice, head_slices, reduce_slices
 from cache.shard import remove_partials, write_shard
 from cache.source import Source, require_free, require_same_plan
 from cache.tail_file import TAIL_FILE, load_codec, load_head, save_head
@@ -94,15 +95,14 @@ def _fit(source: Source, found: RowCodec, targets: TargetFormat, head: OutputHea
     fit = BasisFit(head.weight, head.bias)
     num_entries = min(targets.top_k, len(head.weight))
     total = min(FIT_ROWS, sum(shard.num_rows for shard in source.manifest.plan.shards))
-    blocks = (
-        hidden
+    slices = (
+        piece
         for shard in source.manifest.plan.shards
         for rows in _blocks(source, shard, found)
-        for hidden in rows["tail_hidden"].split(_slice_rows(head))
+        for piece in _slices(head, rows["tail_hidden"])
     )
     with counted_progress("fitting the tail's basis", first="reading hidden states") as on_row:
-        for hidden in blocks:
-            logits = _logits(head, hidden)
+        for logits, hidden, _ in slices:
             fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
             on_row(fit.num_rows, total)
             if fit.num_rows >= FIT_ROWS:
@@ -159,9 +159,9 @@ def _encode_anew(
     """Rows of a hidden tail through the head and the new codec, and the fidelity of some."""
     parts, fidelity = [], [torch.zeros(0, NUM_MEASURES)]
     kept = {name: block[name] for name in ("entropy", "gold_logprob", "gold_rank")}
-    for hidden in block["tail_hidden"].split(_slice_rows(head)):
-        logits = _logits(head, hidden)
-        rows = codec.encode(logits, hidden, torch.zeros(len(hidden), dtype=torch.int64), generator)
+    pieces = map(reduce_slices, _slices(head, block["tail_hidden"]))
+    for logits, hidden, no_gold in chain.from_iterable(pieces):
+        rows = codec.encode(logits, hidden, no_gold, generator)
         parts.append(rows)
         sample = list(range(-first_row % SAMPLE_EVERY, len(hidden), SAMPLE_EVERY))
         if sample:
@@ -193,10 +193,11 @@ def _blocks(source: Source, shard: ShardPlan, found: RowCodec) -> Iterator[Encod
         opened.file.close()
 
 
-def _logits(head: OutputHead, hidden: torch.Tensor) -> torch.Tensor:
-    """(N, V) fp32."""
-    return torch.addmm(head.bias, hidden.float(), head.weight.T)
+def _slices(head: OutputHead, hidden: torch.Tensor) -> Iterator[LogitSlice]:
+    """Logits (n, V) fp32 and hidden states (n, D) of the rows, with 0 for each gold id."""
+    no_gold = torch.zeros(len(hidden), dtype=torch.int64)
 
+    def logits(states: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(head.bias, states.float(), head.weight.T)
 
-def _slice_rows(head: OutputHead) -> int:
-    return max(1, REDUCE_BYTES["cpu"] // (4 * len(head.weight)))
+    return head_slices(logits, hidden, no_gold, len(head.weight))

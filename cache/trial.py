@@ -5,8 +5,9 @@ format needs them. N rows, D width, V vocabulary, K entries, R rank.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import h5py
 import numpy as np
@@ -21,7 +22,7 @@ from cache.fidelity import Fidelity, measure_rows, summarise
 from cache.layout import ShardLayout
 from cache.plan import plan_batches
 from cache.row_codec import EncodedRows, OutputHead, RowCodec
-from cache.rows import REDUCE_BYTES, ComputedRows, pad_documents
+from cache.rows import ComputedRows, LogitSlice, head_slices, pad_documents, reduce_slices
 from cache.shard import ENTROPY_CODED, image_of
 from cache.tail_file import head_of
 from cache.teacher import Teacher
@@ -91,8 +92,6 @@ class Trial:
         self._head = head_of(teacher.model)
         self._fits: dict[int, BasisFit] = {}
         self._encoded: dict[tuple[int, int], EncodedRows] = {}
-        kind = "cpu" if self._hidden.device.type == "cpu" else "accelerator"
-        self._slice_rows = max(1, REDUCE_BYTES[kind] // (4 * teacher.vocab_size))
 
     @property
     def width(self) -> int:
@@ -132,8 +131,8 @@ class Trial:
         if targets.top_k not in self._fits:
             fit = BasisFit(self._head.weight, self._head.bias)
             num_entries = min(targets.top_k, self._teacher.vocab_size)
-            for hidden in self._fit_hidden.split(4 * self._slice_rows):
-                logits = self._teacher.logits(hidden)
+            no_gold = torch.zeros(self.num_fit_rows, dtype=torch.int64)
+            for logits, hidden, _ in self._slices(self._fit_hidden, no_gold):
                 fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
             self._fits[targets.top_k] = fit
         rank = min(targets.tail_rank, self.width)
@@ -157,9 +156,8 @@ class Trial:
     def _encode_all(self, codec: RowCodec) -> EncodedRows:
         generator = torch.Generator(self._hidden.device).manual_seed(0)
         parts = []
-        slices = (self._hidden.split(self._slice_rows), self._gold_ids.split(self._slice_rows))
-        for hidden, gold_ids in zip(*slices, strict=True):
-            logits = self._teacher.logits(hidden)
+        pieces = map(reduce_slices, self._slices(self._hidden, self._gold_ids))
+        for logits, hidden, gold_ids in chain.from_iterable(pieces):
             parts.append(codec.encode(logits, hidden, gold_ids, generator))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -169,11 +167,14 @@ class Trial:
         every = max(1, self.num_rows // self._fidelity_rows)
         sample = torch.arange(0, self.num_rows, every, device=self._hidden.device)
         measured = []
-        for indices in sample.split(self._slice_rows):
+        pieces = map(reduce_slices, self._slices(self._hidden[sample], sample))
+        for logits, _, indices in chain.from_iterable(pieces):
             decoded = codec.decode({name: part[indices] for name, part in rows.items()})
-            logits = self._teacher.logits(self._hidden[indices])
             measured.append(measure_rows(logits, decoded, temperatures))
         return summarise(torch.cat(measured).cpu().numpy(), temperatures)
+
+    def _slices(self, hidden: torch.Tensor, beside: torch.Tensor) -> Iterator[LogitSlice]:
+        return head_slices(self._teacher.logits, hidden, beside, self._teacher.vocab_size)
 
     def _bytes_per_row(self, targets: TargetFormat, codec: RowCodec, rows: EncodedRows) -> float:
         layout = ShardLayout(

@@ -147,7 +147,7 @@ def test_hidden_tails_become_lowrank_ones_with_a_measured_fidelity(
     tmp_path, tiny_teacher, sources, monkeypatch
 ):
     # slices of 50 rows, as a large vocabulary would have: most hold no row that is measured
-    monkeypatch.setitem(cache.reencode.REDUCE_BYTES, "cpu", 50 * 4 * 384)
+    monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 50 * 4 * 384)
     targets = TargetFormat(top_k=8, tail="lowrank", tail_rank=32, tail_bytes=20.0)
     manifest = reencode_cache(sources["hidden"], tmp_path / "r", targets)
     assert verify_cache(tmp_path / "r") == []
