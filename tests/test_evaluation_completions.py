@@ -89,6 +89,17 @@ def test_finished_samples_are_not_drawn_again(tmp_path, generated):
     assert generated == []
 
 
+def test_no_model_is_loaded_where_no_sample_is_missing(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    first = complete(path)
+
+    def load():
+        raise AssertionError("loaded")
+
+    again = complete_all(load, PROBLEMS, SETTINGS, identity="weights", batch_size=2, path=path)
+    assert again == first
+
+
 def test_more_samples_keep_those_already_drawn(tmp_path, generated):
     complete(tmp_path / "samples.jsonl")
     generated.clear()
@@ -102,9 +113,13 @@ def test_more_samples_keep_those_already_drawn(tmp_path, generated):
     [
         {"identity": "other weights"},
         {"used": replace(SETTINGS, temperature=0.5)},
+        {"used": replace(SETTINGS, temperature=0.8000001)},
+        {"used": replace(SETTINGS, top_p=0.5)},
         {"used": replace(SETTINGS, seed=1)},
         {"used": replace(SETTINGS, max_new_tokens=7)},
         {"problems": [replace(problem, prompt="y") for problem in PROBLEMS]},
+        {"problems": [replace(problem, stop=("\nclass",)) for problem in PROBLEMS]},
+        {"problems": [replace(problem, task_id=f"U/{i}") for i, problem in enumerate(PROBLEMS)]},
     ],
 )
 def test_samples_of_other_conditions_are_not_reused(tmp_path, generated, changes):
