@@ -3,14 +3,20 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from evaluation.conditions import Conditions
+from evaluation.conditions import Conditions, hash_of
 from evaluation.config import BenchmarkConfig
 from evaluation.contamination import contamination_remarks, measure_contamination
 from evaluation.errors import EvaluationError
 from evaluation.held_out import HeldOut
 from evaluation.html import write_html
 from evaluation.measure import measure_model
-from evaluation.models import list_sources, resolve_device, resolve_dtype, split_bystanders
+from evaluation.models import (
+    list_sources,
+    model_identity,
+    resolve_device,
+    resolve_dtype,
+    split_bystanders,
+)
 from evaluation.problems import load_benchmark
 from evaluation.progress import Stages
 from evaluation.report import write_report
@@ -91,6 +97,7 @@ def prepare(config: BenchmarkConfig) -> Conditions:
         dtype=resolve_dtype(config.dtype, device),
         sandbox=sandbox_level(config.allow_weak_sandbox),
         held_out=_open_held_out(config),
+        live_teacher=_name_live_teacher(config),
     )
 
 
@@ -98,6 +105,13 @@ def _open_held_out(config: BenchmarkConfig) -> HeldOut | None:
     if config.cache is None or config.agreement_documents == 0:
         return None
     return HeldOut(config.cache, config.agreement_documents)
+
+
+def _name_live_teacher(config: BenchmarkConfig) -> str | None:
+    if not config.live_agreement:
+        return None
+    (teacher,) = list_sources((), config.teacher, config.revision)
+    return f"{teacher.label}@{hash_of(model_identity(teacher))[:12]}"
 
 
 def _require_folder(out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from evaluation.config import BenchmarkConfig, GenerationSettings
+from evaluation.held_out import HeldOut
 from evaluation.latency import Latency
 from evaluation.problems import Benchmark, BenchmarkProblem
 from evaluation.rows import ModelRow
@@ -25,6 +26,10 @@ class Conditions:
     dtype: torch.dtype
     sandbox: str
     """Layers of the sandbox on this machine."""
+    held_out: HeldOut | None = None
+    """Documents that agreement with the teacher is measured on; None: it is not."""
+    live_teacher: str | None = None
+    """Name and weights of the teacher they are compared with; None: the cache's targets."""
 
     @property
     def device_name(self) -> str:
@@ -56,6 +61,19 @@ class Conditions:
             f"|dtype:{self.dtype_name}|device:{self.device.type}"
         )
 
+    @property
+    def agreement_signature(self) -> str | None:
+        """What agreement with the teacher means, in one line; None where it is not measured."""
+        if self.held_out is None:
+            return None
+        reference = f"live:{self.live_teacher}" if self.live_teacher is not None else "cache"
+        if self.live_teacher is None and self.held_out.cache_kl is not None:
+            reference += f" (KL of the teacher to it {self.held_out.cache_kl:.2g})"
+        return (
+            f"reference:{reference}|T:1|{self.held_out.signature}|dtype:{self.dtype_name}"
+            f"|device:{self.device.type}"
+        )
+
     def row_key(self, identity: str) -> str:
         """Hash of all that a row depends on."""
         config = self.config
@@ -65,6 +83,7 @@ class Conditions:
             [asdict(problem) for problem in self.problems],
             self.signature(config.greedy),
             self.cost_key(identity),
+            self.agreement_signature,
         ]
         if config.samples:
             parts += [self.signature(config.sampled), config.ks]

@@ -40,6 +40,8 @@ class SandboxLimits:
     """Wall-clock seconds, counted from the moment the confined interpreter is ready."""
     memory_mb: int = 1024
     """Address space of the interpreter, in MiB."""
+    allow_weak: bool = False
+    """Run programs where the sandbox lacks layers, too."""
 
     def __post_init__(self) -> None:
         require(self.timeout > 0, f"timeout is {self.timeout}; give seconds above 0")
@@ -137,6 +139,8 @@ class BenchmarkConfig:
     """Seconds a generated program may run."""
     memory_mb: int = 1024
     """MiB a generated program may use."""
+    allow_weak_sandbox: bool = False
+    """Run programs where the sandbox lacks layers, too: on a machine you can lose."""
     workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Programs run at once."""
     self_check: bool = True
@@ -214,7 +218,9 @@ class BenchmarkConfig:
     @property
     def limits(self) -> SandboxLimits:
         """Limits of every generated program."""
-        return SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
+        return SandboxLimits(
+            timeout=self.timeout, memory_mb=self.memory_mb, allow_weak=self.allow_weak_sandbox
+        )
 
     @property
     def latency(self) -> LatencySettings:

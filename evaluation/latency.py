@@ -23,6 +23,8 @@ from evaluation.generate import encode_prompt, left_pad, padding_id, position_li
 class GenerationTimes:
     """Times of generations of equal size, over all that were measured."""
 
+    batch: int
+    """Prompts at once."""
     mean_ms: float
     """Of a whole generation: the prompts and all new tokens."""
     median_ms: float
@@ -48,7 +50,7 @@ class Latency(GenerationTimes):
     distinct_prompts: int
     """Fewer than the generations where the benchmark has fewer problems."""
     batched: GenerationTimes | None
-    """Of as many generations, each of `batch` prompts at once; None where that is 1."""
+    """Of as many generations, each of several prompts at once; None where none were asked for."""
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> "Latency":
@@ -183,6 +185,7 @@ def _summarize(
     first_ms, whole_ms = seconds.T * 1e3
     further_ms = (whole_ms - first_ms) / (new_tokens - 1) if new_tokens > 1 else None
     return GenerationTimes(
+        batch=batch,
         mean_ms=float(whole_ms.mean()),
         median_ms=float(np.median(whole_ms)),
         p95_ms=float(np.percentile(whole_ms, 95)),

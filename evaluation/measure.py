@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.agreement_files import measure_agreement
 from evaluation.completions import Sample, complete_all
 from evaluation.conditions import Conditions, hash_of
 from evaluation.config import GenerationSettings
@@ -59,6 +60,7 @@ def _measure(
     try:
         # First of all, so that too few positions are reported before hours of generation.
         cost = run.cost()
+        agreement, no_agreement = measure_agreement(source, model, conditions, run.stem, progress)
         greedy = run.judge(config.greedy, "greedy", (1,))
         sampled = run.judge(config.sampled, "sampled", config.ks) if config.samples else None
         cost["peak_memory_bytes"] = run.keep_peak_memory(cost)
@@ -81,6 +83,8 @@ def _measure(
         pass_at=_by_name(sampled.scores.pass_at) if sampled else {},
         pass_at_intervals=_by_name(sampled.scores.intervals) if sampled else {},
         bleu=bleu["bleu"],
+        agreement=agreement,
+        no_agreement=no_agreement,
         greedy_outcomes=greedy.scores.outcomes,
         sampled_outcomes=sampled.scores.outcomes if sampled else {},
         finishes=dict(

@@ -12,6 +12,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.details import (
+    NARROW,
+    agreement_numbers,
+    agreement_table,
+    latency_numbers,
+    latency_table,
+)
 from evaluation.files import write_text
 from evaluation.results import BenchmarkResult
 from evaluation.rows import ModelRow
@@ -57,6 +64,8 @@ def flat_row(row: ModelRow) -> dict[str, Any]:
         "latency_median_ms": row.latency.median_ms,
         "latency_p95_ms": row.latency.p95_ms,
         "tokens_per_second": row.latency.tokens_per_second,
+        **latency_numbers(row),
+        **agreement_numbers(row),
         "speedup": row.speedup,
         "compression": row.compression,
         "parameter_ratio": row.parameter_ratio,
@@ -132,8 +141,21 @@ def to_rich_table(result: BenchmarkResult) -> Group:
     return Group(
         _rich_table(f"Quality  {result.signatures['greedy']}", rows, quality),
         _rich_table(f"Cost  {result.signatures['latency']}", rows, ["model", *COST_COLUMNS]),
+        *(
+            _rich_table(title, lines, list(NARROW if "KL" in lines[0] else lines[0]))
+            for title, lines in _details(result)
+        ),
         *(Text(f"Note: {note}") for note in result.notes),
     )
+
+
+def _details(result: BenchmarkResult) -> list[tuple[str, list[dict[str, str]]]]:
+    """Titles and lines of the tables that were measured."""
+    tables = [
+        ("Latency", latency_table(result.rows)),
+        ("Agreement with the teacher on held-out documents", agreement_table(result.rows)),
+    ]
+    return [(title, lines) for title, lines in tables if lines]
 
 
 def _rich_table(title: str, rows: list[dict[str, str]], names: list[str]) -> Table:
@@ -159,6 +181,8 @@ def to_markdown(result: BenchmarkResult) -> str:
     parts += _markdown_table(rows)
     if any("computed" in row.size_source for row in result.rows):
         parts += ["", "\\* " + "; ".join(_computed_sizes(result.rows)) + "."]
+    for title, lines in _details(result):
+        parts += ["", f"## {title}", "", *_markdown_table(lines)]
     parts += ["", "## What ended the completions", ""]
     parts += _markdown_table([_outcome_columns(row) for row in result.rows])
     parts += ["", "## Signatures", ""]

@@ -25,7 +25,7 @@ class BenchmarkResult:
     config: dict[str, Any]
     """The whole BenchmarkConfig."""
     signatures: dict[str, str]
-    """Conditions of `greedy`, `sampled`, `latency` and `bleu` scores, in one line each."""
+    """Conditions of `greedy`, `sampled`, `latency`, `bleu` and `agreement`, in one line each."""
     benchmark_source: str
     num_problems: int
     device: str
@@ -58,6 +58,8 @@ def build_result(
         f"|device:{conditions.device_name}",
         "bleu": completion_bleu(["a"], ["a"]).signature,
     }
+    if conditions.agreement_signature is not None:
+        signatures["agreement"] = conditions.agreement_signature
     if config.samples:
         signatures["sampled"] = conditions.signature(config.sampled)
     notes = list(remarks)

@@ -47,7 +47,7 @@ def test_latency_generates_all_tokens_though_the_model_would_end_at_once(watched
     assert (result.generations, result.distinct_prompts) == (3, 3)
     assert 0 < result.first_token_ms < result.median_ms <= result.p95_ms
     assert result.tokens_per_second == pytest.approx(4 * 1000 / result.mean_ms)
-    assert result.batched is None and result.peak_memory_bytes is None
+    assert result.batch == 1 and result.batched is None and result.peak_memory_bytes is None
 
 
 def test_batches_take_other_prompts_as_long_as_there_are_any(watched):
@@ -55,7 +55,7 @@ def test_batches_take_other_prompts_as_long_as_there_are_any(watched):
     result = latency(model, THREE, batch=2, prompts=2, warmup=0)
     # Two alone; then the first with the second, and the third with the first again.
     assert shapes == [(1, 12, 4), (1, 1, 4), (2, 12, 4), (2, 16, 4)]
-    assert (result.generations, result.distinct_prompts) == (2, 2)
+    assert (result.generations, result.distinct_prompts, result.batched.batch) == (2, 2, 2)
     assert result.batched.tokens_per_second == pytest.approx(2 * 4 * 1000 / result.batched.mean_ms)
 
 

@@ -13,6 +13,7 @@ from evaluation.results import BenchmarkResult
 from evaluation.rows import ModelRow, compare_with_teacher, row_notes
 
 LATENCY = Latency(
+    batch=1,
     mean_ms=2000.0,
     median_ms=1990.0,
     p95_ms=2100.0,
