@@ -1,55 +1,33 @@
-"""Takes away what a generated program has no business with. Runs inside the child, stdlib alone.
+"""Takes away what a generated program has no business with, in layers. Stdlib alone.
 
-Three layers, each used where the system has it, and named in every signature:
-`netns` (own user, network and IPC namespaces: no interface but a dead loopback), `seccomp` (a
-system-call filter: no sockets, processes, signals, or changes to the file system), or in its
-place `audit` (a hook that refuses the same from Python code alone), and `rlimits`.
+The fork server takes the first ones once (`confine_server`), every program the rest before its
+first line runs (`confine_program`). Which of them hold is part of every result's signature:
 
-Source of the numbers: Linux `asm/unistd_64.h` and `asm-generic/unistd.h`; filter layout from
-`linux/seccomp.h` and `linux/filter.h`.
+- `user`, `pid`, `net`, `ipc`: namespaces of its own;
+- `mount`: a read-only root that holds Python's standard library and shared libraries alone;
+- `uid`: not root; `nocaps`: root in name, without one of its capabilities;
+- `landlock<version>`: no file but those may be read, none written;
+- `seccomp`: no socket, process, thread, signal, ptrace, or change to a file;
+- `audit`: in the place of a missing `seccomp`, a hook that refuses the same from Python alone;
+- `rlimits`: memory, processor time, open files, no core dump.
+
+The full level holds every guarantee by the kernel: `seccomp` (network, processes, signals,
+writing), `mount` or `landlock` (reading), `uid` or `nocaps`, and `rlimits`. Namespaces come on
+top where they are permitted: most containers forbid them.
 """
 
 import os
-import struct
 import sys
 
-CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
-CLONE_THREAD = 0x00010000
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-EPERM, ENOSYS, SIGKILL = 1, 38, 9
-WRITING_FLAGS = 0o1 | 0o2 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
+from evaluation.confine_calls import build_filter, install_filter
+from evaluation.confine_files import create_ruleset, landlock_version, restrict
+from evaluation.confine_spaces import (
+    drop_privileges,
+    enter_namespaces,
+    enter_small_root,
+)
 
-# BPF: load a word of the call's data, compare, return.
-LOAD, JUMP_EQ, JUMP_GE, JUMP_SET, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCH, ARGUMENTS = 0, 4, 16  # byte offsets in struct seccomp_data (little-endian)
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-X32_CALLS = 0x40000000
-
-# machine: (audit arch, refused calls, {call that opens: argument with its flags}, clone)
-MACHINES = {
-    "x86_64": (
-        0xC000003E,
-        # socket, socketpair, fork, vfork, execve, kill, truncate, ftruncate, rename, mkdir,
-        # rmdir, creat, link, unlink, symlink, chmod .. lchown, ptrace, mknod, setrlimit, mount,
-        # umount2, tkill, tgkill, mkdirat .. fchownat, unlinkat .. symlinkat, fchmodat, unshare,
-        # utimensat, prlimit64, setns, process_vm_readv, process_vm_writev, renameat2, bpf,
-        # execveat, io_uring_setup
-        (41, 53, 57, 58, 59, 62, 76, 77, 82, 83, 84, 85, 86, 87, 88, 90, 91, 92, 93, 94, 101, 133)
-        + (160, 165, 166, 200, 234, 258, 259, 260, 263, 264, 265, 266, 268, 272, 280, 302, 308)
-        + (310, 311, 316, 321, 322, 425),
-        {2: 1, 257: 2},
-        56,
-    ),
-    "aarch64": (
-        0xC00000B7,
-        (33, 34, 35, 36, 37, 38, 39, 40, 45, 46, 52, 53, 54, 55, 88, 97, 117, 129, 130, 131, 164)
-        + (198, 199, 221, 261, 268, 270, 271, 276, 280, 281, 425),
-        {56: 2},
-        220,
-    ),
-}
-CLONE3, OPENAT2 = 435, 437  # their flags lie behind a pointer; libc falls back to the older calls
-
+WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 REFUSED_EVENTS = (
     ("socket.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill")
     + ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink")
@@ -57,44 +35,69 @@ REFUSED_EVENTS = (
 )
 
 
-def confine(memory_bytes: int, cpu_seconds: int) -> str:
-    """Confine this process for good; the layers that hold, as in `netns+seccomp+rlimits`."""
-    layers = []
-    libc = _linux_libc()
-    if libc is not None:
-        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC) == 0:
-            layers.append("netns")
-    limited = _limit(memory_bytes, cpu_seconds)
-    if libc is not None and _filter_calls(libc):
-        layers.append("seccomp")
-    else:
-        _limit_processes()
-        sys.addaudithook(_refuse_event)
-        layers.append("audit")
-    if limited:
-        layers.append("rlimits")
-    return "+".join(layers)
+def missing_layers(layers: str) -> list[str]:
+    """What `layers`, as in `mount+uid+seccomp+rlimits`, lacks of the full level."""
+    names = layers.split("+")
+    reading = any(name == "mount" or name.startswith("landlock") for name in names)
+    found = {
+        "seccomp": "seccomp" in names,
+        "landlock or a mount namespace": reading,
+        "a user without privileges": "uid" in names or "nocaps" in names,
+        "rlimits": "rlimits" in names,
+    }
+    return [name for name, held in found.items() if not held]
 
 
-def _linux_libc():
-    if not sys.platform.startswith("linux"):
-        return None
-    import ctypes
+def confine_server() -> list[str]:
+    """Leave this machine's namespaces, files and privileges for good; the layers that hold."""
+    layers = enter_namespaces()
+    if layers and enter_small_root():
+        layers.append("mount")
+    return layers
 
-    return ctypes.CDLL(None, use_errno=True)
+
+class ProgramConfinement:
+    """What every program is put under; prepared once, while the server still may."""
+
+    def __init__(self) -> None:
+        self._ruleset = create_ruleset() if sys.platform == "linux" else None
+        self._filter = build_filter()
+        self._other_user = drop_privileges()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a forked process must keep open until it is confined."""
+        return [] if self._ruleset is None else [self._ruleset]
+
+    def confine(self, memory_bytes: int, cpu_seconds: int) -> list[str]:
+        """Confine this process for good; the layers that hold."""
+        layers = ["uid" if self._other_user else "nocaps"]
+        if self._ruleset is not None:
+            restrict(self._ruleset)
+            os.close(self._ruleset)
+            layers.append(f"landlock{landlock_version()}")
+        limited = _limit(memory_bytes, cpu_seconds)
+        layers.append("seccomp" if self._filter_calls() else _refuse_events())
+        return [*layers, "rlimits"] if limited else layers
+
+    def _filter_calls(self) -> bool:
+        if self._filter is None:
+            return False
+        try:
+            install_filter(self._filter)
+        except OSError:
+            return False
+        return True
 
 
 def _limit(memory_bytes: int, cpu_seconds: int) -> bool:
-    try:
-        import resource
-    except ImportError:
-        return False
+    import resource
+
     held = True
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_FSIZE, 1 << 20),
+        (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -105,66 +108,19 @@ def _limit(memory_bytes: int, cpu_seconds: int) -> bool:
     return held
 
 
-def _limit_processes() -> None:
-    try:
-        import resource
+def _refuse_events() -> str:
+    import resource
 
+    try:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    except (ImportError, OSError, ValueError):
-        return  # the audit hook still refuses to start any
+    except (OSError, ValueError):
+        pass  # the audit hook still refuses to start any
+    sys.addaudithook(_refuse_event)
+    return "audit"
 
 
 def _refuse_event(event: str, arguments: tuple) -> None:
     if event.startswith(REFUSED_EVENTS):
-        raise PermissionError(f"{event} is not allowed here")
+        raise PermissionError(1, f"{event} is not allowed here")
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING_FLAGS:
-        raise PermissionError("writing files is not allowed here")
-
-
-def _filter_calls(libc) -> bool:
-    machine = MACHINES.get(os.uname().machine)
-    if machine is None or sys.byteorder != "little" or sys.maxsize < 2**32:
-        return False
-    import ctypes
-
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-    code = build_filter(*machine)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = Program(len(code) // 8, ctypes.addressof(buffer))
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        return False
-    return libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
-
-
-def build_filter(arch: int, refused: tuple[int, ...], opening: dict[int, int], clone: int) -> bytes:
-    """The filter as BPF instructions of 8 bytes; calls not named are allowed."""
-    code = [
-        (LOAD, 0, 0, ARCH),
-        (JUMP_EQ, 1, 0, arch),
-        (RETURN, 0, 0, KILL),
-        (LOAD, 0, 0, NUMBER),
-        (JUMP_GE, 0, 1, X32_CALLS),
-        (RETURN, 0, 0, ERRNO | EPERM),
-    ]
-    for number in refused:
-        code += [(JUMP_EQ, 0, 1, number), (RETURN, 0, 0, ERRNO | EPERM)]
-    for number in (CLONE3, OPENAT2):
-        code += [(JUMP_EQ, 0, 1, number), (RETURN, 0, 0, ERRNO | ENOSYS)]
-    for number, argument in opening.items():
-        code += [
-            (JUMP_EQ, 0, 4, number),
-            (LOAD, 0, 0, ARGUMENTS + 8 * argument),
-            (JUMP_SET, 0, 1, WRITING_FLAGS),
-            (RETURN, 0, 0, ERRNO | EPERM),
-            (RETURN, 0, 0, ALLOW),
-        ]
-    code += [  # threads stay allowed: memory bounds their number
-        (JUMP_EQ, 0, 3, clone),
-        (LOAD, 0, 0, ARGUMENTS),
-        (JUMP_SET, 1, 0, CLONE_THREAD),
-        (RETURN, 0, 0, ERRNO | EPERM),
-        (RETURN, 0, 0, ALLOW),
-    ]
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+        raise PermissionError(1, "writing files is not allowed here")

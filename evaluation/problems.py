@@ -12,6 +12,7 @@ from cache.errors import CacheError
 from cache.problems import DEFAULT_DATASET, Problem, load_problems
 from cache.templates import TEMPLATES
 from evaluation.errors import EvaluationError
+from evaluation.problem_tests import prompt_helpers, read_tests
 from evaluation.sandbox import Program
 
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -30,7 +31,7 @@ class BenchmarkProblem:
     prompt: str
     """What the model continues."""
     entry_point: str
-    """Function under test; empty where the test names it itself."""
+    """Function under test; where the tests call several, the first of them."""
     preamble: str
     """Source that stands before the completion, such as HumanEval's prompt."""
     test: str
@@ -39,10 +40,23 @@ class BenchmarkProblem:
     """The completion of a right answer."""
     stop: tuple[str, ...]
     """The completion ends before the first of these."""
+    other_entry_points: tuple[str, ...] = ()
+    """Further functions of the completion that the tests call."""
+    helpers: str = ""
+    """Source that the test needs beside the completion: functions of the prompt, set-up code."""
+    in_child: bool = False
+    """The helpers build objects of the completion's own types: they run beside it, not in the
+    judge."""
 
     def program(self, completion: str) -> Program:
         """The program whose success means that the completion is right."""
-        return Program(candidate=self.preamble + completion, test=self.test)
+        return Program(
+            candidate=self.preamble + completion,
+            test=self.test,
+            entry_points=(self.entry_point, *self.other_entry_points),
+            helpers=self.helpers,
+            in_child=self.in_child,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +150,7 @@ def _humaneval_problem(row: dict[str, Any], where: str, strip_prompt: bool) -> B
         test=f"{row['test']}\n\ncheck({row['entry_point']})\n",
         canonical_solution=row["canonical_solution"],
         stop=HUMANEVAL_STOPS,
+        helpers=prompt_helpers(row["prompt"], row["entry_point"]),
     )
 
 
@@ -163,15 +178,20 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
 
 def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
     prompt, completion = TEMPLATES[template](row)
-    # The set-up code builds the tests' arguments, from classes that the completion defines.
-    setup = f"{row.test_setup_code}\n" if row.test_setup_code else ""
+    try:
+        tests = read_tests(row.code, row.test_list, row.test_setup_code)
+    except EvaluationError as error:
+        raise EvaluationError(f"MBPP/{row.task_id}: {error}") from error
     return BenchmarkProblem(
         task_id=f"MBPP/{row.task_id}",
         prompt=prompt,
-        entry_point="",
+        entry_point=tests.entry_points[0],
+        other_entry_points=tests.entry_points[1:],
+        helpers=row.test_setup_code,
+        in_child=tests.in_child,
         # Only here is the completion the body of the prompt's function.
         preamble=prompt if template == "signature" else "",
-        test=setup + "\n".join(row.test_list) + "\n",
+        test="\n".join(row.test_list) + "\n",
         canonical_solution=completion,
         stop=HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS,
     )

@@ -1,47 +1,42 @@
-"""Runs generated programs, each in a confined interpreter of its own, and says what happened.
+"""Runs generated programs where they can harm nothing, and tests them where they cannot cheat.
 
-The child reports success with a random nonce on a pipe of its own, after the test has returned:
-an early `sys.exit(0)`, an exit code or printed text count for nothing. Candidate and test share
-one interpreter, so a program written to attack this harness could still look for the nonce or
-bend the test's comparisons; confinement keeps such a program from the machine, not from its
-score.
+Three processes take part in a check. The program runs confined and alone, in a process forked
+for it. The judge, another process, holds the test: it asks the program for values and compares
+them itself, so that a program finds neither tests nor expected values, nor anything to bend.
+This process keeps the time, and ends both. docs/sandbox.md says what is guarded, and how.
 """
 
-import hmac
-import marshal
-import os
-import secrets
-import selectors
 import signal
-import subprocess
-import sys
-import tempfile
+import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from evaluation.config import SandboxLimits
+from evaluation.confine import missing_layers
 from evaluation.errors import EvaluationError
-
-CHILD = Path(__file__).with_name("sandbox_child.py")
-# -s -S: the standard library alone; -B: no .pyc. A fixed hash seed keeps verdicts repeatable.
-COMMAND = (sys.executable, "-s", "-S", "-B", str(CHILD))
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-STARTUP_SECONDS = 60.0
-REPORT_BYTES = 8192
+from evaluation.sandbox_processes import STARTUP_SECONDS, Forked, server
+from evaluation.wire import RefusedValue, pack, unpack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program in two parts that share one namespace, compiled one after the other."""
+    """A program, and the test that asks it for values."""
 
     candidate: str
-    """What the model is answerable for, with what has to stand before it."""
+    """What the model is answerable for, with what has to stand before it; runs confined."""
     test: str
-    """What must run to its end for the candidate to pass."""
+    """What must run to its end for the program to pass; runs in the judge."""
+    entry_points: tuple[str, ...] = ()
+    """Functions that the test calls; in the judge they stand for those of the program."""
+    helpers: str = ""
+    """Trusted source that the test needs; runs in the judge before it."""
+    in_child: bool = False
+    """Helpers build objects that cannot cross, such as a tree: they run in the program, which
+    then evaluates the sides of the test's comparisons. Comparing is still left to the judge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +45,25 @@ class Verdict:
 
     passed: bool
     outcome: str
-    """passed, wrong_answer, exception:<Name>, syntax_error, timeout, memory, exit, signal:<NAME>,
-    forged; scoring adds empty and prompt_too_long for completions that are not run."""
+    """One of:
+
+    - passed: the test ran to its end;
+    - wrong_answer: the test did not accept a value, or failed on it;
+    - exception:<Type>: the program raised it, on its own or when called;
+    - syntax_error: it does not compile;
+    - timeout: it and its test took longer than the limit;
+    - memory: it wanted more than the limit;
+    - sandbox: it ended with a call that is denied, such as opening a socket;
+    - exit: it left, by sys.exit, os._exit or closing its channel;
+    - signal:<NAME>: it died of a signal, such as SIGSEGV;
+    - refused_value: it returned what may not cross: an unknown type (a subclass too), or a
+      value too large or too deep;
+    - forged: it wrote something else than answers to its channel;
+    - empty: nothing was completed; not run;
+    - prompt_too_long: the model could not read the prompt; not run.
+    """
     seconds: float
-    """Wall-clock seconds of the program, without the interpreter's start."""
+    """Wall-clock seconds of program and test, without the start of their processes."""
     message: str = ""
     """The exception's text, cut short."""
 
@@ -61,9 +71,9 @@ class Verdict:
 def run_program(program: Program, limits: SandboxLimits) -> Verdict:
     """Run one program under the limits.
 
-    Raises: EvaluationError when the interpreter itself does not start.
+    Raises: EvaluationError when the sandbox does not start, or is weaker than it must be.
     """
-    return _run(program, limits)[0]
+    return _run(program, limits, sandbox_level(limits.allow_weak))
 
 
 def run_many(
@@ -85,122 +95,125 @@ def run_many(
     return [future.result() for future in futures]
 
 
+def sandbox_level(allow_weak: bool = False) -> str:
+    """The layers that hold on this machine, as in `net+uid+seccomp+rlimits`.
+
+    Raises: EvaluationError naming the layers that are missing, unless a weak level is allowed.
+    """
+    level = _probe()
+    missing = missing_layers(level)
+    if missing and not allow_weak:
+        raise EvaluationError(
+            f"the sandbox has only {level} here; missing: {', '.join(missing)}. Generated "
+            "programs could reach this machine. Run on Linux 5.13 or later (x86-64 or 64-bit "
+            "Arm; in a container, with landlock and seccomp filters permitted), or accept the "
+            "weaker level on a machine you can lose: --allow-weak-sandbox"
+        )
+    return level
+
+
 @lru_cache(maxsize=1)
-def sandbox_level() -> str:
-    """The layers that hold on this machine, as in `netns+seccomp+rlimits`."""
-    return _run(Program(candidate="", test=""), SandboxLimits())[1]
+def _probe() -> str:
+    layers: list[str] = []
+    _check(Program(candidate="", test=""), SandboxLimits(timeout=60), layers.append)
+    return layers[0]
 
 
-def _run(program: Program, limits: SandboxLimits) -> tuple[Verdict, str]:
-    nonce = secrets.token_hex(16)
-    read_end, write_end = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
-        try:
-            child = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env=ENVIRONMENT,
-                pass_fds=(write_end,),
-                start_new_session=True,
+def _run(program: Program, limits: SandboxLimits, level: str) -> Verdict:
+    def require(layers: str) -> None:
+        if layers != level:
+            raise EvaluationError(
+                f"the sandbox had {level}, and has {layers} now. Something on this machine has "
+                "changed: run again"
             )
-        except BaseException:
-            os.close(read_end)
-            raise
-        finally:
-            payload = _payload(program, limits, nonce, write_end)
-            os.close(write_end)
-        try:
-            _send(child, payload)
-            return _await_report(child, read_end, limits, nonce)
-        finally:
-            _kill(child)
-            os.close(read_end)
+
+    return _check(program, limits, require)
 
 
-def _payload(program: Program, limits: SandboxLimits, nonce: str, pipe: int) -> bytes:
-    return marshal.dumps(
-        {
-            "candidate": program.candidate,
-            "test": program.test,
-            "nonce": nonce,
-            "pipe": pipe,
-            "memory_bytes": limits.memory_mb << 20,
-            "cpu_seconds": int(limits.timeout) + 2,
-        }
-    )
+def _check(program: Program, limits: SandboxLimits, on_layers: Callable[[str], None]) -> Verdict:
+    cpu_seconds = int(limits.timeout) + 2
+    with ExitStack() as stack:
+        report, judges = socket.socketpair()
+        asking, answering = socket.socketpair()
+        for end in (report, judges, asking, answering):
+            stack.enter_context(end)
+        running = stack.enter_context(
+            server("program").fork(limits.memory_mb << 20, cpu_seconds, [answering])
+        )
+        judge = stack.enter_context(server("judge").fork(0, cpu_seconds, [judges, asking]))
+        for end in (judges, asking, answering):
+            end.close()
+        _send(report, program, STARTUP_SECONDS)
+        start = _receive(report, STARTUP_SECONDS)
+        if start is None or "layers" not in start:
+            raise _no_start(running, judge, limits)
+        on_layers("+".join(start["layers"]))
+        began = time.monotonic()
+        end_report = _receive(report, limits.timeout)
+        seconds = time.monotonic() - began
+        if end_report is None:
+            outcome, message = _without_report(judge, seconds >= limits.timeout), ""
+        else:
+            outcome, message = end_report["outcome"], end_report["message"]
+        if outcome == "ended":
+            outcome = _after_end(running)
+    return Verdict(passed=outcome == "passed", outcome=outcome, seconds=seconds, message=message)
 
 
-def _send(child: subprocess.Popen, payload: bytes) -> None:
-    assert child.stdin is not None
+def _send(report: socket.socket, program: Program, seconds: float) -> None:
+    report.settimeout(seconds)
     try:
-        child.stdin.write(payload)
-        child.stdin.close()
-    except BrokenPipeError:
+        frame = pack(
+            {
+                "source": program.candidate,
+                "test": program.test,
+                "entry_points": program.entry_points,
+                "helpers": program.helpers,
+                "in_child": program.in_child,
+            }
+        )
+    except RefusedValue as error:
+        raise EvaluationError(f"a program cannot be run: {error}. Shorten it") from error
+    try:
+        report.sendall(frame)
+    except OSError:
         return  # the missing report says so
 
 
-def _await_report(
-    child: subprocess.Popen, pipe: int, limits: SandboxLimits, nonce: str
-) -> tuple[Verdict, str]:
-    start, report = _read_line(pipe, b"", time.monotonic() + STARTUP_SECONDS)
-    if not start.startswith("ready "):
-        _kill(child)
-        raise EvaluationError(
-            f"the sandbox's interpreter did not start within {limits.memory_mb} MiB "
-            f"(exit code {child.returncode}). Raise memory_mb, and run by hand to see why: "
-            f"{' '.join(COMMAND)} < /dev/null"
-        )
-    began = time.monotonic()
-    line, _ = _read_line(pipe, report, began + limits.timeout)
-    seconds = time.monotonic() - began
-    kind, _, rest = line.partition(" ")
-    outcome, _, message = rest.partition(" ")
-    if kind == "passed":
-        passed = hmac.compare_digest(rest.encode(), nonce.encode())
-        outcome, message = ("passed" if passed else "forged"), ""
-    elif kind == "failed" and outcome:
-        passed = False
-    else:
-        passed, message = False, line
-        outcome = _outcome_without_report(child, seconds >= limits.timeout)
-    verdict = Verdict(passed=passed, outcome=outcome, seconds=seconds, message=message)
-    return verdict, start.removeprefix("ready ")
+def _receive(report: socket.socket, seconds: float) -> dict | None:
+    """The judge's next message; None when time runs out or the judge has ended."""
+    deadline = time.monotonic() + seconds
+
+    def read(size: int) -> bytes:
+        report.settimeout(max(deadline - time.monotonic(), 0.001))
+        return report.recv(size)
+
+    try:
+        return unpack(read)
+    except OSError:
+        return None
 
 
-def _read_line(pipe: int, received: bytes, deadline: float) -> tuple[str, bytes]:
-    """The next line and what follows it; an empty line when the pipe ends or time runs out."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while b"\n" not in received and len(received) < REPORT_BYTES:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return "", received
-            chunk = os.read(pipe, REPORT_BYTES)
-            if not chunk:
-                return "", received
-            received += chunk
-    line, _, rest = received.partition(b"\n")
-    return line.decode("utf-8", "replace"), rest
+def _no_start(running: Forked, judge: Forked, limits: SandboxLimits) -> EvaluationError:
+    codes = f"program: {running.wait(1)}, judge: {judge.wait(1)}"
+    return EvaluationError(
+        f"the sandbox's interpreter did not start within {limits.memory_mb} MiB "
+        f"(exit codes of {codes}). Raise memory_mb, or use fewer workers"
+    )
 
 
-def _outcome_without_report(child: subprocess.Popen, timed_out: bool) -> str:
+def _without_report(judge: Forked, timed_out: bool) -> str:
     if timed_out:
         return "timeout"
-    try:
-        code = child.wait(timeout=1)
-    except subprocess.TimeoutExpired:
-        return "exit"  # it closed the pipe and went on
-    if code == -signal.SIGXCPU:
-        return "timeout"
-    return f"signal:{signal.Signals(-code).name}" if code < 0 else "exit"
+    judge.wait(1)
+    return "refused_value"  # a value that the judge could not bear
 
 
-def _kill(child: subprocess.Popen) -> None:
-    if child.returncode is None:
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has just ended
-        child.wait()
+def _after_end(running: Forked) -> str:
+    """Why the program no longer answers."""
+    code = running.wait(1)
+    if code is None or code >= 0:
+        return "exit"  # None: it closed its channel and went on
+    name = signal.Signals(-code).name
+    known = {"SIGSYS": "sandbox", "SIGXCPU": "timeout", "SIGKILL": "memory"}
+    return known.get(name, f"signal:{name}")
