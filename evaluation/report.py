@@ -22,7 +22,17 @@ from evaluation.details import (
 from evaluation.files import write_text
 from evaluation.results import BenchmarkResult
 from evaluation.rows import ModelRow
+from evaluation.verdict_tables import (
+    NARROW_COMPARISON,
+    comparison_table,
+    outcome_table,
+    percent,
+    uncontaminated_table,
+    verdict_numbers,
+)
 
+AGAINST_THE_TEACHER = "Against the teacher, in points"
+WITHOUT_CONTAMINATED = "All problems → without contaminated ones"
 COST_COLUMNS = (
     "params",
     "size",
@@ -69,22 +79,11 @@ def flat_row(row: ModelRow) -> dict[str, Any]:
         "speedup": row.speedup,
         "compression": row.compression,
         "parameter_ratio": row.parameter_ratio,
-        **_comparison_columns(row),
+        **verdict_numbers(row),
         "peak_memory_bytes": row.peak_memory_bytes,
         "prompts_too_long": row.greedy_outcomes.get("prompt_too_long", 0),
     }
     return columns
-
-
-def _comparison_columns(row: ModelRow) -> dict[str, Any]:
-    """Columns against the teacher; None where there is none."""
-    compared = asdict(row.comparison) if row.comparison is not None else {}
-    columns: dict[str, Any] = {}
-    for name in ("greedy_difference", "sampled_difference", "kept_percent"):
-        low, high = compared.get(f"{name}_interval") or (None, None)
-        columns |= {name: compared.get(name), f"{name}_low": low, f"{name}_high": high}
-    counts = ("mcnemar_p", "both", "only_student", "only_teacher", "neither")
-    return columns | {name: compared.get(name) for name in counts}
 
 
 def _to_csv(rows: tuple[ModelRow, ...]) -> str:
@@ -102,9 +101,10 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
         "model": f"{row.label} (teacher)" if row.is_teacher else row.label,
         "params": f"{_short(row.parameters / 1e6)} M",
         "size": f"{_short(row.size_bytes / 1e6)} MB{'*' if 'computed' in row.size_source else ''}",
-        "greedy pass@1": f"{row.greedy_pass_at_1:.1%}",
+        "greedy pass@1": percent(row.greedy_pass_at_1, row.greedy_interval),
     }
-    columns |= {f"pass@{k}": f"{score:.1%}" for k, score in row.pass_at.items()}
+    for k, rate in row.pass_at.items():
+        columns[f"pass@{k}"] = percent(rate, row.pass_at_intervals[k])
     columns |= {
         "BLEU": f"{row.bleu:.1f}",
         "mean ms": _short(row.latency.mean_ms),
@@ -113,7 +113,6 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
         "tok/s": _short(row.latency.tokens_per_second),
         "speed-up": _ratio(row.speedup),
         "smaller": _ratio(row.compression),
-        "pass@1 kept": _kept(row),
     }
     return columns
 
@@ -123,11 +122,6 @@ def _short(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _kept(row: ModelRow) -> str:
-    kept = row.comparison.kept_percent if row.comparison is not None else None
-    return "–" if kept is None else f"{kept:.0f} %"
 
 
 def _ratio(value: float | None) -> str:
@@ -141,17 +135,24 @@ def to_rich_table(result: BenchmarkResult) -> Group:
     return Group(
         _rich_table(f"Quality  {result.signatures['greedy']}", rows, quality),
         _rich_table(f"Cost  {result.signatures['latency']}", rows, ["model", *COST_COLUMNS]),
-        *(
-            _rich_table(title, lines, list(NARROW if "KL" in lines[0] else lines[0]))
-            for title, lines in _details(result)
-        ),
+        *(_rich_table(title, lines, _narrow(list(lines[0]))) for title, lines in _details(result)),
         *(Text(f"Note: {note}") for note in result.notes),
     )
+
+
+def _narrow(names: list[str]) -> list[str]:
+    """The columns of a table that a terminal has room for."""
+    for narrow in (NARROW, NARROW_COMPARISON):
+        if set(narrow) <= set(names):
+            return list(narrow)
+    return names
 
 
 def _details(result: BenchmarkResult) -> list[tuple[str, list[dict[str, str]]]]:
     """Titles and lines of the tables that were measured."""
     tables = [
+        (AGAINST_THE_TEACHER, comparison_table(result.rows)),
+        (WITHOUT_CONTAMINATED, uncontaminated_table(result.rows)),
         ("Latency", latency_table(result.rows)),
         ("Agreement with the teacher on held-out documents", agreement_table(result.rows)),
     ]
@@ -168,7 +169,8 @@ def _rich_table(title: str, rows: list[dict[str, str]], names: list[str]) -> Tab
         else:
             table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(row[name]) for name in names))
+        # An interval goes under its value: there is more room that way.
+        table.add_row(*(Text(row[name].replace(" [", "\n[")) for name in names))
     return table
 
 
@@ -178,13 +180,17 @@ def to_markdown(result: BenchmarkResult) -> str:
     parts = [f"# {result.config['benchmark']}: {result.num_problems} problems", ""]
     if not result.complete:
         parts += ["**Not complete: models are still to come.**", ""]
-    parts += _markdown_table(rows)
+    quality = [name for name in rows[0] if name not in COST_COLUMNS]
+    parts += _markdown_table([{name: row[name] for name in quality} for row in rows])
+    parts += ["", "95 % intervals in brackets.", "", "## Cost", ""]
+    cost = ["model", *COST_COLUMNS]
+    parts += _markdown_table([{name: row[name] for name in cost} for row in rows])
     if any("computed" in row.size_source for row in result.rows):
         parts += ["", "\\* " + "; ".join(_computed_sizes(result.rows)) + "."]
     for title, lines in _details(result):
         parts += ["", f"## {title}", "", *_markdown_table(lines)]
     parts += ["", "## What ended the completions", ""]
-    parts += _markdown_table([_outcome_columns(row) for row in result.rows])
+    parts += _markdown_table(outcome_table(result.rows))
     parts += ["", "## Signatures", ""]
     parts += [f"- {name}: `{text}`" for name, text in result.signatures.items()]
     parts += [f"- problems: {result.benchmark_source}"]
@@ -202,19 +208,6 @@ def _computed_sizes(rows: tuple[ModelRow, ...]) -> list[str]:
         for row in rows
         if "computed" in row.size_source
     ]
-
-
-def _outcome_columns(row: ModelRow) -> dict[str, str]:
-    return {
-        "model": row.label,
-        "greedy verdicts": _counts(row.greedy_outcomes),
-        "sampled verdicts": _counts(row.sampled_outcomes),
-        "generation ended by": _counts(row.finishes),
-    }
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "–"
 
 
 def _markdown_table(rows: list[dict[str, str]]) -> list[str]:

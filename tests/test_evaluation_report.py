@@ -10,7 +10,7 @@ from evaluation.latency import Latency
 from evaluation.plots import plot_quality
 from evaluation.report import flat_row, to_markdown, to_rich_table, write_report
 from evaluation.results import BenchmarkResult
-from evaluation.rows import ModelRow, compare_with_teacher, row_notes
+from evaluation.rows import ModelRow, compare_with_teacher, rate_uncontaminated, row_notes
 
 LATENCY = Latency(
     batch=1,
@@ -115,6 +115,7 @@ def test_student_beyond_what_its_size_is_known_to_reach_is_noted_and_a_teacher_i
         STUDENT,
         greedy_pass_at_1=0.16,
         greedy_interval=(0.11, 0.22),
+        pass_at_intervals={"1": (0.05, 0.09), "10": (0.1, 0.2)},
         greedy_passed={f"HumanEval/{i}": i < 26 for i in range(164)},
     )
     (note,) = row_notes(good, 164)
@@ -125,7 +126,7 @@ def test_student_beyond_what_its_size_is_known_to_reach_is_noted_and_a_teacher_i
     assert row_notes(replace(good, greedy_interval=(0.07, 0.22)), 164) == []
     assert row_notes(replace(good, parameters=400_000_000), 164) == []
     assert row_notes(replace(good, is_teacher=True), 164) == []
-    sampled = replace(good, greedy_interval=(0.0, 0.1), pass_at_intervals={"1": (0.2, 0.4)})
+    sampled = replace(good, greedy_interval=(0.0, 0.1), pass_at_intervals={"1": (0.09, 0.11)})
     assert row_notes(sampled, 164)[0].startswith("student-44m: sampled pass@1 of 7.0%")
 
 
@@ -148,15 +149,48 @@ def test_markdown_labels_computed_sizes_and_carries_signatures_and_notes():
     assert "6,060 MB*" in text and "177 MB |" in text
     assert "teacher-3b has no .safetensors file: computed: parameters x 2 bytes" in text
     assert "`n:1|temp:0`" in text and "- Something to know." in text
-    assert "wrong_answer 112" in text
+    assert "wrong answer 112" in text
+    assert "| 32.0% [25.0, 39.0] | 30.0% [20.0, 40.0] |" in text
+
+
+def test_markdown_compares_with_the_teacher_and_leaves_contaminated_problems_out():
+    rows = compare_with_teacher([TEACHER, STUDENT])
+    clean = rate_uncontaminated(rows, {"T/0", "T/1", "T/100"})
+    text = to_markdown(result(*clean))
+    (line,) = [line for line in text.splitlines() if line.startswith("| student-44m | 25 % [")]
+    assert line.endswith("| 13 | 0 | 39 | 112 |") and "| <0.001 |" in line
+    low, high = rows[1].comparison.greedy_difference_interval
+    assert f"| -23.8 [{100 * low:+.1f}, {100 * high:+.1f}] |" in line
+    assert "| student-44m | 161 of 164 | 8.0% → 6.8% | 7.0% → " in text
+    assert "→ without" in text and "→ without" not in to_markdown(result(*rows))
+    flat = flat_row(clean[1])
+    assert flat["greedy_pass@1_uncontaminated"] == pytest.approx(11 / 161)
+    assert flat["mcnemar_p"] == pytest.approx(2**-38)
+    assert flat_row(TEACHER)["mcnemar_p"] is None
+
+
+def test_failures_at_the_token_limit_have_their_column():
+    row = replace(STUDENT, failed_at_token_limit={"greedy": 7, "sampled": 90})
+    assert "| greedy 7, sampled 90 |" in to_markdown(result(row))
+    assert flat_row(row)["sampled_failed_at_token_limit"] == 90
 
 
 def test_terminal_tables_fit_80_columns():
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(to_rich_table(result(TEACHER, STUDENT)))
+    rows = compare_with_teacher([TEACHER, STUDENT])
+    console.print(to_rich_table(result(*rate_uncontaminated(rows, {"T/0"}))))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
-    for part in ("32.0%", "25 %", "8.00×", "44.3 M", "2,100", "Something to know."):
+    for part in (
+        "32.0%",
+        "25 %",
+        "8.00×",
+        "44.3 M",
+        "2,100",
+        "8.0% → 7.4%",
+        "<0.001",
+        "Something to know.",
+    ):
         assert part in text
     assert "…" not in text
 
