@@ -120,7 +120,7 @@ def agreement_bars(rows: Sequence[Row]) -> str:
         share = look_up(row, ("agreement", "whole", "top1"))
         if share is None:
             continue
-        low, high = look_up(row, ("agreement", "whole", "top1_interval"))
+        low, high = look_up(row, ("agreement", "whole", "top1_interval")) or (share, share)
         style = colour_class(index, row["is_teacher"])
         bars.append(
             f'<span class="who">{model_name(index, row)}</span>'
@@ -137,12 +137,10 @@ def _held_out(rows: Sequence[Row]) -> str:
     """What the agreement was measured on."""
     found = next(row["agreement"] for row in rows if row.get("agreement"))
     teacher = "the cache's stored targets" if found["reference"] == "cache" else "the live teacher"
-    cuts = [row["agreement"]["documents_cut"] for row in rows if row.get("agreement")]
-    cut = f" For some models up to {max(cuts)} are cut to their positions." if any(cuts) else ""
     return (
         "Share of tokens where the model's most likely next token is the teacher's, with its 95 % "
-        f"interval: {found['whole']['rows']:,} tokens of {found['documents']:,} held-out "
-        f"documents, against {teacher}.{cut}"
+        f"interval: {found['whole']['num_rows']:,} tokens of {found['num_documents']:,} held-out "
+        f"documents, against {teacher}."
     )
 
 

@@ -70,7 +70,7 @@ def test_whole_comparison_of_two_models(config, loaded):
     assert sum(student.finishes.values()) == 6
     assert result.complete and result.num_problems == 2
     names = {path.name for path in config.out.iterdir()}
-    assert {"results.json", "results.csv", "results.md"} < names
+    assert {"results.json", "results.csv", "results.md", "report.html"} < names
     assert {"quality-vs-size.png", "quality-vs-latency.png"} < names
     with (config.out / "results.csv").open() as file:
         assert [row["model"] for row in csv.DictReader(file)] == ["teacher", "student"]
