@@ -86,7 +86,12 @@ def build_cache(config: BuildConfig, *, teacher: Teacher | None = None) -> Build
         started = time.monotonic()
         num_new_rows = _compute_shards(config, plan, disk_plan, teacher)
         seconds = time.monotonic() - started
-        manifest = finish_cache(config.out, disk_plan, device=str(teacher.device))
+        cost = {
+            "teacher_parameters": teacher.num_parameters,
+            "teacher_rows": num_new_rows,
+            "teacher_seconds": round(seconds, 3),
+        }
+        manifest = finish_cache(config.out, disk_plan, device=str(teacher.device), cost=cost)
     return _summary(manifest, num_new_rows=num_new_rows, seconds=seconds)
 
 

@@ -1,5 +1,6 @@
 """The last step of every cache: hash its files, sum up its fidelity, write its manifest."""
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,9 +14,18 @@ from cache.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan, ShardPlan
 from cache.shard import ShardFile
 from cache.tail_file import TAIL_FILE
 
+COST = ("teacher_parameters", "teacher_rows", "teacher_seconds")
+"""What `created` says of the teacher's run. A build that went on knows the seconds of its last
+sitting alone, so the rows computed in it stand beside them."""
 
-def finish_cache(out: Path, plan: Plan, *, device: str) -> Manifest:
+
+def finish_cache(
+    out: Path, plan: Plan, *, device: str, cost: dict[str, float] | None = None
+) -> Manifest:
     """Write the manifest of a directory in which every shard is written: it is complete.
+
+    Args:
+        cost: what the teacher's run cost, by the names in `COST`, where that is known.
 
     Raises:
         CacheError: a shard is missing or damaged, or the disk is full.
@@ -39,10 +49,20 @@ def finish_cache(out: Path, plan: Plan, *, device: str) -> Manifest:
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": machine_description(),
             "device": device,
+            **(cost or {}),
         },
     )
     manifest.write(out)
     return manifest
+
+
+def joint_cost(manifests: Sequence[Manifest]) -> dict[str, float]:
+    """What the teacher's runs of several caches cost together; empty if one does not say."""
+    costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
+    if any(None in cost for cost in costs):
+        return {}
+    parameters, rows, seconds = zip(*costs, strict=True)
+    return dict(zip(COST, (parameters[0], sum(rows), sum(seconds)), strict=True))
 
 
 def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFile:

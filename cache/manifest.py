@@ -78,8 +78,8 @@ class Manifest:
     """Every shard and tokenizer file."""
     fidelity: tuple[Fidelity, ...]
     """Stored targets against the teacher's own, by temperature, over a sample of rows."""
-    created: dict[str, str]
-    """Date, machine and device, for the record."""
+    created: dict[str, Any]
+    """Date, machine and device, and what the teacher's run cost, for the record."""
 
     @property
     def identity(self) -> Identity:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cache.durable import json_sha256, make_directory
 from cache.errors import CacheError
-from cache.finish import finish_cache
+from cache.finish import finish_cache, joint_cost
 from cache.identity import require_same_identity
 from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
@@ -59,7 +59,8 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
         plan.write(out)
         _write_shards(out, plan, steps)
         sources[0].copy_other_files(out)
-        return finish_cache(out, plan, device=_devices(sources))
+        cost = joint_cost([source.manifest for source in sources])
+        return finish_cache(out, plan, device=_devices(sources), cost=cost)
 
 
 def _require_mergeable(source: Source, first: Source) -> None:

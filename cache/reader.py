@@ -6,6 +6,7 @@ N rows, K cached entries, M tail-mass nodes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,12 @@ class CacheReader:
     def max_length(self) -> int:
         """No document is longer than this, in tokens."""
         return self.identity.max_length
+
+    @property
+    def created(self) -> dict[str, Any]:
+        """Date, machine and device; `teacher_parameters`, `teacher_rows`, `teacher_seconds` too,
+        unless the cache is older than those."""
+        return self.manifest.created
 
     @property
     def tokenizer_path(self) -> Path:

@@ -87,7 +87,7 @@ def _identity_table(reader: CacheReader) -> Table:
         "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
         "libraries": ", ".join(f"{k} {v}" for k, v in identity.libraries.items()),
-        "built": ", ".join(reader.manifest.created.values()),
+        "built": ", ".join(reader.manifest.created[name] for name in ("date", "machine", "device")),
     }
     return _facts("Identity", facts)
 

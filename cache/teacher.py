@@ -139,6 +139,11 @@ class Teacher:
         return self.model.get_input_embeddings().weight.device
 
     @property
+    def num_parameters(self) -> int:
+        """Weights, a head tied to the embedding counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
     def max_positions(self) -> int | None:
         """Longest input of the model, or None where its configuration does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)

@@ -1,0 +1,39 @@
+"""What the teacher's run cost stands in the manifest, for the ledger of those who train."""
+
+from cache.config import TargetFormat
+from cache.finish import joint_cost
+from cache.manifest import Manifest
+from cache.merge import merge_caches
+from cache.reader import CacheReader
+from cache.reencode import reencode_cache
+
+
+def test_a_build_records_the_teachers_size_and_time(tiny_cache, tiny_teacher):
+    from transformers import AutoModelForCausalLM
+
+    with CacheReader(tiny_cache) as reader:
+        created = reader.created
+        num_rows = sum(reader.document_lengths(split).sum() for split in reader.splits)
+        num_rows -= sum(reader.num_documents(split) for split in reader.splits)
+    model = AutoModelForCausalLM.from_pretrained(tiny_teacher)
+    assert created["teacher_parameters"] == model.num_parameters()
+    assert created["teacher_rows"] == num_rows
+    assert created["teacher_seconds"] > 0
+
+
+def test_caches_made_from_caches_keep_what_the_teacher_cost(tmp_path, tiny_cache):
+    cost = joint_cost([Manifest.read(tiny_cache)])
+    assert set(cost) == {"teacher_parameters", "teacher_rows", "teacher_seconds"}
+    merged = merge_caches(tmp_path / "merged", [tiny_cache])
+    fewer = reencode_cache(tiny_cache, tmp_path / "fewer", TargetFormat(top_k=4, tail="mass"))
+    assert joint_cost([merged]) == joint_cost([fewer]) == cost
+
+
+def test_the_costs_of_two_runs_of_one_teacher_add_up(tiny_cache):
+    manifest = Manifest.read(tiny_cache)
+    one, two = joint_cost([manifest]), joint_cost([manifest, manifest])
+    assert two["teacher_parameters"] == one["teacher_parameters"]
+    assert two["teacher_rows"] == 2 * one["teacher_rows"]
+    assert two["teacher_seconds"] == 2 * one["teacher_seconds"]
+    manifest.created.pop("teacher_seconds")
+    assert joint_cost([manifest, Manifest.read(tiny_cache)]) == {}
