@@ -1,9 +1,12 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 from evaluation.completions import Sample
-from evaluation.outcomes import count_failed_at_limit, group_outcomes, outcome_kind
+from evaluation.outcomes import KINDS, count_failed_at_limit, group_outcomes, outcome_kind
 from evaluation.sandbox import Verdict
 
+SANDBOX = Path(__file__).parent.parent / "evaluation" / "sandbox.py"
 SAMPLE = Sample(task_id="T/0", sample=0, completion="pass", finish="stop")
 
 
@@ -11,6 +14,13 @@ def test_every_outcome_has_a_kind_and_exceptions_keep_their_type():
     assert outcome_kind("exception:NameError") == "exception NameError"
     assert outcome_kind("prompt_too_long") == "prompt too long"
     assert outcome_kind("signal:SIGSEGV") == "killed by a signal"
+    assert outcome_kind("sandbox") == "sandbox denial"
+
+
+def test_every_outcome_that_a_verdict_may_have_is_named():
+    documented = set(re.findall(r"^    - (\w+)", SANDBOX.read_text(), flags=re.MULTILINE))
+    assert len(documented) >= 12
+    assert documented - {"exception", "signal"} == set(KINDS)
 
 
 def test_groups_start_with_what_passed_then_the_most_frequent():

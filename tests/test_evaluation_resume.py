@@ -57,13 +57,13 @@ def test_sigkill_in_generation_costs_no_finished_completion(config, monkeypatch,
         [*words, "--no-self-check"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "stderr").open("w"),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     while process.poll() is None and len(sample_lines(config.out)) < 6:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text()
     before = sample_lines(config.out)
     assert 6 <= len(before) < 42
     killed = run_benchmark(config).rows[0]
