@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from distill.errors import DistillError
+from distill.grid import expand_grid
 from distill.recipe import Recipe, recipe_from_mapping
 
 _PACKAGE = Path(__file__).parent
@@ -20,28 +21,42 @@ def recipes_folder() -> Path:
 def load_recipes(path: Path | str) -> list[Recipe]:
     """The recipes of a YAML file, in its order.
 
-    The file maps `recipes` to a list of recipes, and `defaults`, if there, to the values
-    that hold where a recipe says nothing. `starcoder2-mbpp`, where no such file exists,
-    means the one that comes with the package.
+    The file maps `recipes` to a list of recipes, or `grid` to lists of values of which every
+    combination is a recipe, or both; and `defaults`, if there, to the values that hold where
+    they say nothing. `starcoder2-mbpp`, where no such file exists, means the one that comes
+    with the package.
 
     Raises:
         DistillError: no such file, not the expected YAML, unknown keys, duplicate names.
     """
     path = _resolve(Path(path))
     content = _load_yaml(path)
-    defaults, listed = content.get("defaults") or {}, content.get("recipes")
-    if not isinstance(defaults, dict) or not isinstance(listed, list) or not listed:
+    unknown = [str(key) for key in content if key not in ("defaults", "recipes", "grid")]
+    if unknown:
         raise DistillError(
-            f"{path} holds no recipes. It needs `recipes:` with a list of at least one recipe, "
-            "and may have `defaults:` with a mapping; recipes/starcoder2-mbpp.yaml shows how."
+            f"{path} has unknown keys: {', '.join(unknown)}. Known are defaults, recipes, grid; "
+            "settings of recipes stand below one of these."
+        )
+    defaults, listed = content.get("defaults") or {}, content.get("recipes") or []
+    has_some = listed or "grid" in content
+    if not isinstance(defaults, dict) or not isinstance(listed, list) or not has_some:
+        raise DistillError(
+            f"{path} holds no recipes. It needs `recipes:` with a list of at least one recipe, or "
+            "`grid:` with lists of values, and may have `defaults:` with a mapping; "
+            "recipes/starcoder2-mbpp.yaml shows how."
         )
     recipes: list[Recipe] = []
-    for position, entry in enumerate(listed, start=1):
-        if not isinstance(entry, dict):
-            raise DistillError(
-                f"{path}: recipe {position} is {entry!r}, but must be a mapping with a `name`."
-            )
-        recipes.append(_located(path, {**defaults, **entry}))
+    try:
+        for position, entry in enumerate(listed, start=1):
+            if not isinstance(entry, dict):
+                raise DistillError(
+                    f"recipe {position} is {entry!r}, but must be a mapping with a `name`."
+                )
+            recipes.append(recipe_from_mapping({**defaults, **entry}))
+        if "grid" in content:
+            recipes += expand_grid(content["grid"], defaults)
+    except DistillError as error:
+        raise DistillError(f"{path}: {error}") from error
     names = [recipe.name for recipe in recipes]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -89,10 +104,3 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DistillError(f"{path} is not valid YAML: {error}") from error
     return content if isinstance(content, dict) else {}
-
-
-def _located(path: Path, mapping: dict[str, Any]) -> Recipe:
-    try:
-        return recipe_from_mapping(mapping)
-    except DistillError as error:
-        raise DistillError(f"{path}: {error}") from error
