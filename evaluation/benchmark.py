@@ -17,13 +17,13 @@ from evaluation.models import (
     resolve_dtype,
     split_bystanders,
 )
-from evaluation.problems import load_benchmark
+from evaluation.problems import load_benchmark, remark_on_judging
 from evaluation.progress import Stages
 from evaluation.report import write_report
 from evaluation.results import BenchmarkResult, build_result
 from evaluation.rows import ModelRow
 from evaluation.sandbox import sandbox_level
-from evaluation.scoring import check_benchmark
+from evaluation.self_check import RUNS_PER_PROBLEM, check_benchmark
 
 __all__ = ["BenchmarkResult", "prepare", "run_benchmark"]
 
@@ -47,14 +47,16 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     with Stages() as stages:
         remarks = [f"Skipped {problem}" for problem in conditions.benchmark.skipped]
         remarks += [f"Skipped {path}: no model in it" for path in bystanders]
+        remarks += remark_on_judging(conditions.problems)
         if config.self_check:
-            total = 2 * len(conditions.problems)
-            remarks += check_benchmark(
+            total = RUNS_PER_PROBLEM * len(conditions.problems)
+            checked = check_benchmark(
                 replace(conditions.benchmark, problems=conditions.problems),
                 config.limits,
                 config.workers,
-                lambda: stages("self-check", "canonical and empty solutions", 1, total),
+                lambda: stages("self-check", "canonical and trivial solutions", 1, total),
             )
+            remarks += checked.remarks
         remarks += contamination_remarks(contamination, checkpoints, len(conditions.problems))
         for source in sources:
             rows.append(measure_model(source, conditions, stages.of(source.label)))

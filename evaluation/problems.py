@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,15 @@ HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "t
 HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
 # What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers.
 MBPP_STOPS = ("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|")
+
+# Tests that a trivial body passes prove nothing. Of MBPP's test split these alone: MBPP/404.
+ACCEPT_TRIVIAL: dict[tuple[str, ...], str] = {
+    (
+        "assert minimum(1,2) == 1",
+        "assert minimum(-5,-4) == -5",
+        "assert minimum(0,0) == 0",
+    ): "its tests are passed by a function that returns its first argument",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,18 @@ class BenchmarkProblem:
         )
 
 
+def remark_on_judging(problems: Sequence[BenchmarkProblem]) -> list[str]:
+    """What to note on problems whose tests cannot be kept wholly from the program."""
+    found = [problem.task_id for problem in problems if problem.in_child]
+    if not found:
+        return []
+    return [
+        f"{len(found)} of {len(problems)} problems are judged in mode:in_child "
+        f"({', '.join(found)}): the program builds the tests' arguments itself; expected values "
+        "stay with the judge"
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Problems under a name."""
@@ -68,7 +89,8 @@ class Benchmark:
     """Where the problems were read from."""
     problems: tuple[BenchmarkProblem, ...]
     skipped: tuple[str, ...] = ()
-    """Problems that the prompt template cannot express, each with its reason."""
+    """Problems left out, as `task_id: reason`: the prompt template cannot express them, or their
+    tests check too little."""
 
 
 def load_benchmark(
@@ -165,6 +187,9 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
         raise EvaluationError(str(error)) from error
     problems, skipped = [], []
     for row in rows:
+        if tuple(row.test_list) in ACCEPT_TRIVIAL:
+            skipped.append(f"MBPP/{row.task_id}: {ACCEPT_TRIVIAL[tuple(row.test_list)]}")
+            continue
         try:
             problems.append(_mbpp_problem(row, template))
         except CacheError as error:

@@ -66,6 +66,9 @@ class Verdict:
     """Wall-clock seconds of program and test, without the start of their processes."""
     message: str = ""
     """The exception's text, cut short."""
+    mode: str = "oracle"
+    """oracle: the judge made the calls; in_child: the program evaluated their expressions;
+    not_run."""
 
 
 def run_program(program: Program, limits: SandboxLimits) -> Verdict:
@@ -157,7 +160,13 @@ def _check(program: Program, limits: SandboxLimits, on_layers: Callable[[str], N
             outcome, message = end_report["outcome"], end_report["message"]
         if outcome == "ended":
             outcome = _after_end(running)
-    return Verdict(passed=outcome == "passed", outcome=outcome, seconds=seconds, message=message)
+    return Verdict(
+        passed=outcome == "passed",
+        outcome=outcome,
+        seconds=seconds,
+        message=message,
+        mode="in_child" if program.in_child else "oracle",
+    )
 
 
 def _send(report: socket.socket, program: Program, seconds: float) -> None:

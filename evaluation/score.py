@@ -17,11 +17,12 @@ from evaluation.errors import EvaluationError
 from evaluation.files import write_text
 from evaluation.intervals import Interval, wilson_interval
 from evaluation.outcomes import count_failed_at_limit, group_outcomes
-from evaluation.problems import Benchmark, load_benchmark
+from evaluation.problems import Benchmark, load_benchmark, remark_on_judging
 from evaluation.progress import Stages
 from evaluation.sandbox import Verdict, sandbox_level
 from evaluation.score_config import ScoreConfig
-from evaluation.scoring import check_benchmark, judge, save_verdicts, summarize
+from evaluation.scoring import judge, save_verdicts, summarize
+from evaluation.self_check import RUNS_PER_PROBLEM, check_benchmark
 
 USUAL_KS = (1, 10, 100)
 
@@ -63,7 +64,7 @@ def score_samples(config: ScoreConfig) -> SampleScore:
         when a k exceeds the samples; when the benchmark fails its self-check.
     """
     samples = read_samples(config.samples)
-    benchmark = _scored_problems(config, samples)
+    benchmark, samples = _scored_problems(config, samples)
     counts = Counter(sample.task_id for sample in samples)
     fewest, most = min(counts.values()), max(counts.values())
     ks = _choose_ks(config, fewest)
@@ -82,7 +83,8 @@ def score_samples(config: ScoreConfig) -> SampleScore:
         samples_per_problem=(fewest, most),
         signature=(
             f"{benchmark.name}|problems:{len(counts)}"
-            f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB|sandbox:{sandbox_level()}"
+            f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB"
+            f"|sandbox:{sandbox_level(config.allow_weak_sandbox)}"
         ),
         benchmark_source=benchmark.source,
         notes=tuple(notes),
@@ -100,16 +102,18 @@ def _check_and_judge(
     config: ScoreConfig, benchmark: Benchmark, samples: Sequence[Sample]
 ) -> tuple[list[str], list[Verdict]]:
     """The self-check's remarks, and the samples' verdicts."""
-    remarks: list[str] = []
+    remarks = [f"Skipped {problem}" for problem in benchmark.skipped]
+    remarks += remark_on_judging(benchmark.problems)
     with Stages() as stages:
         if config.self_check:
-            total = 2 * len(benchmark.problems)
-            remarks = check_benchmark(
+            total = RUNS_PER_PROBLEM * len(benchmark.problems)
+            checked = check_benchmark(
                 benchmark,
                 config.limits,
                 config.workers,
-                lambda: stages("self-check", "canonical and empty solutions", 1, total),
+                lambda: stages("self-check", "canonical and trivial solutions", 1, total),
             )
+            remarks += checked.remarks
         verdicts = judge(
             samples,
             benchmark.problems,
@@ -120,9 +124,18 @@ def _check_and_judge(
     return remarks, verdicts
 
 
-def _scored_problems(config: ScoreConfig, samples: Sequence[Sample]) -> Benchmark:
-    """The benchmark, with only those of its problems that the samples are of."""
+def _scored_problems(
+    config: ScoreConfig, samples: Sequence[Sample]
+) -> tuple[Benchmark, list[Sample]]:
+    """The problems that the samples are of, and the samples, without what the benchmark skips."""
     benchmark = load_benchmark(config.benchmark, dataset=config.dataset, template=config.template)
+    skipped = {text.partition(":")[0] for text in benchmark.skipped}
+    samples = [sample for sample in samples if sample.task_id not in skipped]
+    if not samples:
+        raise EvaluationError(
+            f"{config.samples} has samples of skipped problems alone: "
+            f"{', '.join(sorted(skipped))}. Give samples of others, too"
+        )
     known = {problem.task_id for problem in benchmark.problems}
     found = {sample.task_id for sample in samples}
     unknown = sorted(found - known)
@@ -138,7 +151,7 @@ def _scored_problems(config: ScoreConfig, samples: Sequence[Sample]) -> Benchmar
             f"{config.benchmark}. A score over all needs all; --partial scores those that are there"
         )
     problems = tuple(problem for problem in benchmark.problems if problem.task_id in found)
-    return replace(benchmark, problems=problems)
+    return replace(benchmark, problems=problems), samples
 
 
 def _choose_ks(config: ScoreConfig, fewest: int) -> tuple[int, ...]:

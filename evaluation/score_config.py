@@ -27,6 +27,8 @@ class ScoreConfig:
     """Seconds a program may run."""
     memory_mb: int = 1024
     """MiB a program may use."""
+    allow_weak_sandbox: bool = False
+    """Run programs where the sandbox lacks layers, too: on a machine you can lose."""
     workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Programs run at once."""
     partial: bool = False
@@ -47,7 +49,9 @@ class ScoreConfig:
     @property
     def limits(self) -> SandboxLimits:
         """Limits of every program."""
-        return SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
+        return SandboxLimits(
+            timeout=self.timeout, memory_mb=self.memory_mb, allow_weak=self.allow_weak_sandbox
+        )
 
     @property
     def stem(self) -> Path:

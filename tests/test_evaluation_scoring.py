@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ from evaluation.completions import Sample
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.problems import Benchmark, BenchmarkProblem, load_benchmark
-from evaluation.scoring import check_benchmark, judge, save_verdicts, summarize
+from evaluation.scoring import judge, save_verdicts, summarize
+from evaluation.self_check import TRIVIAL_BODIES, SelfCheck, check_benchmark
 
 LIMITS = SandboxLimits(timeout=5)
 PROBLEM = BenchmarkProblem(
@@ -60,9 +62,15 @@ def test_verdicts_stand_beside_their_samples(tmp_path):
     assert line["completion"] == "    return x\n" and line["passed"] and line["outcome"] == "passed"
 
 
-def test_check_accepts_a_sound_benchmark_silently():
+def test_check_counts_what_a_sound_benchmark_accepts():
     whole = load_benchmark("humaneval")
-    assert check_benchmark(replace(whole, problems=whole.problems[:6]), LIMITS, 2) == []
+    seen = []
+    checked = check_benchmark(
+        replace(whole, problems=whole.problems[:6]), LIMITS, 2, lambda: seen.append(1)
+    )
+    nothing = dict.fromkeys(TRIVIAL_BODIES, 0)
+    assert checked == SelfCheck(canonical=6, trivial=nothing, num_problems=6, remarks=())
+    assert len(nothing) == 6 and len(seen) == 6 * 7
 
 
 def test_check_refuses_a_benchmark_whose_own_solution_fails():
@@ -78,11 +86,31 @@ def test_check_refuses_tests_that_check_nothing():
         check_benchmark(benchmark(uncalled), LIMITS, 2)
 
 
+@pytest.mark.parametrize("preamble", ["def f(x):\n", ""])
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        ("None", "pass"),
+        ("0", "return 0"),
+        ("[]", "return []"),
+        ("True", "return True"),
+        ("x", "return its first argument"),
+    ],
+)
+def test_check_tries_every_trivial_body(value, body, preamble):
+    test = f"x = 7\nassert f(x) == {value}"
+    solution = f"    return {value}\n" if preamble else f"def f(x):\n    return {value}\n"
+    weak = replace(PROBLEM, test=test, preamble=preamble, canonical_solution=solution)
+    with pytest.raises(EvaluationError, match=re.escape(f"passed by a body of `{body}`: T/0")):
+        check_benchmark(benchmark(weak), LIMITS, 2)
+
+
 def test_check_remarks_on_slow_solutions_and_on_stops_in_solutions():
-    slow = replace(PROBLEM, canonical_solution="    import time; time.sleep(0.4)\n    return x\n")
+    right = replace(PROBLEM, test="assert f(1) == 2\n")
+    slow = replace(right, canonical_solution="    import time; time.sleep(0.4)\n    return x + 1\n")
     stopped = replace(
-        PROBLEM, task_id="T/1", canonical_solution="    return g(x)\n\ndef g(x):\n    return x\n"
+        right, task_id="T/1", canonical_solution="    return g(x)\n\ndef g(x):\n    return x + 1\n"
     )
-    remarks = check_benchmark(benchmark(slow, stopped), SandboxLimits(timeout=0.2), 2)
+    remarks = check_benchmark(benchmark(slow, stopped), SandboxLimits(timeout=0.2), 2).remarks
     assert "T/0: its canonical solution takes 0." in remarks[0]
     assert remarks[1] == "T/1: its canonical solution contains a stop sequence"
