@@ -74,22 +74,22 @@ def contamination_remarks(
         named = sorted({cache["path"] for cache in caches.values() if "path" in cache})
         where = f"--cache {named[0]}" if named else "--cache with the students' cache"
         return [f"Contamination was not checked; {where} does it."] if checkpoints else []
-    remarks = []
+    found = (
+        f"{len(contamination.contaminated) or 'None'} of {num_problems} problems share "
+        f"{contamination.n} words in a row with the {contamination.num_documents} training "
+        f"documents in {contamination.cache}"
+    )
     if contamination.contaminated:
         worst = max(contamination.contaminated, key=lambda task: contamination.contaminated[task])
-        remarks.append(
-            f"{len(contamination.contaminated)} of {num_problems} problems share "
-            f"{contamination.n} words in a row with the training documents in "
-            f"{contamination.cache}; most: {worst} ({contamination.contaminated[worst]:.0%}), "
-            f"such as “{contamination.examples[worst]}”."
-        )
+        share = f"{contamination.contaminated[worst]:.0%} of its runs of {contamination.n}"
+        found += f"; most: {worst} ({share}), such as “{contamination.examples[worst]}”"
     others = [
         f"{path} was trained from another cache ({cache['path']}) than the one checked for "
         f"contamination ({contamination.cache})."
         for path, cache in caches.items()
         if cache.get("identity_hash", contamination.identity_hash) != contamination.identity_hash
     ]
-    return remarks + others
+    return [f"{found}.", *others]
 
 
 def _training_cache(checkpoint: Path) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def test_students_of_another_cache_than_the_one_checked_are_named(tiny_cache, tm
     checked = measure_contamination(tiny_cache, [PROBLEM])
     mine = write_run(tmp_path / "mine", checked.identity_hash)
     other = write_run(tmp_path / "other", "0")
-    (remark,) = contamination_remarks(checked, [mine, other, tmp_path], 1)
+    clean, remark = contamination_remarks(checked, [mine, other, tmp_path], 1)
+    assert clean.startswith("None of 1 problems share 13 words in a row with the 24 training")
     assert remark.startswith(f"{other} was trained from another cache (runs/cache)")
 
 
@@ -123,4 +124,4 @@ def test_overlap_is_remarked_with_the_worst_problem(tiny_cache):
     checked = measure_contamination(tiny_cache, problems)
     (remark,) = contamination_remarks(checked, [], len(problems))
     assert remark.startswith("24 of 25 problems share 13 words in a row")
-    assert "(100%), such as “" in remark
+    assert "(100% of its runs of 13), such as “" in remark

@@ -163,6 +163,7 @@ def test_markdown_compares_with_the_teacher_and_leaves_contaminated_problems_out
     assert f"| -23.8 [{100 * low:+.1f}, {100 * high:+.1f}] |" in line
     assert "| student-44m | 161 of 164 | 8.0% → 6.8% | 7.0% → " in text
     assert "→ without" in text and "→ without" not in to_markdown(result(*rows))
+    assert "→ without" not in to_markdown(result(*rate_uncontaminated(rows, {"U/0"})))
     flat = flat_row(clean[1])
     assert flat["greedy_pass@1_uncontaminated"] == pytest.approx(11 / 161)
     assert flat["mcnemar_p"] == pytest.approx(2**-38)
