@@ -161,8 +161,8 @@ def _self_check(content: Mapping[str, Any]) -> str:
         return _notice("warn", "<p><b>No self-check:</b> the harness did not prove itself.</p>")
     return _notice(
         "fine",
-        "<p><b>Self-check passed:</b> canonical solutions pass, empty bodies fail, on these "
-        f"{content['num_problems']} problems.</p>",
+        "<p><b>Self-check passed:</b> on these "
+        f"{content['num_problems']} problems canonical solutions pass and trivial bodies fail.</p>",
     )
 
 

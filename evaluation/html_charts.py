@@ -176,7 +176,7 @@ def _frame(
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
     for tick in y_axis.ticks():
-        y, text = y_axis(tick), f"{100 * tick:g}" if percent else f"{tick:g}"
+        y, text = y_axis(tick), f"{100 * tick:g}" if percent else f"{tick:g}".replace("-", "−")
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
     for tick in x_axis.ticks():
