@@ -21,19 +21,21 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 class TailMap:
     """The linear map from coefficients to tail logits that all rows of a cache share.
 
-    It is copied to a device once, when it is first needed there, and not with every batch.
+    It is copied to a device, and cast, once, when it is first needed so, and not with every batch.
     """
 
     def __init__(self, basis: torch.Tensor, mean: torch.Tensor):
         """`basis` (V, R) and `mean` (V,), fp32 on one device."""
-        self._copies = {basis.device: (basis, mean)}
+        self._copies = {(basis.device, basis.dtype): (basis, mean)}
 
-    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Basis and mean on a device."""
-        if device not in self._copies:
+    def on(
+        self, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Basis, in that dtype, and mean on a device."""
+        if (device, dtype) not in self._copies:
             basis, mean = next(iter(self._copies.values()))
-            self._copies[device] = (basis.to(device), mean.to(device))
-        return self._copies[device]
+            self._copies[device, dtype] = (basis.to(device, dtype), mean.to(device))
+        return self._copies[device, dtype]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,13 +54,21 @@ class LinearRest:
     ids: torch.Tensor
     """(N, K) int64 of the named tokens, which hold nothing of this mass."""
 
-    def logits(self, out: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, V) of β (mean + basis · a), NEVER at the named tokens; written to `out` if given."""
+    def logits(self, products: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, V) of β (mean + basis · a), NEVER at the named tokens.
+
+        Args:
+            products: (N, V) of β basis · a, which become the logits; None computes them.
+        """
         basis, mean = self.shared.on(self.coefficients.device)
-        dtype = mean.dtype if out is None else out.dtype
-        scaled = (self.coefficients * self.beta).to(dtype)
-        logits = torch.addmm((mean * self.beta).to(dtype), scaled, basis.to(dtype).T, out=out)
-        return logits.scatter_(-1, self.ids, NEVER)
+        if products is None:
+            products = self.scaled_coefficients @ basis.T
+        return products.add_(mean * self.beta).scatter_(-1, self.ids, NEVER)
+
+    @property
+    def scaled_coefficients(self) -> torch.Tensor:
+        """(N, R) of β a."""
+        return self.coefficients * self.beta
 
     def probs(self) -> torch.Tensor:
         """(N, V) of what each token holds."""

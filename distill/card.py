@@ -5,7 +5,7 @@ from typing import Any
 
 LOSS_NAMES = {
     "loss": "loss (weighted)",
-    "distillation_loss": "distillation, T² · KL",
+    "distillation_loss": "distillation",
     "ce_loss": "cross-entropy",
 }
 
@@ -58,8 +58,9 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 def _cache_facts(run: dict[str, Any]) -> dict[str, Any]:
     identity = run["cache"]["identity"]
+    known = {**identity["targets"], **identity}
     names = ("teacher", "revision", "dataset", "template", "max_length", "top_k", "tail")
-    facts = {name.replace("_", " "): identity[name] for name in names if identity.get(name)}
+    facts = {name.replace("_", " "): known[name] for name in names if known.get(name)}
     return {**facts, "cache identity": run["cache"]["identity_hash"]}
 
 
@@ -67,7 +68,7 @@ def _recipe_facts(recipe: dict[str, Any]) -> dict[str, Any]:
     return {
         name.replace("_", " "): value
         for name, value in recipe.items()
-        if name not in ("name", "precision")
+        if name not in ("name", "precision") and value is not None
     }
 
 

@@ -4,7 +4,7 @@
         config.json, generation_config.json, model.safetensors   opens with transformers
         optimizer.pt    AdamW's moments
         rng.pt          random states of python, numpy, torch and CUDA, for each process
-        state.json      epoch, step, and what the loss scaler knows
+        state.json      epoch, step, and what the loss scaler and the learning rate's schedule know
 
 Nothing in it is unpickled: tensors are read with `weights_only=True`.
 """
@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 
-from distill.atomic import TMP_SUFFIX, new_directory, write_json
+from distill.atomic import TMP_SUFFIX, explained, new_directory, write_json
 from distill.errors import DistillError
 from distill.learner import Learner
 
@@ -32,34 +32,59 @@ class TrainState:
 
     epoch: int = 0
     """Epochs finished."""
+    epoch_step: int = 0
+    """Optimizer steps finished of the epoch after those."""
     step: int = 0
     """Optimizer steps finished."""
     seconds: float = 0.0
     """Time spent in optimizer steps."""
     num_tokens: int = 0
     """Tokens trained on, without padding."""
+    num_overflows: int = 0
+    """Steps left out because their gradients overflowed in fp16."""
 
 
 def save_checkpoint(folder: Path, state: TrainState, learner: Learner) -> None:
     """Write a checkpoint, whole or not at all, and then remove the older ones.
 
     All processes call this: each contributes its random state, the main one writes.
+
+    Raises:
+        DistillError: it cannot be written, as on a full disk; the last one is still there.
     """
     accelerator = learner.accelerator
     rng_states = gather_object([rng_state(accelerator.device)])
+    failures = [""]
     if accelerator.is_main_process:
-        path = folder / f"step-{state.step:08d}"
-        with new_directory(path) as tmp:
-            learner.student.save_pretrained(tmp)
-            torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
-            torch.save(rng_states, tmp / "rng.pt")
-            scaler = accelerator.scaler
-            saved = {**asdict(state), "scaler": None if scaler is None else scaler.state_dict()}
-            write_json(tmp / "state.json", saved)
-        for other in folder.iterdir():
-            if other != path:
-                shutil.rmtree(other)
-    accelerator.wait_for_everyone()
+        before = last_checkpoint(folder)
+        kept = f"The checkpoint before it, {before}, is intact." if before else "It was the first."
+        try:
+            with explained(f"the checkpoint of step {state.step} in {folder}", kept=kept):
+                _write_checkpoint(folder, state, learner, rng_states)
+        except DistillError as error:
+            failures = [str(error)]
+    failures = [failure for failure in gather_object(failures) if failure]  # waits for the main one
+    if failures:
+        raise DistillError(failures[0])
+
+
+def _write_checkpoint(
+    folder: Path, state: TrainState, learner: Learner, rng_states: list[dict[str, Any]]
+) -> None:
+    path = folder / f"step-{state.step:08d}"
+    scaler = learner.accelerator.scaler
+    parts = {
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "schedule": learner.schedule.state_dict(),
+    }
+    with new_directory(path) as tmp:
+        learner.student.save_pretrained(tmp)
+        torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
+        torch.save(rng_states, tmp / "rng.pt")
+        write_json(tmp / "state.json", {**asdict(state), **parts})
+    for other in folder.iterdir():
+        if other != path:
+            shutil.rmtree(other)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -69,7 +94,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path, learner: Learner, *, seed: int) -> TrainState:
-    """Put a checkpoint's weights, optimizer, scaler and random states back.
+    """Put a checkpoint's weights, optimizer, scaler, schedule and random states back.
 
     Args:
         seed: used where the number of processes has changed, so that no saved random
@@ -81,10 +106,11 @@ def load_checkpoint(path: Path, learner: Learner, *, seed: int) -> TrainState:
     accelerator = learner.accelerator
     try:
         saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        scaler_state = saved.pop("scaler")
+        scaler_state, schedule_state = saved.pop("scaler"), saved.pop("schedule")
         state = TrainState(**saved)
         safetensors.torch.load_model(learner.student, path / "model.safetensors")
         learner.optimizer.load_state_dict(_load_tensors(path / "optimizer.pt"))
+        learner.schedule.load_state_dict(schedule_state)
         rng_states = _load_tensors(path / "rng.pt")
     except Exception as error:
         raise DistillError(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from cache.tails import TargetDistribution
+from distill.errors import DistillError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -51,10 +52,9 @@ def forward_kl(
         log_mass = target.rest.log_mass.to(exps.dtype)
         mass = log_mass.exp()
         rest.sub_(rest.amax(-1, keepdim=True))
-        weights = rest.exp()
+        weights = exponentials(rest)
         weight_sums = weights.sum(-1)
-        rest.sub_(shifted, alpha=beta)
-        within = row_dot(weights, rest) / weight_sums
+        within = rest.sub_(shifted, alpha=beta).mul_(weights).sum(-1) / weight_sums
         value = value + torch.special.xlogy(mass, mass) + mass * (within - weight_sums.log())
         total = total + mass
     if scale is not None:
@@ -69,7 +69,12 @@ def forward_kl(
 
 def row_dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(n,) sums over the vocabulary of products of (n, V)."""
-    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).flatten()
+    return (left * right).sum(-1)
+
+
+def exponentials(logits: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
+    """exp(beta · logits), by powers of two: on CPUs torch computes those in half the time."""
+    return (logits * (beta / math.log(2))).exp2_()
 
 
 def reverse_kl(p: torch.Tensor, q: torch.Tensor, log_q: torch.Tensor) -> Pair:
@@ -98,6 +103,25 @@ DENSE: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Pair]] = {
     "total_variation": total_variation,
 }
 """Divergences of two dense distributions (n, V): the value, and its derivative by q."""
+
+
+def require_divergence_fits(divergence: str, tail: str) -> None:
+    """Raises DistillError where a cache's targets make a divergence wrong.
+
+    Args:
+        tail: the cache's, as in its identity.
+    """
+    why = None
+    if tail == "sampled" and divergence != "forward_kl":
+        why = "draws are the target only in expectation, and only the forward KL is linear in it"
+    elif tail == "renormalize" and divergence == "reverse_kl":
+        why = "a renormalised top-k gives every other token probability 0: it is infinite"
+    if why is not None:
+        raise DistillError(
+            f"divergence is {divergence}, but the cache's tail is {tail}, and {why}. Use "
+            "divergence: forward_kl in the recipe, or a cache with another tail: "
+            "python cli.py cache-teacher --tail lowrank ..."
+        )
 
 
 def gradient_order(divergence: str) -> int:

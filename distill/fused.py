@@ -4,7 +4,7 @@ A slice of rows goes through the head, its logits become their own gradient in p
 gradient is multiplied into those of hidden states and head before the next slice comes: the loss
 is a sum, so its gradient is known up to one factor, which the backward pass brings.
 
-Letters of shapes: N rows, n rows of a slice, D width, V vocabulary, K named entries.
+Letters of shapes: N rows, n rows of a slice, D width, V vocabulary.
 
 Source: Liger Kernel (Hsu et al. 2024, section 3.2, "FusedLinearCrossEntropy"), for cross-entropy.
 """
@@ -16,7 +16,13 @@ import torch
 
 from cache.soft_targets import SoftTargets
 from cache.tails import TargetDistribution
-from distill.divergences import Student, dense_divergence, forward_kl, gradient_order
+from distill.divergences import (
+    Student,
+    dense_divergence,
+    exponentials,
+    forward_kl,
+    gradient_order,
+)
 from distill.loss import LossSums, LossTerms
 
 SLICE_BYTES = 48 << 20
@@ -36,8 +42,8 @@ def head_losses(
     """Loss sums over rows, with gradients of `loss` for hidden states and head.
 
     Products run in autocast's dtype where it is on, everything else in fp32 (in float64 for
-    float64 hidden states). The gradients are formed in the forward pass, and only there: a second
-    backward pass through the same losses raises torch's RuntimeError.
+    float64 hidden states). The gradients are formed in the forward pass; without grad mode they
+    are not formed. A second backward pass through the same losses raises torch's RuntimeError.
 
     Args:
         hidden: (N, D), N may be 0.
@@ -66,13 +72,15 @@ class _HeadLosses(torch.autograd.Function):
         sums = torch.zeros(2, dtype=head.exact, device=hidden.device)
         for rows in _slices(len(hidden), SLICE_BYTES, head.row_bytes):
             logits = head.logits(rows)  # (n, V)
-            sums += _losses_of_slice(logits, labels[rows], target.rows(rows), terms, any(wanted))
+            sums += _slice_losses(logits, labels[rows], target.rows(rows), terms, head)
             head.add_gradients(rows, logits)
         ctx.save_for_backward(head.hidden_grad, head.weight_grad)
         ctx.dtypes = hidden.dtype, weight.dtype
         distillation, ce = sums.unbind()
+        loss = terms.alpha * distillation + (1 - terms.alpha) * ce
+        distillation, ce = distillation.clone(), ce.clone()
         ctx.mark_non_differentiable(distillation, ce)
-        return terms.alpha * distillation + (1 - terms.alpha) * ce, distillation, ce
+        return loss, distillation, ce
 
     @staticmethod
     def backward(ctx: Any, grad_loss, *_):
@@ -85,104 +93,99 @@ class _HeadLosses(torch.autograd.Function):
 
 
 class _Head:
-    """The three matrix products of an output head, slice by slice into the same memory."""
+    """The matrix products of a head, slice by slice in the same memory."""
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, *wanted: bool) -> None:
         """`hidden` (N, D) and `weight` (V, D) in one dtype; `wanted`: gradients of which."""
         self.hidden, self.weight = hidden, weight
         self.exact = torch.promote_types(hidden.dtype, torch.float32)
         self.row_bytes = len(weight) * self.exact.itemsize
-        self._buffer: torch.Tensor | None = None
+        self.wants_gradients = any(wanted)
         self.hidden_grad, self.weight_grad = (
-            torch.empty_like(tensor, dtype=self.exact) if wants else None
+            torch.zeros_like(tensor, dtype=self.exact) if wants else None
             for tensor, wants in zip((hidden, weight), wanted, strict=True)
         )
-        if self.weight_grad is not None and not len(hidden):
-            self.weight_grad.zero_()
+        self._buffers: dict[str, torch.Tensor] = {}
 
     def logits(self, rows: slice) -> torch.Tensor:
         """(n, V), in memory that the next slice uses again."""
-        hidden = self.hidden[rows]
-        if self.hidden.dtype != self.exact:
-            return torch.mm(hidden, self.weight.T).to(self.exact)
-        if self._buffer is None:
-            self._buffer = hidden.new_empty(len(hidden), len(self.weight))
-        return torch.mm(hidden, self.weight.T, out=self._buffer[: len(hidden)])
+        return self._product("logits", self.hidden[rows], self.weight)
 
-    def add_gradients(self, rows: slice, grad: torch.Tensor) -> None:
-        """Add what a slice's logits' gradient (n, V) means for hidden states and head."""
-        hidden, grad = self.hidden[rows], grad.to(self.hidden.dtype)
-        if self.hidden_grad is not None:
-            if grad.dtype == self.exact:
-                torch.mm(grad, self.weight, out=self.hidden_grad[rows])
-            else:
-                self.hidden_grad[rows] = torch.mm(grad, self.weight)
-        if self.weight_grad is not None:
-            is_first = rows.start == 0
-            if grad.dtype != self.exact:
-                product = torch.mm(grad.T, hidden)
-                self.weight_grad.copy_(product) if is_first else self.weight_grad.add_(product)
-            else:
-                beta = 0 if is_first else 1
-                self.weight_grad.addmm_(grad.T, hidden, beta=beta)
+    def rest_products(self, target: TargetDistribution) -> torch.Tensor | None:
+        """(n, V) products of the target's rest, in such memory; None where it has none."""
+        if target.rest is None:
+            return None
+        coefficients = target.rest.scaled_coefficients.to(self.hidden.dtype)
+        basis, _ = target.rest.shared.on(coefficients.device, coefficients.dtype)
+        return self._product("rest", coefficients, basis)
+
+    def add_gradients(self, rows: slice, logits_grad: torch.Tensor) -> None:
+        """Add what a slice's gradient by logits (n, V) means for hidden states and head."""
+        grad = logits_grad.to(self.hidden.dtype)
+        for total, left, right in (
+            (None if self.hidden_grad is None else self.hidden_grad[rows], grad, self.weight),
+            (self.weight_grad, grad.T, self.hidden[rows]),
+        ):
+            if total is not None and grad.dtype == self.exact:
+                total.addmm_(left, right)
+            elif total is not None:
+                total.add_(left @ right)
+
+    def _product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        if left.dtype != self.exact:
+            return (left @ right.T).to(self.exact)
+        if name not in self._buffers:
+            self._buffers[name] = left.new_empty(len(left), len(right))
+        return torch.mm(left, right.T, out=self._buffers[name][: len(left)])
 
 
-def _losses_of_slice(
+def _slice_losses(
     logits: torch.Tensor,
     labels: torch.Tensor,
     target: TargetDistribution,
     terms: LossTerms,
-    wants_gradient: bool,
+    head: _Head,
 ) -> torch.Tensor:
-    """(2,) sums of distillation and cross-entropy; the gradient by logits (n, V) in their place."""
-    rest = None
-    if target.rest is not None:
-        rest = target.rest.logits(out=torch.empty_like(logits))
+    """(2,) sums of distillation and cross-entropy; the gradient takes the logits' place (n, V)."""
+    products = head.rest_products(target)
     size = CPU_PASS_BYTES if logits.device.type == "cpu" else SLICE_BYTES
-    row_bytes = logits.shape[-1] * logits.itemsize
-    return torch.stack(
-        [
-            _pass(
-                logits[rows],
-                labels[rows],
-                target.rows(rows),
-                None if rest is None else rest[rows],
-                terms,
-                wants_gradient,
-            )
-            for rows in _slices(len(logits), size, row_bytes)
-        ]
-    ).sum(0)
+    sums = logits.new_zeros(2)
+    for rows in _slices(len(logits), size, head.row_bytes):
+        part = target.rows(rows)
+        rest = None
+        if part.rest is not None and products is not None:
+            rest = part.rest.logits(products[rows])
+        sums += _losses(logits[rows], labels[rows], part, rest, terms, head.wants_gradients)
+    return sums
 
 
-def _pass(
+def _losses(
     logits: torch.Tensor,
     labels: torch.Tensor,
     target: TargetDistribution,
     rest: torch.Tensor | None,
     terms: LossTerms,
-    wants_gradient: bool,
+    wants_gradients: bool,
 ) -> torch.Tensor:
-    """As `_losses_of_slice`, for rows few enough to stay in a cache."""
+    """As `_slice_losses`, for rows few enough to stay in a cache."""
     temperature, alpha = terms.temperature, terms.alpha
     order = gradient_order(terms.divergence)
     shifted = logits.sub_(logits.amax(-1, keepdim=True))
-    of_label = shifted.gather(-1, labels.unsqueeze(-1))
-    exps = (shifted / temperature).exp_()
+    of_labels = shifted.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    exps = exponentials(shifted, 1 / temperature)
+    # exp(z) is a power of exp(z / T), and those two cost less than an exponential.
+    probs = exps**temperature if temperature in (1, 2) else exponentials(shifted)
+    sums = probs.sum(-1)
     student = Student(shifted, exps, exps.sum(-1), 1 / temperature)
-    scale = alpha * temperature ** (order - 1) if wants_gradient else None
+    scale = alpha * temperature ** (order - 1) if wants_gradients else None
     if terms.divergence == "forward_kl":
         divergence = forward_kl(student, target, rest, scale)
     else:
         divergence = dense_divergence(terms.divergence, student, target, rest, scale)
-    probs = shifted.exp_()
-    sums = probs.sum(-1)
-    if wants_gradient:
-        weights = (1 - alpha) / sums.unsqueeze(-1)
-        torch.addcmul(exps, probs, weights, out=logits)
+    if wants_gradients:
+        torch.addcmul(exps, probs, ((1 - alpha) / sums).unsqueeze(-1), out=logits)
         logits.scatter_add_(-1, labels.unsqueeze(-1), logits.new_full((len(labels), 1), alpha - 1))
-    ce = sums.log() - of_label.squeeze(-1)
-    return torch.stack([temperature**order * divergence.sum(), ce.sum()])
+    return torch.stack([temperature**order * divergence.sum(), (sums.log() - of_labels).sum()])
 
 
 def _slices(num_rows: int, num_bytes: int, row_bytes: int) -> Iterator[slice]:

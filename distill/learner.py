@@ -16,9 +16,10 @@ from transformers import GPT2LMHeadModel
 
 from distill.batches import Batch
 from distill.errors import DistillError
-from distill.loss import LossSums, LossTerms
+from distill.loss import LossSums
 from distill.objective import Objective
 from distill.recipe import Recipe
+from distill.schedules import lr_schedule, terms_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Losses:
     loss: float
     """alpha · distillation + (1 - alpha) · ce."""
     distillation: float
-    """T² · KL of the student from the teacher."""
+    """The teacher's term: T² · KL of the student from the teacher, or another divergence."""
     ce: float
     """Cross-entropy with the token that follows."""
     num_rows: int
@@ -48,36 +49,53 @@ class Losses:
 class Learner:
     """A student with its optimizer, on the devices of an Accelerator."""
 
-    def __init__(self, student: GPT2LMHeadModel, recipe: Recipe, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        student: GPT2LMHeadModel,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        *,
+        num_steps: int,
+    ) -> None:
+        """`num_steps` of the whole run: schedules end with it."""
         self.student = student
+        self.num_steps = num_steps
         self.recipe = recipe
         self.accelerator = accelerator
-        terms = LossTerms(temperature=recipe.temperature, alpha=recipe.alpha)
-        objective = Objective(student, terms)
+        objective = Objective(student, terms_at(recipe, 0.0))
         optimizer = torch.optim.AdamW(
             objective.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
+        self.schedule = lr_schedule(recipe, optimizer, num_steps)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.schedule.get_last_lr()[0])
 
     def train_step(self, microbatches: Sequence[Batch], step: int) -> tuple[Losses, float]:
         """One optimizer step; the losses before it, and the gradient's norm before clipping.
 
         Args:
             microbatches: this process's share, at least one.
-            step: for the message.
+            step: its number in the run, from 1 on.
 
         Raises:
-            DistillError: a loss or the gradient is not finite. The weights are untouched.
+            DistillError: a loss or the gradient is not finite; with a loss scaler, the gradient
+                is not even without scaling. The weights are untouched.
         """
         self.objective.train()
+        self._use_terms((step - 1) / max(self.num_steps - 1, 1))
         losses = self.accumulate_gradients(microbatches, step)
         grad_norm = float(
             self.accelerator.clip_grad_norm_(self.student.parameters(), self.recipe.clip)
         )
-        # With a loss scaler an overflow is expected now and then, and its step is skipped.
-        if self.accelerator.scaler is None and not math.isfinite(grad_norm):
-            self._stop(step, "the gradient's norm", grad_norm, microbatches)
+        if not math.isfinite(grad_norm):
+            self._require_skippable(step, grad_norm, microbatches)
         self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
         self.optimizer.zero_grad()
         return losses, grad_norm
 
@@ -103,7 +121,11 @@ class Learner:
 
     @torch.no_grad()
     def measure(self, steps: Iterable[Sequence[Batch]]) -> Losses:
-        """Losses over any number of batches, without dropout and without learning."""
+        """Losses over any number of batches, without dropout and without learning.
+
+        Temperature and alpha are those of the run's last step, so that epochs compare.
+        """
+        self._use_terms(1.0)
         objective = self.accelerator.unwrap_model(self.objective)
         objective.eval()
         total = torch.zeros(3, device=self.accelerator.device)
@@ -114,6 +136,10 @@ class Learner:
             counted += microbatches
         objective.train()
         return self._means(total, *self._count(counted))
+
+    def _use_terms(self, progress: float) -> None:
+        objective = self.accelerator.unwrap_model(self.objective)
+        objective.terms = terms_at(self.recipe, progress)
 
     def _count(self, batches: Sequence[Batch]) -> tuple[int, int]:
         counts = [sum(batch.num_rows for batch in batches), sum(b.num_tokens for b in batches)]
@@ -128,6 +154,15 @@ class Learner:
         return Losses(
             loss=loss, distillation=distillation, ce=ce, num_rows=num_rows, num_tokens=num_tokens
         )
+
+    def _require_skippable(self, step: int, norm: float, batches: Sequence[Batch]) -> None:
+        """A loss scaler leaves an overflowing step out and tries half the scale, down to 1."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            self._stop(step, "the gradient's norm", norm, batches)
+        elif scaler.get_scale() <= 1:
+            scale = f"at loss scale {scaler.get_scale():g} the gradient's norm"
+            self._stop(step, scale, norm, batches)
 
     def _stop(self, step: int, what: str, value: float, batches: Sequence[Batch]) -> None:
         local = [task_id for batch in batches for task_id in batch.task_ids]

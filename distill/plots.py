@@ -19,7 +19,7 @@ TITLES = {
 """The six plots of a run, by metric; each is also the name of a file."""
 UNITS = {
     "loss": "weighted loss, nats per token",
-    "distillation_loss": "T² · KL(teacher ‖ student), nats per token",
+    "distillation_loss": "distillation loss, nats per token",
     "ce_loss": "cross-entropy, nats per token",
 }
 COLOURS = ("#2f6fb0", "#d1603d", "#3f9b6a", "#8a63b3", "#c49a2a", "#4bb0b8", "#b0567a", "#6b7280")

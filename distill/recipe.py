@@ -11,6 +11,8 @@ from distill.shapes import parse_shape
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 """The cache keeps the tail's mass for temperatures in this range and for no other."""
 LOSS_ON = ("all", "completion")
+DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
+LR_SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -26,6 +28,12 @@ class Recipe:
     """Softens teacher and student in the distillation term; 1 to 4."""
     alpha: float
     """Weight of the distillation term, 0 to 1; the label's cross-entropy gets 1 - alpha."""
+    temperature_end: float | None = None
+    """Temperature of the last step, reached in a straight line; None: the same at every step."""
+    alpha_end: float | None = None
+    """Alpha of the last step, reached in a straight line; None: the same at every step."""
+    divergence: str = "forward_kl"
+    """The distillation term: `forward_kl`, or `reverse_kl`, `jensen_shannon`, `total_variation`."""
     epochs: int = 7
     """Passes over the cache."""
     batch_size: int = 4
@@ -33,7 +41,11 @@ class Recipe:
     accumulate: int = 4
     """Microbatches in one optimizer step, over all processes together."""
     lr: float = 5e-5
-    """Learning rate of AdamW, the same at every step."""
+    """Learning rate of AdamW, at its highest."""
+    lr_schedule: str = "constant"
+    """`constant`, or `linear` or `cosine`: down to 0 at the end of the run."""
+    warmup_ratio: float = 0.0
+    """Share of all steps in which the learning rate rises from 0."""
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
     clip: float = 1.0
@@ -54,13 +66,20 @@ class Recipe:
                 "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
             )
         parse_shape(self.student)
-        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
-            raise DistillError(
-                f"recipe {self.name}: temperature is {self.temperature}, but a cache holds the "
-                f"tail's mass for {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} only. "
-                "Choose a temperature in that range."
-            )
-        self._require("alpha", 0 <= self.alpha <= 1, "between 0 and 1")
+        for field in ("temperature", "temperature_end"):
+            value = getattr(self, field)
+            if value is not None and not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
+                raise DistillError(
+                    f"recipe {self.name}: {field} is {value}, but a cache holds the "
+                    f"tail's mass for {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} only. "
+                    "Choose a temperature in that range."
+                )
+        for field in ("alpha", "alpha_end"):
+            value = getattr(self, field)
+            self._require(field, value is None or 0 <= value <= 1, "between 0 and 1")
+        for field, allowed in (("divergence", DIVERGENCES), ("lr_schedule", LR_SCHEDULES)):
+            self._require(field, getattr(self, field) in allowed, f"one of {', '.join(allowed)}")
+        self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and less than 1")
         for field in ("epochs", "batch_size", "accumulate"):
             self._require(field, getattr(self, field) >= 1, "at least 1")
         self._require("lr", 0 < self.lr < math.inf, "a positive number")
@@ -102,6 +121,10 @@ def recipe_from_mapping(mapping: dict[str, Any]) -> Recipe:
 
 
 def _typed(label: str, key: str, wanted: Any, value: Any) -> Any:
+    if wanted == float | None:
+        if value is None:
+            return None
+        wanted = float
     if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)

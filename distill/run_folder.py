@@ -10,7 +10,7 @@ config.json, model.safetensors, generation_config.json, tokenizer files, README.
 import json
 import secrets
 import shutil
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ def require_usable(config: TrainConfig, reader: CacheReader) -> dict[str, Any] |
 
 def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheReader) -> None:
     """Raises DistillError, naming the fields, unless a run has this recipe and this cache."""
-    recipe, before = asdict(config.recipe), run["recipe"]
+    # What a recipe did not know when the run was started had its default.
+    defaults = {f.name: f.default for f in fields(config.recipe) if f.default is not MISSING}
+    recipe, before = asdict(config.recipe), {**defaults, **run["recipe"]}
     differing = [
         f"recipe.{field} was {before.get(field)!r} and is {recipe.get(field)!r}"
         for field in {**recipe, **before}

@@ -1,5 +1,6 @@
 """Train one student from a cache: epochs, validation, checkpoints, and a folder to load."""
 
+import math
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -11,10 +12,11 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from cache.reader import CacheReader
-from distill.atomic import write_json
+from distill.atomic import explained, write_json
 from distill.card import model_card
 from distill.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
 from distill.config import TrainConfig
+from distill.divergences import require_divergence_fits
 from distill.epochs import Epochs
 from distill.learner import Learner, Losses
 from distill.plots import plot_run
@@ -90,13 +92,15 @@ class _Training:
             dropout=recipe.dropout,
         )
         require_same_vocabulary(student, reader)
+        require_divergence_fits(recipe.divergence, reader.identity.targets.tail)
         self.num_parameters = student.num_parameters()
-        self.learner = Learner(student, recipe, accelerator)
+        self.learner = Learner(student, recipe, accelerator, num_steps=self.epochs.num_steps)
         self.state = TrainState()
         seed_process(recipe.seed, rank=accelerator.process_index)
         checkpoint = checkpoint_of(config.out)
         if checkpoint is not None:
             self.state = load_checkpoint(checkpoint, self.learner, seed=recipe.seed)
+        self.saved_step = self.state.step
         self.resumed_from_step = None if checkpoint is None else self.state.step
 
     def to_the_end(self) -> TrainResult:
@@ -110,7 +114,7 @@ class _Training:
                 write_json(self.config.out / RUN_FILE, self.run)
                 metrics = MetricsLog(self._metrics_path, last_step=self.state.step)
                 self.metrics = stack.enter_context(closing(metrics))
-                self.wandb = stack.enter_context(self._start_wandb())
+                self.wandb = stack.enter_context(self._start_wandb(metrics.logged_step))
             self.progress = stack.enter_context(
                 TrainProgress(
                     self.recipe.name,
@@ -126,43 +130,60 @@ class _Training:
         return self._finish()
 
     def _train_epoch(self) -> None:
-        with self.epochs.training_steps(self.state.epoch) as steps:
+        state = self.state
+        with self.epochs.training_steps(state.epoch, state.epoch_step) as steps:
             began = time.perf_counter()
             for microbatches in steps:
-                losses, grad_norm = self.learner.train_step(microbatches, self.state.step + 1)
+                if state.step - self.saved_step >= self.config.save_every:
+                    self._save()
+                    began = time.perf_counter()
+                lr = self.learner.lr
+                losses, grad_norm = self.learner.train_step(microbatches, state.step + 1)
                 ended = time.perf_counter()
-                self._log_step(losses, grad_norm, ended - began)
+                self._log_step(losses, grad_norm, lr, ended - began)
                 began = ended
 
-    def _log_step(self, losses: Losses, grad_norm: float, seconds: float) -> None:
+    def _log_step(self, losses: Losses, grad_norm: float, lr: float, seconds: float) -> None:
         state = self.state
         state.step += 1
+        state.epoch_step += 1
         state.seconds += seconds
         state.num_tokens += losses.num_tokens
         tokens_per_s = losses.num_tokens / seconds
+        scaler, scaling = self.accelerator.scaler, {}
+        if scaler is not None:
+            state.num_overflows += not math.isfinite(grad_norm)
+            scaling = {"loss_scale": scaler.get_scale(), "num_overflows": state.num_overflows}
         self._log(
             {
                 "step": state.step,
                 "epoch": state.epoch + 1,
                 **losses.named("train"),
                 "grad_norm": grad_norm,
+                "lr": lr,
                 "tokens_per_s": round(tokens_per_s, 1),
                 "num_rows": losses.num_rows,
+                **scaling,
             }
         )
         self.progress.step(epoch=state.epoch + 1, loss=losses.loss, tokens_per_s=tokens_per_s)
 
     def _end_epoch(self) -> None:
         """Validate, log, and only then write the checkpoint that takes both for granted."""
-        self.state.epoch += 1
+        self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
         if self.epochs.has_validation:
             losses = self.learner.measure(self.epochs.validation_steps())
             position = {"step": self.state.step, "epoch": self.state.epoch}
             self._log({**position, **losses.named("val")})
         if self.metrics is not None:
-            self.metrics.sync()
             self.progress.epoch(self.state.epoch, final_losses(read_metrics(self._metrics_path)))
+        self._save()
+
+    def _save(self) -> None:
+        if self.metrics is not None:
+            self.metrics.sync()
         save_checkpoint(self.config.out / CHECKPOINTS, self.state, self.learner)
+        self.saved_step = self.state.step
 
     def _finish(self) -> TrainResult:
         state, metrics = self.state, read_metrics(self._metrics_path)
@@ -178,25 +199,28 @@ class _Training:
         )
         if self.accelerator.is_main_process:
             run = {**self.run, **run_facts(result, self.accelerator)}
-            plot_run(self.recipe.name, metrics, result.out / "plots")
-            finish_run(
-                result.out,
-                run,
-                student=self.learner.student,
-                tokenizer_path=self.reader.tokenizer_path,
-                card=model_card(run),
-            )
+            with explained(f"the student in {result.out}", kept="The last checkpoint is intact."):
+                plot_run(self.recipe.name, metrics, result.out / "plots")
+                finish_run(
+                    result.out,
+                    run,
+                    student=self.learner.student,
+                    tokenizer_path=self.reader.tokenizer_path,
+                    card=model_card(run),
+                )
         self.accelerator.wait_for_everyone()
         return result
 
-    def _start_wandb(self) -> WandbLog:
+    def _start_wandb(self, logged_step: int) -> WandbLog:
         return WandbLog(
             mode=wandb_mode(self.config.wandb),
             project=self.config.wandb_project,
+            group=self.config.wandb_group,
             name=self.recipe.name,
             run_id=self.run["wandb_id"],
             folder=self.config.out,
             config={"recipe": asdict(self.recipe), "cache": self.run["cache"]},
+            logged_step=logged_step,
         )
 
     def _log(self, values: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cache.config import TargetFormat
 from cache.reader import CachedDocuments
 from cache.soft_targets import SoftTargets
 from cache.tail_mass import NODES
@@ -37,8 +38,7 @@ class FakeIdentity:
     template: str = "instruction"
     vocab_size: int = VOCAB_SIZE
     max_length: int = 40
-    top_k: int = 8
-    tail: str = "mass"
+    targets: TargetFormat = TargetFormat(top_k=8, tail="mass")
 
 
 class FakeReader:
@@ -58,6 +58,7 @@ class FakeReader:
         self.identity_hash = identity_hash
         self.vocab_size = self.identity.vocab_size
         self.max_length = self.identity.max_length
+        self.created: dict[str, object] = {}
         self.tokenizer_path = folder / "tokenizer"
         if not self.tokenizer_path.is_dir():
             write_tokenizer(self.tokenizer_path)
@@ -97,7 +98,7 @@ class FakeReader:
 
     def _targets(self, logits: torch.Tensor) -> SoftTargets:
         logprobs = logits.log_softmax(-1)
-        topk_logprobs, topk_ids = logprobs.topk(self.identity.top_k, dim=-1)
+        topk_logprobs, topk_ids = logprobs.topk(self.identity.targets.top_k, dim=-1)
         tail = logprobs.scatter(-1, topk_ids, -torch.inf)
         return SoftTargets(
             vocab_size=self.vocab_size,

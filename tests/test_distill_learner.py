@@ -33,7 +33,7 @@ def make_learner(reader, **recipe):
         tokenizer=AutoTokenizer.from_pretrained(reader.tokenizer_path),
         dropout=recipe.dropout,
     )
-    return Learner(student, recipe, start_accelerator("fp32"))
+    return Learner(student, recipe, start_accelerator("fp32"), num_steps=10)
 
 
 def batches(reader, groups, **options):
@@ -151,7 +151,8 @@ def test_bf16_runs_under_autocast_with_fp32_losses(reader):
     learner = make_learner(reader)
     expected = learner.measure([batches(reader, [[0, 1]])])
     seed_process(0, rank=0)
-    half = Learner(learner.student, small_recipe(dropout=0.0), start_accelerator("bf16"))
+    recipe, accelerator = small_recipe(dropout=0.0), start_accelerator("bf16")
+    half = Learner(learner.student, recipe, accelerator, num_steps=10)
     losses, _ = half.train_step(batches(reader, [[0, 1]]), step=1)
     assert losses.loss == pytest.approx(expected.loss, rel=0.01)
     assert losses.loss != expected.loss

@@ -105,6 +105,8 @@ def test_model_card_tells_the_facts(finished):
         "base_model: example/bigram-teacher",
         f"{finished.num_parameters:,} parameters",
         "| temperature | 2.0 |",
+        "| top k | 8 |",
+        "| tail | mass |",
         "| cache identity | fake-identity |",
         f"{finished.losses['val_ce_loss']:.4f}",
         "AutoModelForCausalLM.from_pretrained(folder)",
