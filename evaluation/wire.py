@@ -19,6 +19,7 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_BITS = 1 << 20
 SMALL = 1 << 53
+HALVES = ("utf-8", "surrogatepass")
 
 SEQUENCES: dict[type, str] = {
     list: "list",
@@ -62,7 +63,9 @@ class _Encoder:
     def encode(self, value: Any, depth: int) -> Any:
         kind = type(value)
         self._spend(1 + len(value) if kind in (str, bytes, bytearray) else 1)
-        if value is None or kind is bool or kind is str:
+        if kind is str:
+            return value if _is_text(value) else ["str", value.encode(*HALVES).hex()]
+        if value is None or kind is bool:
             return value
         if kind is int:
             return value if -SMALL < value < SMALL else ["int", self._hex(value)]
@@ -96,6 +99,15 @@ class _Encoder:
             raise RefusedValue(f"an integer has more than {MAX_BITS} bits")
         self._spend(value.bit_length() // 4)
         return hex(value)
+
+
+def _is_text(value: str) -> bool:
+    """False with half a surrogate pair in it: JSON would join two halves to one character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode(data: Any, depth: int = 0) -> Any:
@@ -137,8 +149,10 @@ def _decode_single(tag: str, parts: list) -> Any:
         return int(text, 16)
     if tag == "float" and text in ("nan", "inf", "-inf"):
         return float(text)
-    if tag in ("bytes", "bytearray"):
+    if tag in ("bytes", "bytearray", "str"):
         raw = bytes.fromhex(text)
+        if tag == "str":
+            return raw.decode(*HALVES)
         return raw if tag == "bytes" else bytearray(raw)
     raise RefusedValue(f"no value has the tag {tag[:20]!r}")
 
