@@ -39,7 +39,7 @@ HUMANEVAL = (
         model="StarCoder2-3B",
         parameters=3.03e9,
         pass_at_1=0.317,
-        source="Lozhkov et al. 2024, section 7.1",
+        source="Lozhkov et al. 2024",
     ),
 )
 

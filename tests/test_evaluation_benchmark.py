@@ -3,7 +3,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from conftest import EXAMPLES
 
+from cache.problems import load_problems
 from evaluation import measure, plots
 from evaluation.benchmark import run_benchmark
 from evaluation.config import BenchmarkConfig
@@ -173,3 +175,29 @@ def test_results_need_a_folder(config):
     config.out.write_text("text")
     with pytest.raises(EvaluationError, match="out is a file; results need a folder"):
         run_benchmark(config)
+
+
+def test_cache_option_rates_models_on_uncontaminated_problems_too(
+    config, no_plots, tmp_path, tiny_cache
+):
+    leaked = load_problems(str(EXAMPLES), "train")[0]
+    problems = [
+        {
+            "task_id": f"T/{i}",
+            "prompt": prompt,
+            "entry_point": "f",
+            "canonical_solution": "    return 7\n",
+            "test": "def check(candidate):\n    assert candidate() == 7\n",
+        }
+        for i, prompt in enumerate((f'"""\n{leaked.code}\n"""\n\ndef f():\n', "def f():\n"))
+    ]
+    benchmark = tmp_path / "benchmark.jsonl"
+    benchmark.write_text("".join(json.dumps(row) + "\n" for row in problems))
+    config = replace(config, benchmark=str(benchmark), cache=tiny_cache, samples=0, limit=None)
+    result = run_benchmark(replace(config, agreement_documents=0))
+    assert list(result.contamination.contaminated) == ["T/0"]
+    assert [row.uncontaminated_problems for row in result.rows] == [1, 1]
+    assert all(row.greedy_pass_at_1_uncontaminated == 0 for row in result.rows)
+    saved = json.loads((config.out / "results.json").read_text())
+    assert saved["contamination"]["num_documents"] == 24
+    assert any(note.startswith("1 of 2 problems share 13 words") for note in saved["notes"])
