@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from distill.errors import DistillError
+
 TMP_SUFFIX = ".tmp"
 
 
@@ -36,12 +40,36 @@ def new_directory(path: Path) -> Iterator[Path]:
     tmp = path.with_name(path.name + TMP_SUFFIX)
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
-    yield tmp
-    sync_tree(tmp)
+    try:
+        yield tmp
+        sync_tree(tmp)
+    except Exception:
+        shutil.rmtree(tmp, ignore_errors=True)  # on a full disk its space is wanted back
+        raise
     if path.exists():
         shutil.rmtree(path)
     os.replace(tmp, path)
     sync_directory(path.parent)
+
+
+@contextmanager
+def explained(what: str, *, kept: str) -> Iterator[None]:
+    """Turn a failure to write, whichever library meets it, into a sentence.
+
+    Args:
+        what: what is written, as the start of the sentence.
+        kept: what there is to go on from.
+
+    Raises:
+        DistillError: the block could not write, as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise DistillError(
+            f"{what} could not be written ({type(error).__name__}: {error}). {kept} Free space "
+            "or mend the disk, then go on with --resume."
+        ) from error
 
 
 def sync_tree(folder: Path) -> None:

@@ -44,6 +44,9 @@ def _recipe_overrides(command):
 @click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
 @click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option(
+    "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
+)
 @click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
 @click.option("--wandb-project", default=TrainConfig.wandb_project)
 @_recipe_overrides
@@ -53,6 +56,7 @@ def train(
     recipes: Path | None,
     out: Path | None,
     resume: bool,
+    save_every: int,
     wandb: str | None,
     wandb_project: str,
     **overrides,
@@ -74,6 +78,7 @@ def train(
         recipe=recipe,
         out=out or Path("runs") / recipe.name,
         resume=resume,
+        save_every=save_every,
         wandb=wandb,
         wandb_project=wandb_project,
     )
@@ -93,20 +98,31 @@ def train(
 )
 @click.option("--out", type=FOLDER, required=True, help="Gets one run directory a recipe.")
 @click.option("--only", multiple=True, help="Name of a recipe to run; repeat it for several.")
+@click.option("--jobs", default=SweepConfig.jobs, help="Students trained at a time.")
+@click.option("--dry-run", is_flag=True, help="Print the runs and their sizes; train nothing.")
+@click.option("--teacher-parameters", type=int, help="For the costs.  [default: the cache's]")
 @click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
 @click.option("--wandb-project", default=SweepConfig.wandb_project)
-def sweep(**options):
+def sweep(dry_run: bool, **options):
     """Train every recipe of a file from one cache.
 
     Finished runs are skipped, unfinished ones go on; a failed run does not stop the others.
 
+    Jobs share the GPUs in turn, one GPU each, or divide the CPU's threads.
+
     \b
     Example:
       python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
+      python cli.py sweep --cache runs/cache --recipes recipes/grid.yaml --out runs --jobs 4
     """
     config = SweepConfig(**options)
+    from distill.show import plan_table
+    from distill.sweep import plan_sweep
     from distill.sweep import sweep as run_sweep
 
+    if dry_run:
+        Console().print(plan_table(plan_sweep(config)))
+        return
     result = run_sweep(config)
     if result.failed:
         names = ", ".join(run.name for run in result.failed)

@@ -29,18 +29,27 @@ class TrainConfig:
     """Directory of the run; a plain Hugging Face folder when finished."""
     resume: bool = False
     """Go on from the last checkpoint in `out`; start anew if there is none."""
+    save_every: int = 500
+    """Optimizer steps between two checkpoints; each epoch ends with one too."""
     wandb: str | None = None
     """`online`, `offline`, `disabled`; None: online where an account is set up."""
     wandb_project: str = "logitcache"
     """W&B project the run belongs to."""
+    wandb_group: str | None = None
+    """W&B group of the run; a sweep's runs share one."""
 
     def __post_init__(self) -> None:
         _require_wandb_mode(self.wandb)
+        if self.save_every < 1:
+            raise DistillError(
+                f"save_every is {self.save_every}, but checkpoints need at least 1 step between "
+                "them. Choose a larger number, or leave it out for one every 500 steps."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """All recipes of a file trained one after another from one cache."""
+    """All recipes of a file trained from one cache."""
 
     cache: Path
     """Directory of the cache of soft targets."""
@@ -50,6 +59,10 @@ class SweepConfig:
     """Directory that gets one directory a recipe, and the plots that compare them."""
     only: tuple[str, ...] = ()
     """Names of the recipes to run; empty: all."""
+    jobs: int = 1
+    """Students trained at a time, each in a process of its own where there are several."""
+    teacher_parameters: int | None = None
+    """Of the teacher, for the ledger of costs; None: what the cache says."""
     wandb: str | None = None
     """`online`, `offline`, `disabled`; None: online where an account is set up."""
     wandb_project: str = "logitcache"
@@ -62,3 +75,13 @@ class SweepConfig:
             raise DistillError(
                 f"recipes named more than once: {', '.join(repeated)}. Name each one once."
             )
+        for field in ("jobs", "teacher_parameters"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                option = field.replace("_", "-")
+                raise DistillError(f"{field} is {value}; it must be at least 1. Change --{option}.")
+
+    @property
+    def name(self) -> str:
+        """Of the sweep: its directory's."""
+        return self.out.resolve().name

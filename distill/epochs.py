@@ -52,9 +52,13 @@ class Epochs:
         self.has_validation = VALIDATION in reader.splits and reader.num_documents(VALIDATION) > 0
 
     @contextmanager
-    def training_steps(self, epoch: int) -> Iterator[Iterator[list[Batch]]]:
-        """Microbatches step by step, read ahead in a thread that ends with the block."""
-        steps = prefetch(self._source(TRAIN).steps(self._plans[epoch]))
+    def training_steps(self, epoch: int, first_step: int = 0) -> Iterator[Iterator[list[Batch]]]:
+        """Microbatches step by step, read ahead in a thread that ends with the block.
+
+        Args:
+            first_step: optimizer steps of the epoch to pass over; they are not read.
+        """
+        steps = prefetch(self._source(TRAIN).steps(self._plans[epoch][first_step:]))
         try:
             yield steps
         finally:

@@ -3,6 +3,7 @@
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from distill.errors import DistillError
 
@@ -23,7 +24,13 @@ def start_accelerator(precision: str) -> Accelerator:
     on_cpu = not torch.accelerator.is_available()
     resolved = resolve_precision(precision, PartialState(cpu=on_cpu).device)
     AcceleratorState._reset_state()
-    return Accelerator(cpu=on_cpu, mixed_precision="no" if resolved == "fp32" else resolved)
+    # A student's buffers are constants, and its gradients need not be held twice.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no" if resolved == "fp32" else resolved,
+        kwargs_handlers=[parallel],
+    )
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -4,10 +4,11 @@ import json
 import math
 import netrc
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distill.atomic import write_text
+from distill.atomic import explained, write_text
 
 
 class MetricsLog:
@@ -15,25 +16,35 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, last_step: int) -> None:
         """Go on after `last_step`: what a run wrote past its checkpoint will come again."""
-        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        before = read_metrics(path)
+        self.logged_step = max((line["step"] for line in before), default=0)
+        """The last step in the file before it was cut."""
+        kept = [line for line in before if line["step"] <= last_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:
-        """Append one line; numbers that are not finite become null, which JSON has a word for."""
+        """Append one line; numbers that are not finite become null, which JSON has a word for.
+
+        Raises:
+            DistillError: it cannot be written, as on a full disk.
+        """
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        with explained(self._file.name, kept="The last checkpoint is intact."):
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Force all lines to disk, before a checkpoint that relies on them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file; a line that could not be written has been complained about."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -50,12 +61,28 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class WandbLog:
-    """The same values in Weights & Biases, or nowhere if the mode is `disabled`."""
+    """The same values in Weights & Biases, or nowhere if the mode is `disabled`.
+
+    The run's steps are those of W&B, which takes none twice: a resumed run's repeated steps
+    change nothing there.
+    """
 
     def __init__(
-        self, *, mode: str, project: str, name: str, run_id: str, folder: Path, config: dict
+        self,
+        *,
+        mode: str,
+        project: str,
+        name: str,
+        run_id: str,
+        folder: Path,
+        config: dict,
+        group: str | None = None,
+        logged_step: int = 0,
     ) -> None:
+        """`logged_step`: the last one logged before this process, wherever the checkpoint is."""
         self._run = None
+        # Online, W&B knows better than a file that may be ahead of what reached it.
+        self._logged_step = logged_step if mode == "offline" else 0
         if mode == "disabled":
             return
         import wandb  # takes a second, and most runs on a workstation do without
@@ -64,20 +91,18 @@ class WandbLog:
             mode=mode,  # type: ignore[arg-type]
             project=project,
             name=name,
+            group=group,
             id=run_id,
             resume="allow" if mode == "online" else None,
             dir=folder,
             config=config,
             settings=wandb.Settings(silent=True),
         )
-        # A resumed run logs some steps again; W&B's own counter would refuse them.
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
 
     def write(self, values: dict[str, Any]) -> None:
-        """Log one line of metrics."""
-        if self._run is not None:
-            self._run.log(values)
+        """Log one line of metrics; lines of one step become one."""
+        if self._run is not None and values["step"] > self._logged_step:
+            self._run.log(values, step=values["step"])
 
     def __enter__(self) -> "WandbLog":
         return self
