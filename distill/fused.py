@@ -30,6 +30,10 @@ SLICE_BYTES = 48 << 20
 CPU_PASS_BYTES = 4 << 20
 """Logits that go through the elementwise passes together on a CPU: they stay in its caches."""
 
+FP16_SCALE = 16.0
+"""Keeps the probabilities of rare tokens above fp16's smallest numbers: the scale of the loss
+itself comes only in the backward pass."""
+
 
 @torch.compiler.disable
 def head_losses(
@@ -121,7 +125,8 @@ class _Head:
 
     def add_gradients(self, rows: slice, logits_grad: torch.Tensor) -> None:
         """Add what a slice's gradient by logits (n, V) means for hidden states and head."""
-        grad = logits_grad.to(self.hidden.dtype)
+        scale = FP16_SCALE if self.hidden.dtype == torch.float16 else 1.0
+        grad = (logits_grad if scale == 1 else logits_grad.mul_(scale)).to(self.hidden.dtype)
         for total, left, right in (
             (None if self.hidden_grad is None else self.hidden_grad[rows], grad, self.weight),
             (self.weight_grad, grad.T, self.hidden[rows]),
@@ -129,7 +134,7 @@ class _Head:
             if total is not None and grad.dtype == self.exact:
                 total.addmm_(left, right)
             elif total is not None:
-                total.add_(left @ right)
+                total.add_(left @ right, alpha=1 / scale)
 
     def _product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         if left.dtype != self.exact:

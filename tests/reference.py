@@ -17,6 +17,17 @@ def kl(p: list[float], q: list[float]) -> float:
     return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
 
 
+def jensen_shannon(p: list[float], q: list[float]) -> float:
+    """½ KL(p ‖ m) + ½ KL(q ‖ m) with m = (p + q) / 2, in nats."""
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return (kl(p, m) + kl(q, m)) / 2
+
+
+def total_variation(p: list[float], q: list[float]) -> float:
+    """½ Σ |p - q|."""
+    return math.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+
+
 def entropy(p: list[float]) -> float:
     """-Σ p log p in nats."""
     return -math.fsum(a * math.log(a) for a in p if a > 0)
