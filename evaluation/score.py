@@ -167,9 +167,7 @@ def _choose_ks(config: ScoreConfig, fewest: int) -> tuple[int, ...]:
 
 def to_rich_score(score: SampleScore) -> Group:
     """The score for a terminal: pass@k with intervals, then what became of the samples."""
-    rates = Table(
-        title=Text(score.signature), title_justify="left", box=SIMPLE, collapse_padding=True
-    )
+    rates = Table(box=SIMPLE, collapse_padding=True)
     for name in ("", "score", "95 % interval"):
         rates.add_column(name, justify="right")
     for k, rate in score.pass_at.items():
@@ -178,7 +176,7 @@ def to_rich_score(score: SampleScore) -> Group:
     fewest, most = score.samples_per_problem
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     title = f"{score.num_samples} samples of {score.num_problems} problems, {each} each"
-    outcomes = Table(title=Text(title), title_justify="left", box=SIMPLE, collapse_padding=True)
+    outcomes = Table(box=SIMPLE, collapse_padding=True)
     outcomes.add_column("outcome")
     outcomes.add_column("samples", justify="right")
     outcomes.add_column("share", justify="right")
@@ -188,4 +186,5 @@ def to_rich_score(score: SampleScore) -> Group:
         count = score.failed_at_token_limit
         share = f"{count / score.num_samples:.1%}"
         outcomes.add_row("of the failed, at the token limit", str(count), share)
-    return Group(rates, outcomes, *(Text(f"Note: {note}") for note in score.notes))
+    notes = [Text(f"Note: {note}") for note in score.notes]
+    return Group(Text(score.signature), rates, Text(title), outcomes, *notes)
