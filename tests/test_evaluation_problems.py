@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
-from evaluation.problems import load_benchmark
+from evaluation.problems import load_benchmark, remark_on_judging
 from evaluation.sandbox import run_many
 from evaluation.tokens import truncate_at_stop
 
@@ -137,6 +137,48 @@ def test_mbpp_problem_that_does_not_fit_the_template_is_named(tmp_path):
     alone = write_lines(tmp_path / "broken.jsonl", [broken])
     with pytest.raises(EvaluationError, match="no problem of .* fits template 'signature'"):
         load_benchmark("mbpp", dataset=alone, template="signature")
+
+
+def test_mbpp_problem_with_tests_that_check_too_little_is_skipped_by_name(tmp_path):
+    weak = {
+        **MBPP_ROWS[0],
+        "task_id": 404,
+        "code": "def minimum(a, b):\n    return min(a, b)",
+        "test_list": [
+            "assert minimum(1,2) == 1",
+            "assert minimum(-5,-4) == -5",
+            "assert minimum(0,0) == 0",
+        ],
+    }
+    dataset = write_lines(tmp_path / "mbpp.jsonl", [*MBPP_ROWS, weak])
+    skipped = load_benchmark("mbpp", dataset=dataset).skipped
+    assert skipped == (
+        "MBPP/404: its tests are passed by a function that returns its first argument",
+    )
+
+
+def test_mbpp_problem_with_its_own_classes_is_judged_beside_the_program_and_named(tmp_path):
+    tree = {
+        **MBPP_ROWS[0],
+        "task_id": 13,
+        "code": "class N:\n    x = 3\ndef f(n):\n    return n.x",
+        "test_setup_code": "n = N()",
+        "test_list": ["assert f(n) == 3"],
+    }
+    dataset = write_lines(tmp_path / "mbpp.jsonl", [*MBPP_ROWS, tree])
+    problems = load_benchmark("mbpp", dataset=dataset).problems
+    verdict = verdicts(problems[-1:], [problems[-1].canonical_solution])["MBPP/13"]
+    assert verdict.passed and verdict.mode == "in_child"
+    (remark,) = remark_on_judging(problems)
+    assert remark.startswith("2 of 3 problems are judged in mode:in_child (MBPP/12, MBPP/13)")
+    assert remark_on_judging(problems[:1]) == []
+
+
+def test_mbpp_problem_without_tests_is_refused_by_name(tmp_path):
+    empty = {**MBPP_ROWS[0], "task_id": 13, "test_list": ["assert True"]}
+    dataset = write_lines(tmp_path / "mbpp.jsonl", [empty])
+    with pytest.raises(EvaluationError, match="MBPP/13: the tests call no function"):
+        load_benchmark("mbpp", dataset=dataset)
 
 
 def test_unknown_template_and_benchmark_are_refused():

@@ -1,5 +1,8 @@
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -205,6 +208,42 @@ def test_servers_end_when_asked_and_start_again():
     with pytest.raises(ProcessLookupError):
         os.kill(ended, 0)
     assert run_body("").passed
+
+
+def test_nothing_survives_a_killed_evaluation():
+    code = (
+        "from evaluation.config import SandboxLimits\n"
+        "from evaluation.sandbox import Program, run_program\n"
+        "from evaluation.sandbox_processes import server\n"
+        "print(server('program').pid, server('judge').pid, flush=True)\n"
+        "endless = Program(candidate='while True: pass', test='')\n"
+        "run_program(endless, SandboxLimits(timeout=600))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as evaluation:
+        sessions = [int(word) for word in evaluation.stdout.readline().split()]
+        wait_until(lambda: any(name == "R" for name in states(sessions)))  # the program runs
+        evaluation.kill()
+    wait_until(lambda: not states(sessions))
+
+
+def states(sessions):
+    """The states of all processes of these sessions, as in /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) in sessions and fields[0] != "Z":
+            found.append(fields[0])
+    return found
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_level_here_is_full_and_names_the_layers():
