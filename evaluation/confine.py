@@ -1,7 +1,7 @@
 """Takes away what a generated program has no business with, in layers. Stdlib alone.
 
 The fork server takes the first ones once (`confine_server`), every program the rest before its
-first line runs (`confine_program`). Which of them hold is part of every result's signature:
+first line runs (`ProgramConfinement`). Which of them hold is part of every result's signature:
 
 - `user`, `pid`, `net`, `ipc`: namespaces of its own;
 - `mount`: a read-only root that holds Python's standard library and shared libraries alone;
@@ -13,7 +13,10 @@ first line runs (`confine_program`). Which of them hold is part of every result'
 
 The full level holds every guarantee by the kernel: `seccomp` (network, processes, signals,
 writing), `mount` or `landlock` (reading), `uid` or `nocaps`, and `rlimits`. Namespaces come on
-top where they are permitted: most containers forbid them.
+top where they are permitted: most containers forbid them. Tests, HOME, installed packages and
+the host's files are out of a program's reach with `mount` (they are not there) as with
+`landlock` (they do not open); without both it reads what its user may read. The environment
+is empty at every level, and tests are in another process.
 """
 
 import os
@@ -62,7 +65,7 @@ class ProgramConfinement:
     def __init__(self) -> None:
         self._ruleset = create_ruleset() if sys.platform == "linux" else None
         self._filter = build_filter()
-        self._other_user = drop_privileges()
+        self._user = drop_privileges()
 
     @property
     def descriptors(self) -> list[int]:
@@ -71,7 +74,7 @@ class ProgramConfinement:
 
     def confine(self, memory_bytes: int, cpu_seconds: int) -> list[str]:
         """Confine this process for good; the layers that hold."""
-        layers = ["uid" if self._other_user else "nocaps"]
+        layers = [self._user] if self._user else []
         if self._ruleset is not None:
             restrict(self._ruleset)
             os.close(self._ruleset)

@@ -108,11 +108,11 @@ def _fill(root: str) -> None:
         call("mount", LINKER_CACHE, root + LINKER_CACHE, None, MS_BIND, None)
 
 
-def drop_privileges() -> bool:
-    """Become a user without any privilege, for good; whether that user is another than root.
+def drop_privileges() -> str:
+    """Become a user without any privilege, for good: `uid`, `nocaps`, or empty if not possible.
 
-    Root stays root, without its capabilities, where nobody else could read the interpreter or
-    the system does not let it change: its own files are then kept by the other layers.
+    Root becomes nobody. It stays root, without its capabilities (`nocaps`), where nobody could
+    not read the interpreter or the system does not let it change.
     """
     if os.geteuid() == 0:
         _become_nobody()
@@ -120,19 +120,25 @@ def drop_privileges() -> bool:
         header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
         syscall("capset", header, bytes(24))
         set_no_new_privileges()
-    return os.geteuid() != 0
+    if os.geteuid() != 0:
+        return "uid"
+    return "nocaps" if sys.platform == "linux" else ""
 
 
 def _become_nobody() -> None:
     try:
         os.setegid(NOBODY)
         os.seteuid(NOBODY)
-        readable = os.access(os.__file__, os.R_OK, effective_ids=True)
+        with open(os.__file__, "rb"):
+            readable = True
+    except OSError:
+        readable = False
+    try:
         os.seteuid(0)
         os.setegid(0)
         if readable:
             os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)  # of root: real, effective and saved
     except OSError:
         return

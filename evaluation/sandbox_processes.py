@@ -1,5 +1,6 @@
 """The parent's side of the fork servers: start one, have it fork, end what it forked."""
 
+import atexit
 import json
 import os
 import socket
@@ -146,6 +147,7 @@ def server(role: str) -> ForkServer:
         return found
 
 
+@atexit.register
 def stop_servers() -> None:
     """End the servers of this process; the next check starts new ones."""
     with _starting:

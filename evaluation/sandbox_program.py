@@ -12,7 +12,6 @@ from typing import Any
 from evaluation.wire import RefusedValue, decode, encode, pack, unpack
 
 MAX_MESSAGE = 300
-# Arguments of MBPP's `signature`: the module the program runs in.
 MODULE = "candidate"
 
 

@@ -31,7 +31,7 @@ PREIMPORTED = (
     ("array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal")
     + ("enum", "fractions", "functools", "hashlib", "heapq", "inspect", "itertools", "math")
     + ("numbers", "operator", "queue", "re", "statistics", "string", "textwrap", "time")
-    + ("traceback", "typing", "unicodedata", "abc", "contextlib", "io", "types")
+    + ("traceback", "typing", "unicodedata", "abc", "contextlib", "io", "types", "resource")
 )
 
 
