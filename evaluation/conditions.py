@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from evaluation.codebleu import codebleu_signature
 from evaluation.config import BenchmarkConfig, GenerationSettings
 from evaluation.held_out import HeldOut
 from evaluation.latency import Latency
@@ -84,6 +85,7 @@ class Conditions:
             self.signature(config.greedy),
             self.cost_key(identity),
             self.agreement_signature,
+            codebleu_signature(),
         ]
         if config.samples:
             parts += [self.signature(config.sampled), config.ks]

@@ -41,6 +41,20 @@ def agreement_table(rows: Iterable[ModelRow]) -> list[dict[str, str]]:
     return lines
 
 
+def likeness_table(rows: Iterable[ModelRow]) -> list[dict[str, str]]:
+    """One line for each model: its greedy completions cut at stop sequences, and raw."""
+    return [
+        {
+            "model": row.label,
+            "BLEU": f"{row.bleu:.1f}",
+            "BLEU raw": _number(row.bleu_raw, ".1f"),
+            "CodeBLEU": _number(row.codebleu, ".1f"),
+            "CodeBLEU raw": _number(row.codebleu_raw, ".1f"),
+        }
+        for row in rows
+    ]
+
+
 def latency_table(rows: Iterable[ModelRow]) -> list[dict[str, str]]:
     """One line for each model and size of batch.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.agreement_files import measure_agreement
+from evaluation.codebleu import completion_codebleu
 from evaluation.completions import Sample, complete_all
 from evaluation.conditions import Conditions, hash_of
 from evaluation.config import GenerationSettings
@@ -67,10 +68,6 @@ def _measure(
     finally:
         model.close()
     judged = {"greedy": greedy} | ({"sampled": sampled} if sampled else {})
-    bleu = compute_bleu(
-        [sample.completion for sample in greedy.samples],
-        [problem.canonical_solution for problem in conditions.problems],
-    )
     num_passed = sum(verdict.passed for verdict in greedy.verdicts)
     return ModelRow(
         label=source.label,
@@ -82,7 +79,7 @@ def _measure(
         greedy_interval=wilson_interval(num_passed, len(greedy.verdicts)),
         pass_at=_by_name(sampled.scores.pass_at) if sampled else {},
         pass_at_intervals=_by_name(sampled.scores.intervals) if sampled else {},
-        bleu=bleu["bleu"],
+        **_similarity(greedy.samples, conditions),
         agreement=agreement,
         no_agreement=no_agreement,
         greedy_outcomes=greedy.scores.outcomes,
@@ -106,6 +103,20 @@ def _load(source: ModelSource, conditions: Conditions, progress: Progress) -> tu
     loaded = load_model(source, conditions.dtype, conditions.device)
     progress("load", 1, 1)
     return loaded
+
+
+def _similarity(samples: list[Sample], conditions: Conditions) -> dict[str, Any]:
+    """BLEU and CodeBLEU of completions as they are judged, and as they were generated."""
+    references = [problem.canonical_solution for problem in conditions.problems]
+    cut = [sample.completion for sample in samples]
+    raw = [sample.raw for sample in samples if sample.raw is not None]
+    scores: dict[str, Any] = {}
+    for suffix, texts in (("", cut), ("_raw", raw)):
+        kept = len(texts) == len(references)
+        code = completion_codebleu(texts, references) if kept else None
+        scores[f"bleu{suffix}"] = compute_bleu(texts, references)["bleu"] if kept else None
+        scores[f"codebleu{suffix}"] = code.score if code is not None else None
+    return scores
 
 
 def _by_name(scores: dict[int, Any]) -> dict[str, Any]:

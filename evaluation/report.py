@@ -18,6 +18,7 @@ from evaluation.details import (
     agreement_table,
     latency_numbers,
     latency_table,
+    likeness_table,
 )
 from evaluation.files import write_text
 from evaluation.results import BenchmarkResult
@@ -70,6 +71,9 @@ def flat_row(row: ModelRow) -> dict[str, Any]:
         columns[f"pass@{k}_low"], columns[f"pass@{k}_high"] = row.pass_at_intervals[k]
     columns |= {
         "bleu": row.bleu,
+        "bleu_raw": row.bleu_raw,
+        "codebleu": row.codebleu,
+        "codebleu_raw": row.codebleu_raw,
         "latency_mean_ms": row.latency.mean_ms,
         "latency_median_ms": row.latency.median_ms,
         "latency_p95_ms": row.latency.p95_ms,
@@ -153,6 +157,7 @@ def _details(result: BenchmarkResult) -> list[tuple[str, list[dict[str, str]]]]:
     tables = [
         (AGAINST_THE_TEACHER, comparison_table(result.rows)),
         (WITHOUT_CONTAMINATED, uncontaminated_table(result.rows)),
+        ("Likeness to canonical solutions", likeness_table(result.rows)),
         ("Latency", latency_table(result.rows)),
         ("Agreement with the teacher on held-out documents", agreement_table(result.rows)),
     ]

