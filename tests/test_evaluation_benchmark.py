@@ -85,6 +85,27 @@ def test_whole_comparison_of_two_models(config, loaded):
     assert {"torch", "transformers", "sacrebleu"} <= set(saved["versions"])
 
 
+def test_agreement_is_measured_where_a_cache_is_given(config, no_plots, tiny_cache, tiny_teacher):
+    config = replace(
+        config,
+        teacher=str(tiny_teacher),
+        cache=tiny_cache,
+        agreement_documents=2,
+        samples=0,
+        self_check=False,
+    )
+    teacher, student = run_benchmark(config).rows
+    assert teacher.agreement.num_documents == 2 and teacher.agreement.whole.top1 == 1
+    assert student.agreement is None
+    assert student.no_agreement == "its vocabulary has 257 tokens and the cache's 384"
+    report = (config.out / "results.md").read_text()
+    assert "## Agreement with the teacher" in report and "- agreement: `reference:cache" in report
+    assert "student: agreement with the teacher was not measured: its vocabulary" in report
+    saved = json.loads((config.out / "results.json").read_text())["rows"][0]
+    assert saved["agreement"]["whole"]["kl"] == teacher.agreement.whole.kl
+    assert saved["bleu_raw"] is not None and saved["latency"]["first_token_ms"] > 0
+
+
 def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
     config, loaded, no_plots, tmp_path
 ):

@@ -6,7 +6,8 @@ import matplotlib.image
 import pytest
 from rich.console import Console
 
-from evaluation.latency import Latency
+from evaluation.details import latency_table, likeness_table
+from evaluation.latency import GenerationTimes, Latency
 from evaluation.plots import plot_quality
 from evaluation.report import flat_row, to_markdown, to_rich_table, write_report
 from evaluation.results import BenchmarkResult
@@ -206,3 +207,30 @@ def test_plots_are_written_for_one_model_and_for_many(tmp_path):
             picture = matplotlib.image.imread(path)
             assert picture.shape[0] > 600 and picture.shape[1] > 1500
             assert picture.std() > 0.01
+
+
+def test_latency_of_batches_and_likeness_have_tables_of_their_own():
+    batched = GenerationTimes(
+        batch=8,
+        mean_ms=4000.0,
+        median_ms=4001.0,
+        p95_ms=4200.0,
+        first_token_ms=400.0,
+        first_token_p95_ms=440.0,
+        per_token_ms=None,
+        per_token_p95_ms=None,
+        tokens_per_second=128.0,
+        peak_memory_bytes=3 << 30,
+    )
+    row = replace(STUDENT, latency=replace(LATENCY, batched=batched), codebleu=21.26)
+    alone, together = latency_table([row])
+    assert (alone["batch"], alone["first ms"], alone["next ms"]) == ("1", "60.0", "30.60")
+    assert (alone["GiB"], together["GiB"]) == ("–", "3.00")
+    assert (together["batch"], together["all ms"], together["next ms"]) == ("8", "4,001", "–")
+    (likeness,) = likeness_table([row])
+    assert list(likeness.values())[1:] == ["30.0", "29.5", "21.3", "–"]
+    text = to_markdown(result(row))
+    assert "## Latency" in text and "## Likeness to canonical solutions" in text
+    assert flat_row(row)["tokens_per_second_batched"] == 128
+    assert flat_row(STUDENT)["tokens_per_second_batched"] is None
+    assert set(flat_row(row)) == set(flat_row(STUDENT))
