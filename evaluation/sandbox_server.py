@@ -24,7 +24,7 @@ from evaluation.sandbox_judge import judge
 from evaluation.sandbox_program import serve_program
 
 REQUEST = struct.Struct("=QQ")  # memory in bytes, processor time in seconds
-NO_FORK = -1  # stands for the status of a process that could not be made
+NO_FORK = 71 << 8  # wait status that stands for a process that could not be made
 MAX_DESCRIPTORS = 1024
 # What programs and tests of the benchmarks import, so that no fork has to.
 PREIMPORTED = (

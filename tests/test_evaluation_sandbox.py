@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from evaluation import sandbox, sandbox_processes
-from evaluation.config import SandboxLimits
+from evaluation.config import BenchmarkConfig, SandboxLimits
 from evaluation.confine import missing_layers
 from evaluation.errors import EvaluationError
 from evaluation.sandbox import Program, run_many, run_program, sandbox_level
+from evaluation.sandbox_processes import COMMAND
+from evaluation.score_config import ScoreConfig
 
 LIMITS = SandboxLimits(timeout=10, memory_mb=256)
 IMPATIENT = SandboxLimits(timeout=0.5, memory_mb=256)
@@ -212,7 +214,7 @@ def test_servers_end_when_asked_and_start_again():
 
 def test_nothing_survives_a_killed_evaluation():
     code = (
-        "from evaluation.config import SandboxLimits\n"
+        "from evaluation.config import BenchmarkConfig, SandboxLimits\n"
         "from evaluation.sandbox import Program, run_program\n"
         "from evaluation.sandbox_processes import server\n"
         "print(server('program').pid, server('judge').pid, flush=True)\n"
@@ -297,6 +299,29 @@ def test_an_interpreter_that_does_not_start_is_an_error(monkeypatch):
     monkeypatch.setattr(sandbox_processes, "COMMAND", ("sh", "-c", "echo broken >&2; exit 1"))
     with pytest.raises(EvaluationError, match="interpreter .* did not start: broken"):
         sandbox_processes.ForkServer("program")
+
+
+def test_a_process_that_cannot_be_forked_is_an_error(monkeypatch):
+    prelude = "import os; os.fork = lambda: os.open('', 0); "  # raises OSError
+    command = [part.replace("from evaluation", f"{prelude}from evaluation") for part in COMMAND]
+    monkeypatch.setattr(sandbox_processes, "COMMAND", tuple(command))
+    server = sandbox_processes.ForkServer("judge")
+    monkeypatch.setattr(sandbox, "server", lambda role: server)
+    with pytest.raises(EvaluationError, match="did not start within .*program: 71, judge: 71"):
+        sandbox._check(Program(candidate="", test=""), LIMITS, print)
+    server.close()
+
+
+def test_a_system_without_fork_is_an_error(monkeypatch):
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(EvaluationError, match="does not have. Use Linux or macOS"):
+        sandbox_processes.ForkServer("program")
+
+
+def test_the_option_for_weak_levels_reaches_the_limits():
+    assert BenchmarkConfig(teacher="t", allow_weak_sandbox=True).limits.allow_weak
+    assert not BenchmarkConfig(teacher="t").limits.allow_weak
+    assert ScoreConfig(samples=Path("s.jsonl"), allow_weak_sandbox=True).limits.allow_weak
 
 
 def test_a_server_that_is_gone_is_an_error(monkeypatch):

@@ -65,6 +65,40 @@ def test_compressed_samples_are_read_and_token_limits_counted(tmp_path):
     assert (tmp_path / "samples.score.json").is_file()
 
 
+def test_samples_of_problems_left_out_are_not_scored(tmp_path):
+    rows = [
+        {
+            "task_id": 404,
+            "text": "Write a function to find the minimum of two numbers.",
+            "code": "def minimum(a, b):\n    return min(a, b)",
+            "test_setup_code": "",
+            "test_list": [
+                "assert minimum(1,2) == 1",
+                "assert minimum(-5,-4) == -5",
+                "assert minimum(0,0) == 0",
+            ],
+        },
+        {
+            "task_id": 405,
+            "text": "Write a function to add two numbers.",
+            "code": "def add(a, b):\n    return a + b",
+            "test_setup_code": "",
+            "test_list": ["assert add(1, 2) == 3"],
+        },
+    ]
+    dataset = tmp_path / "mbpp.jsonl"
+    dataset.write_text(
+        "".join(json.dumps({**row, "challenge_test_list": []}) + "\n" for row in rows)
+    )
+    first = ("MBPP/404", rows[0]["code"])
+    path = write(tmp_path / "samples.jsonl", [first, ("MBPP/405", rows[1]["code"])])
+    result = score(path, benchmark=str(dataset))
+    assert (result.num_problems, result.num_samples, result.pass_at) == (1, 1, {"1": 1.0})
+    assert result.notes[0].startswith("Skipped MBPP/404: its tests are passed by")
+    with pytest.raises(EvaluationError, match="samples of skipped problems alone: MBPP/404"):
+        score(write(tmp_path / "alone.jsonl", [first]), benchmark=str(dataset))
+
+
 def test_benchmark_that_fails_its_self_check_gets_no_score(tmp_path):
     row = {
         "task_id": "T/0",
