@@ -29,6 +29,12 @@ class StudentShape:
                 f"Use a width that is a multiple of {self.num_heads}, or other heads."
             )
 
+    def num_parameters(self, vocab_size: int, num_positions: int) -> int:
+        """Weights of a GPT-2 of this shape whose output head is its input embedding."""
+        width = self.width
+        block = 12 * width * width + 13 * width  # attention 4 D² + 4 D, the rest 8 D² + 9 D
+        return (vocab_size + num_positions) * width + self.num_layers * block + 2 * width
+
 
 PRESETS = {
     "44m": StudentShape(num_layers=6, width=512, num_heads=8),

@@ -45,7 +45,7 @@ def build_student(
     bos_id = eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     config = GPT2Config(
         vocab_size=vocab_size,
-        n_positions=max(MIN_POSITIONS, max_length),
+        n_positions=num_positions(max_length),
         n_layer=shape.num_layers,
         n_embd=shape.width,
         n_head=shape.num_heads,
@@ -62,6 +62,11 @@ def build_student(
         bos_token_id=bos_id, eos_token_id=eos_id, pad_token_id=padding_id(tokenizer)
     )
     return student
+
+
+def num_positions(max_length: int) -> int:
+    """Positions of a student that meets documents of up to `max_length` tokens."""
+    return max(MIN_POSITIONS, max_length)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,24 +1,29 @@
-"""Train all recipes of a file one after another from one open cache."""
+"""Train all recipes of a file from one cache: one after another, or several at a time."""
 
-import gc
-from typing import Any
+import os
+from collections.abc import Sequence
 
-import torch
 from accelerate import PartialState
 
-from cache.errors import CacheError
 from cache.reader import CacheReader
-from distill.config import SweepConfig, TrainConfig
+from distill.atomic import write_json
+from distill.config import SweepConfig
 from distill.errors import DistillError
+from distill.jobs import run_jobs
+from distill.ledger import open_ledger
+from distill.live import Board
+from distill.outcome import finished_before, run_recipe
 from distill.plots import plot_runs
 from distill.progress import console
 from distill.recipe import Recipe
 from distill.recipe_files import load_recipes
-from distill.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome, SweepResult
-from distill.run_folder import FINISHED, METRICS_FILE, read_run, require_same_run
+from distill.result import FAILED, RunOutcome, SweepResult
+from distill.run_folder import METRICS_FILE
+from distill.run_size import RunSize, measure_run
 from distill.runlog import read_metrics
-from distill.show import sweep_table
-from distill.train import train
+from distill.show import ledger_table, ledger_words, size_words, sweep_table
+
+LEDGER_FILE = "ledger.json"
 
 
 def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepResult:
@@ -31,29 +36,39 @@ def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepRes
         reader: an open cache to use instead of opening `config.cache`.
 
     Raises:
-        DistillError: the file of recipes cannot be used, or has not the recipes asked for.
+        DistillError: the file of recipes cannot be used, or has not the recipes asked for;
+            several jobs were asked for in a process that is one of several itself.
         CacheError: the cache is incomplete or damaged.
     """
-    recipes = choose_recipes(load_recipes(config.recipes), config)
     if reader is None:
         with CacheReader(config.cache) as opened:
             return sweep(config, reader=opened)
-    is_main = PartialState().is_main_process
+    sizes = plan_sweep(config, reader)
+    is_main = PartialState().is_main_process if config.jobs == 1 else _require_alone(config.jobs)
     console.quiet = not is_main
-    outcomes = []
-    for place, recipe in enumerate(recipes, start=1):
-        console.rule(f"{place}/{len(recipes)} {recipe.name}", align="left")
-        outcomes.append(_run(recipe, config, reader))
-        _release_memory()
+    console.print(size_words(sizes), highlight=False)
+    if config.jobs > 1:
+        outcomes = _side_by_side(sizes, config, reader)
+    else:
+        outcomes = _in_turn([size.recipe for size in sizes], config, reader)
     result = SweepResult(out=config.out, runs=tuple(outcomes))
-    done = [run for run in result.runs if run.status != FAILED]
-    if is_main and done:
-        curves = {run.name: read_metrics(run.out / METRICS_FILE) for run in done}
-        plot_runs(curves, config.out / "plots")
-    console.print(sweep_table(result))
-    for run in result.failed:
-        console.print(f"{run.name} failed: {run.error}", style="red", markup=False, soft_wrap=True)
+    if is_main:
+        _conclude(result, sizes, config, reader)
     return result
+
+
+def plan_sweep(config: SweepConfig, reader: CacheReader | None = None) -> list[RunSize]:
+    """The runs of a sweep and how much work they are; nothing is trained.
+
+    Raises:
+        DistillError: as `sweep`.
+        CacheError: the cache is incomplete or damaged.
+    """
+    recipes = choose_recipes(load_recipes(config.recipes), config)
+    if reader is not None:
+        return [measure_run(recipe, reader) for recipe in recipes]
+    with CacheReader(config.cache) as opened:
+        return [measure_run(recipe, opened) for recipe in recipes]
 
 
 def choose_recipes(recipes: list[Recipe], config: SweepConfig) -> list[Recipe]:
@@ -72,37 +87,56 @@ def choose_recipes(recipes: list[Recipe], config: SweepConfig) -> list[Recipe]:
     return [recipe for recipe in recipes if not config.only or recipe.name in config.only]
 
 
-def _run(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome:
-    train_config = TrainConfig(
-        cache=config.cache,
-        recipe=recipe,
-        out=config.out / recipe.name,
-        resume=True,
-        wandb=config.wandb,
-        wandb_project=config.wandb_project,
-    )
-    place: dict[str, Any] = {"name": recipe.name, "out": train_config.out}
-    try:
-        run = read_run(train_config.out)
-        if run is not None and run["status"] == FINISHED:
-            require_same_run(run, train_config, reader)
-            console.print(f"{train_config.out} holds a finished run: skipped", soft_wrap=True)
-            return RunOutcome(**place, status=SKIPPED, seconds=run["seconds"], losses=run["losses"])
-        result = train(train_config, reader=reader)
-    except Exception as error:  # one run's failure, of whatever kind, is not the sweep's
-        kind = "" if isinstance(error, (DistillError, CacheError)) else f"{type(error).__name__}: "
-        console.print(f"failed: {kind}{error}", style="red", markup=False, soft_wrap=True)
-        return RunOutcome(**place, status=FAILED, error=f"{kind}{error}")
-    return RunOutcome(
-        **place,
-        status=TRAINED if result.resumed_from_step is None else RESUMED,
-        seconds=result.seconds,
-        losses=result.losses,
-    )
+def _require_alone(num_jobs: int) -> bool:
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1:
+        raise DistillError(
+            f"{num_jobs} jobs were asked for in one of {num_processes} processes that train "
+            "together. Start the sweep without `accelerate launch`, or leave --jobs out."
+        )
+    return True
 
 
-def _release_memory() -> None:
-    """Give a finished student's memory back before the next one is built."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _in_turn(
+    recipes: Sequence[Recipe], config: SweepConfig, reader: CacheReader
+) -> list[RunOutcome]:
+    outcomes = []
+    for place, recipe in enumerate(recipes, start=1):
+        console.rule(f"{place}/{len(recipes)} {recipe.name}", align="left")
+        outcomes.append(run_recipe(recipe, config, reader))
+    return outcomes
+
+
+def _side_by_side(
+    sizes: Sequence[RunSize], config: SweepConfig, reader: CacheReader
+) -> list[RunOutcome]:
+    config.out.mkdir(parents=True, exist_ok=True)
+    done = {}
+    with Board(sizes, config.out) as board:
+        for size in sizes:
+            earlier = finished_before(size.recipe, config, reader)
+            if earlier is not None:
+                done[size.recipe.name] = earlier
+                board.ended(earlier)
+        left = [size.recipe for size in sizes if size.recipe.name not in done]
+        done |= {outcome.name: outcome for outcome in run_jobs(left, config, board)}
+    return [done[size.recipe.name] for size in sizes]
+
+
+def _conclude(
+    result: SweepResult, sizes: Sequence[RunSize], config: SweepConfig, reader: CacheReader
+) -> None:
+    """Plots, tables and the ledger."""
+    done = [run for run in result.runs if run.status != FAILED]
+    console.print(sweep_table(result))
+    if done:
+        curves = {run.name: read_metrics(run.out / METRICS_FILE) for run in done}
+        plot_runs(curves, result.out / "plots")
+        ledger = open_ledger(
+            reader, sizes, result.runs, teacher_parameters=config.teacher_parameters
+        )
+        write_json(result.out / LEDGER_FILE, ledger.to_json())
+        console.print(ledger_table(ledger))
+        console.print(ledger_words(ledger), highlight=False, soft_wrap=True)
+    for run in result.failed:
+        console.print(f"{run.name} failed: {run.error}", style="red", markup=False, soft_wrap=True)

@@ -1,12 +1,13 @@
 """Sweeps: one cache, many recipes, and no failure that stops the others."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from distill_fakes import FakeReader
 from rich.console import Console
 
-import distill.sweep
+import distill.outcome
 from distill.config import SweepConfig, TrainConfig
 from distill.errors import DistillError
 from distill.plots import TITLES
@@ -121,14 +122,14 @@ def test_an_unexpected_error_is_named_by_its_kind(config, reader, monkeypatch):
     def fail(train_config, **options):
         raise RuntimeError("[out] of memory")
 
-    monkeypatch.setattr(distill.sweep, "train", fail)
+    monkeypatch.setattr(distill.outcome, "train", fail)
     result = sweep(config, reader=reader)
     assert result.runs[0].error == "RuntimeError: [out] of memory"
     assert len(result.failed) == 3
 
 
 def test_interrupting_a_sweep_ends_it(config, reader, monkeypatch):
-    monkeypatch.setattr(distill.sweep, "train", lambda *args, **options: interrupt())
+    monkeypatch.setattr(distill.outcome, "train", lambda *args, **options: interrupt())
     with pytest.raises(KeyboardInterrupt):
         sweep(config, reader=reader)
 
@@ -139,3 +140,22 @@ def test_only_the_recipes_asked_for_run(tmp_path, reader):
     unknown = config_in(tmp_path, reader, only=("x",))
     with pytest.raises(DistillError, match="no recipe named x in .*first, second, third"):
         sweep(unknown, reader=reader)
+
+
+def test_the_runs_of_a_sweep_are_one_group_in_wandb(tmp_path, reader, monkeypatch):
+    started = []
+
+    class Run:
+        def log(self, *args, **options): ...
+
+        def finish(self, **options): ...
+
+    def init(**options):
+        started.append(options)
+        return Run()
+
+    monkeypatch.setattr("wandb.init", init)
+    config = replace(config_in(tmp_path, reader), wandb="offline")
+    sweep(config, reader=reader)
+    assert [options["name"] for options in started] == ["first", "third"]
+    assert {options["group"] for options in started} == {"sweep"}

@@ -1,0 +1,40 @@
+"""How much work a run is, before it starts."""
+
+from dataclasses import dataclass
+
+from cache.reader import CacheReader
+from distill.epochs import TRAIN, Epochs
+from distill.recipe import Recipe
+from distill.shapes import parse_shape
+from distill.student import num_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSize:
+    """A run in numbers that follow from its recipe and its cache."""
+
+    recipe: Recipe
+    """What it trains."""
+    num_parameters: int
+    """Weights of the student, the tied head counted once."""
+    num_steps: int
+    """Optimizer steps."""
+    num_tokens: int
+    """Tokens that go through the student in training, over all epochs."""
+
+
+def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
+    """The size of one run.
+
+    Raises:
+        DistillError: the cache has nothing to train on.
+    """
+    epochs = Epochs(reader, recipe, pad_id=0)
+    return RunSize(
+        recipe=recipe,
+        num_parameters=parse_shape(recipe.student).num_parameters(
+            reader.vocab_size, num_positions(reader.max_length)
+        ),
+        num_steps=epochs.num_steps,
+        num_tokens=recipe.epochs * int(reader.document_lengths(TRAIN).sum()),
+    )
