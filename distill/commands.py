@@ -31,6 +31,12 @@ def _recipe_overrides(command):
             click.option("--accumulate", type=int, help="Microbatches of an optimizer step."),
             click.option("--loss-on", type=click.Choice(LOSS_ON), help="Which tokens count."),
             click.option("--precision", type=click.Choice(PRECISIONS)),
+            click.option(
+                "--gradient-checkpointing/--no-gradient-checkpointing",
+                default=None,
+                help="Less memory, more time.",
+            ),
+            click.option("--compile/--no-compile", default=None, help="torch.compile the trunk."),
             click.option("--seed", type=int),
         ]
     ):

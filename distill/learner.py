@@ -20,6 +20,7 @@ from distill.loss import LossSums
 from distill.objective import Objective
 from distill.recipe import Recipe
 from distill.schedules import lr_schedule, terms_at
+from distill.trunk import prepare_trunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Learner:
         self.num_steps = num_steps
         self.recipe = recipe
         self.accelerator = accelerator
+        prepare_trunk(student, recipe, accelerator.device)
         objective = Objective(student, terms_at(recipe, 0.0))
         optimizer = torch.optim.AdamW(
             objective.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay

@@ -10,6 +10,7 @@ from distill.shapes import parse_shape
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 """The cache keeps the tail's mass for temperatures in this range and for no other."""
+BATCHINGS = ("grouped", "packed")
 LOSS_ON = ("all", "completion")
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -37,9 +38,12 @@ class Recipe:
     epochs: int = 7
     """Passes over the cache."""
     batch_size: int = 4
-    """Documents in one microbatch."""
+    """Documents in one microbatch; where they are packed, its rows at most."""
     accumulate: int = 4
     """Microbatches in one optimizer step, over all processes together."""
+    batching: str = "grouped"
+    """`grouped`: documents of like length side by side; `packed`: the same number of documents a
+    step, end to end in as few rows as fit, which makes fewer microbatches."""
     lr: float = 5e-5
     """Learning rate of AdamW, at its highest."""
     lr_schedule: str = "constant"
@@ -56,6 +60,10 @@ class Recipe:
     """`all` rows, or only those whose label is in the `completion` (the code)."""
     precision: str = "auto"
     """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: the best the device does well."""
+    gradient_checkpointing: bool = False
+    """Compute the trunk's activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the student's trunk with torch.compile, which takes minutes before the first step."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -86,6 +94,7 @@ class Recipe:
         self._require("clip", 0 < self.clip, "a positive number")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
+        self._require("batching", self.batching in BATCHINGS, f"one of {', '.join(BATCHINGS)}")
         self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
         self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")

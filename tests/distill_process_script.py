@@ -1,28 +1,45 @@
-"""Train in child processes: some are killed and their runs gone on with, two share a run.
+"""Train in child processes: some are killed and their runs gone on with, some share a run.
 
     python distill_process_script.py FOLDER
 
 FOLDER/whole is trained in one go, and each run of MOMENTS is killed at its moment and resumed;
-FOLDER/alone is trained by one process and FOLDER/pair by two. A script of its own, because the
+FOLDER/killed_at_random is killed from outside, again and again. FOLDER/alone is trained by one
+process and FOLDER/pair by two, as are FOLDER/pair_whole in one go and FOLDER/pair_resumed killed
+and resumed; FOLDER/handed_over is begun by two processes and gone on with by one. Gradients of
+one step with unequal shares are left in FOLDER/gradients. A script of its own, because the
 children are forked to save the imports, which is safe only before torch has computed anything.
 """
 
 import os
+import random
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from distill_fakes import FakeReader, small_recipe
+from test_distill_learner import batches, gradient, make_learner
 
 import distill.checkpoint
 import distill.run_folder
 import distill.train
 from distill.config import TrainConfig
+from distill.learner import Learner
 from distill.train import train
 
-MOMENTS = ("first_epoch", "mid_epoch", "mid_checkpoint", "between_checkpoints", "mid_finish")
+MOMENTS = (
+    "first_epoch",
+    "mid_epoch",
+    "mid_step",
+    "mid_checkpoint",
+    "between_checkpoints",
+    "mid_finish",
+)
+MICROBATCHES = [[0, 1], [2], [3, 4], [5, 6]]
+"""Documents of a step whose first three microbatches go to one process and the last to another."""
 
 
 def die(*args: object, **kwargs: object) -> None:
@@ -42,22 +59,26 @@ def after(count: int, function):
 
 
 def arm(moment: str, reader: FakeReader) -> None:
-    """Put the kill in place: an epoch reads 12 training and 3 validation microbatches."""
+    """Put the kill in place: an epoch has 6 steps, and reads 12 and 3 microbatches.
+
+    Checkpoints are those of steps 4, 6, 10, 12, 16 and 18.
+    """
     if moment == "first_epoch":
         reader.read = after(7, reader.read)
     elif moment == "mid_epoch":
         reader.read = after(15 + 15 + 8, reader.read)
+    elif moment == "mid_step":
+        Learner.accumulate_gradients = after(16, Learner.accumulate_gradients)
     elif moment == "mid_checkpoint":  # the second checkpoint has a model, but no random states
         distill.checkpoint.torch.save = after(3, torch.save)
     elif moment == "between_checkpoints":  # written under its name, the old one still there
-        distill.checkpoint.shutil.rmtree = after(3, distill.checkpoint.shutil.rmtree)
+        distill.checkpoint.shutil.rmtree = after(2, distill.checkpoint.shutil.rmtree)
     elif moment == "mid_finish":
         distill.run_folder.write_json = die
 
 
 def train_in_child(folder: Path, name: str, moment: str | None = None, **recipe: object) -> None:
-    """Train FOLDER/name in this process, which is a child, and end it."""
-    torch.set_num_threads(1)
+    """Train FOLDER/name in this process, which is a child."""
     reader = FakeReader(folder / "cache")
     if moment is not None:
         arm(moment, reader)
@@ -66,46 +87,87 @@ def train_in_child(folder: Path, name: str, moment: str | None = None, **recipe:
         recipe=small_recipe(epochs=3, **recipe),
         out=folder / name,
         resume=True,
+        save_every=4,
         wandb="disabled",
     )
     train(config, reader=reader)
-    os._exit(0)
 
 
-def run(folder: Path, name: str, moment: str | None = None, **recipe: object) -> int:
-    """The wait status of a child that trains FOLDER/name."""
+def save_gradient(folder: Path, share: slice | None = None) -> None:
+    """The gradient of one step over MICROBATCHES, of which this process has a share."""
+    reader = FakeReader(folder / "cache")
+    learner = make_learner(reader)
+    rank = learner.accelerator.process_index
+    mine = [slice(3), slice(3, 4)][rank] if share is None else share
+    losses, gradients = gradient(learner, batches(reader, MICROBATCHES[mine]))
+    name = f"rank{rank}" if share is None else "alone"
+    (folder / "gradients").mkdir(exist_ok=True)
+    torch.save({"loss": losses.loss, "gradients": gradients}, folder / f"gradients/{name}.pt")
+
+
+def start(work: Callable, *args: object, **options: object) -> int:
+    """The id of a child that does some work and ends."""
     child = os.fork()
     if not child:
-        train_in_child(folder, name, moment, **recipe)
+        torch.set_num_threads(1)
+        work(*args, **options)
+        os._exit(0)
+    return child
+
+
+def wait(child: int) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def run_pair(folder: Path, name: str, **recipe: object) -> None:
-    """Train FOLDER/name in two processes, as `accelerate launch` would start them."""
+def start_pair(work: Callable, *args: object, **options: object) -> list[int]:
+    """Two children that share the work, as `accelerate launch` would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     children = []
     for rank in "01":
-        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
-        children.append(os.fork())
-        if not children[-1]:
-            train_in_child(folder, name, **recipe)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+        os.environ |= {**launched, "RANK": rank, "LOCAL_RANK": rank}
+        children.append(start(work, *args, **options))
+    for name in (*launched, "RANK", "LOCAL_RANK"):
+        del os.environ[name]
+    return children
+
+
+def train_pair(folder: Path, name: str, moment: str | None = None, **recipe: object) -> list[int]:
+    return [wait(c) for c in start_pair(train_in_child, folder, name, moment, **recipe)]
+
+
+def kill_at_random(folder: Path, name: str, times: int) -> None:
+    """Kill a run from outside at random moments, and go on with it to its end."""
+    for _ in range(times):
+        child = start(train_in_child, folder, name)
+        time.sleep(random.uniform(0.1, 1.5))
+        os.kill(child, signal.SIGKILL)
+        if not wait(child):
+            return  # it had finished before
+    assert wait(start(train_in_child, folder, name)) == 0
 
 
 def main(folder: Path) -> None:
     FakeReader(folder / "cache")  # writes the tokenizer, once
-    assert run(folder, "whole") == 0
+    assert wait(start(train_in_child, folder, "whole")) == 0
     for moment in MOMENTS:
-        status = run(folder, moment, moment)
+        status = wait(start(train_in_child, folder, moment, moment))
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (moment, status)
-        assert run(folder, moment) == 0, moment
+        assert wait(start(train_in_child, folder, moment)) == 0, moment
+    kill_at_random(folder, "killed_at_random", times=4)
     # Three microbatches a step: the second process goes without in half of the turns.
     uneven = {"dropout": 0.0, "accumulate": 3}
-    assert run(folder, "alone", **uneven) == 0
-    run_pair(folder, "pair", **uneven)
+    assert wait(start(train_in_child, folder, "alone", **uneven)) == 0
+    assert train_pair(folder, "pair", **uneven) == [0, 0]
+    assert train_pair(folder, "pair_whole") == [0, 0]
+    assert all(train_pair(folder, "pair_resumed", "mid_step"))
+    assert train_pair(folder, "pair_resumed") == [0, 0]
+    assert all(train_pair(folder, "handed_over", "mid_checkpoint", **uneven))
+    assert wait(start(train_in_child, folder, "handed_over", **uneven)) == 0
+    assert wait(start(save_gradient, folder, slice(4))) == 0
+    assert [wait(child) for child in start_pair(save_gradient, folder)] == [0, 0]
 
 
 if __name__ == "__main__":

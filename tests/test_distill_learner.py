@@ -1,10 +1,13 @@
 """The optimizer step: gradients do not depend on how documents are cut into microbatches."""
 
 import copy
+import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+import torch._inductor.config
 from distill_fakes import FakeReader, small_recipe
 from transformers import AutoTokenizer
 
@@ -157,6 +160,87 @@ def test_bf16_runs_under_autocast_with_fp32_losses(reader):
     assert losses.loss == pytest.approx(expected.loss, rel=0.01)
     assert losses.loss != expected.loss
     assert all(parameter.dtype == torch.float32 for parameter in half.student.parameters())
+
+
+def fp16_learner(reader, *, init_scale):
+    """What `start_accelerator` gives on a GPU for fp16, which accelerate refuses on CPUs."""
+    student = make_learner(reader).student
+    accelerator = start_accelerator("fp32")
+    accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+    return Learner(student, small_recipe(dropout=0.0), accelerator, num_steps=10)
+
+
+def test_fp16_with_a_loss_scaler_has_nearly_the_gradient_of_fp32(reader):
+    data = batches(reader, [[0, 1], [2]])
+    expected = make_learner(reader).train_step(data, step=1)
+    learner = fp16_learner(reader, init_scale=2.0**10)
+    actual = learner.train_step(data, step=1)
+    assert actual[0].loss == pytest.approx(expected[0].loss, rel=1e-3)
+    assert actual[0].loss != expected[0].loss
+    assert actual[1] == pytest.approx(expected[1], rel=0.02)
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_next_scaled_less(reader):
+    learner = fp16_learner(reader, init_scale=2.0**40)
+    before = copy.deepcopy(learner.student.state_dict())
+    _, norm = learner.train_step(batches(reader, [[0, 1]]), step=1)
+    assert not math.isfinite(norm)
+    assert learner.accelerator.scaler.get_scale() == 2.0**39
+    assert all(torch.equal(before[k], v) for k, v in learner.student.state_dict().items())
+
+
+def test_an_overflow_that_no_scale_prevents_stops(reader):
+    learner = fp16_learner(reader, init_scale=4.0)
+    learner.student.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    data = batches(reader, [[0]])
+    for step in (1, 2):
+        learner.train_step(data, step=step)
+    with pytest.raises(
+        DistillError, match=r"at loss scale 1 the gradient's norm became .* at step 3.*problems 600"
+    ):
+        learner.train_step(data, step=3)
+
+
+def test_gradient_checkpointing_changes_no_bit(reader):
+    data = batches(reader, [[0, 1], [2]])
+    learners = [
+        make_learner(reader, dropout=0.1, gradient_checkpointing=flag) for flag in (False, True)
+    ]
+    assert learners[1].student.is_gradient_checkpointing
+    results = []
+    for learner in learners:
+        seed_process(3, rank=0)
+        results.append(gradient(learner, data))
+    assert results[0][0] == results[1][0]
+    for expected, actual in zip(results[0][1], results[1][1], strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_compile_without_a_compiler_says_what_to_do(reader, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    torch._dynamo.reset()
+    with pytest.raises(
+        DistillError,
+        match=r"compile: true.*nothing for cpu.*apt-get install g\+\+.*without compile",
+    ):
+        make_learner(reader, compile=True)
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_trunk_has_the_same_gradient_at_every_length_and_the_same_names(reader):
+    plain, compiled = make_learner(reader), make_learner(reader, compile=True)
+    for groups in ([[0, 1]], [[2], [3, 4]], [[5]]):
+        expected = gradient(plain, batches(reader, groups))
+        actual = gradient(compiled, batches(reader, groups))
+        assert actual[0].loss == pytest.approx(expected[0].loss, rel=1e-5)
+        for one, other in zip(expected[1], actual[1], strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-3)
+    assert plain.student.state_dict().keys() == compiled.student.state_dict().keys()
 
 
 def test_auto_precision_follows_the_device(monkeypatch):

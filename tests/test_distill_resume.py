@@ -19,6 +19,8 @@ from distill.runlog import read_metrics
 from distill.train import train
 
 TESTS = Path(__file__).parent
+METRICS = "metrics.jsonl"
+KILLED = (*MOMENTS, "killed_at_random")
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +35,21 @@ def killed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_run_resumes_to_identical_weights(killed, moment):
-    expected = safetensors.torch.load_file(killed / "whole/model.safetensors")
-    actual = safetensors.torch.load_file(killed / moment / "model.safetensors")
+def weights(folder, name):
+    return safetensors.torch.load_file(folder / name / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("whole", "resumed"),
+    [*(("whole", moment) for moment in KILLED), ("pair_whole", "pair_resumed")],
+)
+def test_killed_run_resumes_to_identical_weights(killed, whole, resumed):
+    expected, actual = weights(killed, whole), weights(killed, resumed)
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", KILLED)
 def test_killed_run_logs_every_step_once_and_the_same(killed, moment):
     def losses(run):
         lines = read_metrics(killed / run / "metrics.jsonl")
@@ -58,9 +66,12 @@ def test_killed_run_logs_every_step_once_and_the_same(killed, moment):
         ("whole", None),
         ("first_epoch", None),
         ("mid_epoch", 12),
-        ("mid_checkpoint", 6),
-        ("between_checkpoints", 12),
+        ("mid_step", 16),
+        ("mid_checkpoint", 4),
+        ("between_checkpoints", 6),
         ("mid_finish", 18),
+        ("pair_resumed", 16),
+        ("handed_over", 4),
     ],
 )
 def test_run_says_where_it_went_on(killed, moment, step):
@@ -69,23 +80,41 @@ def test_run_says_where_it_went_on(killed, moment, step):
     assert run["status"] == "finished"
 
 
-def test_two_processes_train_the_same_student_as_one(killed):
-    alone = safetensors.torch.load_file(killed / "alone/model.safetensors")
-    pair = safetensors.torch.load_file(killed / "pair/model.safetensors")
-    for name in alone:
-        torch.testing.assert_close(pair[name], alone[name], atol=2e-5, rtol=1e-4)
+@pytest.mark.parametrize("other", ["pair", "handed_over"])
+def test_two_processes_train_the_same_student_as_one(killed, other):
+    expected, actual = weights(killed, "alone"), weights(killed, other)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=2e-5, rtol=1e-4)
+    curves = [
+        [(line["step"], line.get("num_rows")) for line in read_metrics(killed / name / METRICS)]
+        for name in ("alone", other)
+    ]
+    assert curves[0] == curves[1]
+    for name in ("train_loss", "val_loss"):
+        losses = [
+            [line[name] for line in read_metrics(killed / run / METRICS) if name in line]
+            for run in ("alone", other)
+        ]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_run_says_how_many_processes_it_had(killed):
     runs = [json.loads((killed / name / "run.json").read_text()) for name in ("alone", "pair")]
     assert [run["device"]["num_processes"] for run in runs] == [1, 2]
-    assert runs[0]["losses"] == pytest.approx(runs[1]["losses"], abs=1e-5)
-    rows = [
-        [line.get("num_rows") for line in read_metrics(killed / name / "metrics.jsonl")]
-        for name in ("alone", "pair")
-    ]
-    assert rows[0] == rows[1]
+
+
+def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(killed):
+    alone, *pair = (
+        torch.load(killed / f"gradients/{name}.pt") for name in ("alone", "rank0", "rank1")
+    )
+    for shared in pair:
+        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+        for one, other in zip(alone["gradients"], shared["gradients"], strict=True):
+            torch.testing.assert_close(other, one, atol=1e-7, rtol=1e-4)
 
 
 def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(killed):
-    for moment in MOMENTS:
+    for moment in KILLED:
         names = {path.name for path in (killed / moment).rglob("*")}
         assert "checkpoints" not in names
         assert not [name for name in names if name.endswith(".tmp")]
