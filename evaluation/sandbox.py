@@ -160,6 +160,8 @@ def _check(program: Program, limits: SandboxLimits, on_layers: Callable[[str], N
             outcome, message = end_report["outcome"], end_report["message"]
         if outcome == "ended":
             outcome = _after_end(running)
+        running.kill()  # both at once; leaving the block waits for each
+        judge.kill()
     return Verdict(
         passed=outcome == "passed",
         outcome=outcome,

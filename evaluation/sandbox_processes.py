@@ -122,14 +122,16 @@ class Forked:
             return -9
         return os.waitstatus_to_exitcode(STATUS.unpack(data)[0]) if data else -9
 
-    def end(self) -> None:
-        """Kill it; returns when it has ended."""
-        if self._lifeline.fileno() < 0:
-            return
+    def kill(self) -> None:
+        """Have it killed, without waiting for that."""
         try:
             self._lifeline.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the server has closed its end: the process is gone
+
+    def end(self) -> None:
+        """Kill it; returns when it has ended."""
+        self.kill()
         self.wait(10)
         self._lifeline.close()
 

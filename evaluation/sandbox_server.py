@@ -37,7 +37,8 @@ PREIMPORTED = (
 
 def main(role: str, number: int) -> None:
     """Prepare, say which layers hold, then serve until the parent is gone."""
-    control = socket.socket(fileno=number)
+    control = socket.socket(fileno=os.dup(number))  # low, so that every fork closes it
+    os.close(number)
     sys.argv[:] = [""]
     sys.path[:] = map(os.path.realpath, sys.path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "evaluation"]:

@@ -1,4 +1,6 @@
 import os
+import resource
+import socket
 import subprocess
 import sys
 import time
@@ -152,6 +154,25 @@ def test_environment_arguments_and_packages_are_empty(monkeypatch):
         "assert arguments == ['']\n"
         "assert not any('site-packages' in p or p.endswith('main') for p in path), path\n",
     )
+    assert verdict.passed, verdict
+
+
+def test_a_program_has_no_descriptor_but_its_channel_and_the_null_device():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    sandbox_processes.stop_servers()
+    with socket.socket() as one:
+        taken = [os.dup(one.fileno()) for _ in range(1100)]  # the next numbers are high
+    try:
+        verdict = run(
+            "import os\ndef is_open(n):\n    try: os.fstat(n)\n    except OSError: return False\n"
+            "    return True\ndef f(): return [n for n in range(4096) if is_open(n)]\n",
+            "assert f()[:3] == [0, 1, 2] and len(f()) == 4, f()",
+        )
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert verdict.passed, verdict
 
 
