@@ -13,7 +13,7 @@ from distill.jobs import run_jobs
 from distill.ledger import open_ledger
 from distill.live import Board
 from distill.outcome import finished_before, run_recipe
-from distill.plots import plot_runs
+from distill.plots import plot_ledger, plot_runs
 from distill.progress import console
 from distill.recipe import Recipe
 from distill.recipe_files import load_recipes
@@ -136,6 +136,7 @@ def _conclude(
             reader, sizes, result.runs, teacher_parameters=config.teacher_parameters
         )
         write_json(result.out / LEDGER_FILE, ledger.to_json())
+        plot_ledger(ledger, result.out / "plots")
         console.print(ledger_table(ledger))
         console.print(ledger_words(ledger), highlight=False, soft_wrap=True)
     for run in result.failed:

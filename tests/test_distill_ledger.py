@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from distill.config import SweepConfig
 from distill.ledger import Ledger, RunCost, open_ledger
+from distill.plots import plot_ledger
 from distill.result import RunOutcome
 from distill.run_size import measure_run
 from distill.shapes import parse_shape
@@ -98,6 +99,13 @@ def test_a_sweep_leaves_its_ledger(tmp_path, reader):
     text = printed(plan_table(planned))
     assert f"2 runs, {4 * tokens['train']:,} training tokens, {2 * run['steps']} optimizer" in text
     assert text.count("lr0.00") == 2
+
+
+def test_the_ledger_is_drawn_where_the_teachers_size_is_known(tmp_path):
+    path = plot_ledger(LEDGER, tmp_path / "plots")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert plot_ledger(replace(LEDGER, teacher_parameters=None), tmp_path) is None
+    assert plot_ledger(replace(LEDGER, runs=()), tmp_path) is None
 
 
 def test_failed_runs_cost_nothing_that_counts(reader):
