@@ -119,7 +119,7 @@ def sweep(dry_run: bool, **options):
     \b
     Example:
       python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
-      python cli.py sweep --cache runs/cache --recipes recipes/grid.yaml --out runs --jobs 4
+      python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --jobs 4
     """
     config = SweepConfig(**options)
     from distill.show import plan_table

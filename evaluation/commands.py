@@ -12,12 +12,13 @@ from evaluation.config import BenchmarkConfig
 from evaluation.score_config import ScoreConfig
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)  # a pattern catches files beside the runs, too
 WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 
 
 @click.command("evaluate")
-@click.option("--checkpoints", multiple=True, type=FOLDER, help="Run directories: runs/*.")
-@click.argument("more_checkpoints", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--checkpoints", multiple=True, type=ANY_PATH, help="Run directories: runs/*.")
+@click.argument("more_checkpoints", nargs=-1, type=ANY_PATH)
 @click.option("--teacher", help="Hub id, folder or .gguf file; runs live, for the ratios.")
 @click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
 @click.option(

@@ -179,3 +179,13 @@ def test_what_a_pattern_catches_beside_the_runs_is_set_apart(tmp_path):
     assert split_bystanders(bystanders) == (bystanders, ())
     with pytest.raises(EvaluationError, match="a run that has not finished"):
         list_sources(runs, None, None)
+
+
+def test_a_pattern_may_catch_a_file_first(tmp_path):
+    from evaluation.commands import evaluate
+
+    (tmp_path / "ledger.json").write_text("{}")
+    words = ["--checkpoints", str(tmp_path / "ledger.json"), str(tmp_path / "run")]
+    context = evaluate.make_context("evaluate", words)
+    assert context.params["checkpoints"] == (tmp_path / "ledger.json",)
+    assert context.params["more_checkpoints"] == (tmp_path / "run",)
