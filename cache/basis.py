@@ -70,7 +70,7 @@ class TailBasis:
 
     def dequantise(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """(N, R) fp32 coefficients of the codes."""
-        return codes.float() * (self.steps * scale.unsqueeze(-1))
+        return (self.steps * scale.unsqueeze(-1)).mul_(codes)
 
     def to(self, device: torch.device | str) -> "TailBasis":
         """The same basis on another device."""

@@ -74,6 +74,11 @@ class ShardLayout:
             fields["tail_logprobs"] = (HALF, samples)
         return fields
 
+    def target_fields(self) -> dict[str, Field]:
+        """Those of them that soft targets are made of; the others are for reports."""
+        reports = ("entropy", "gold_logprob", "gold_rank")
+        return {name: field for name, field in self.row_fields().items() if name not in reports}
+
     def datasets(self, num_documents: int, num_tokens: int) -> dict[str, Field]:
         """Dtype and full shape of every dataset of a shard; ANY where only the shard knows."""
         num_rows = num_tokens - num_documents

@@ -3,6 +3,7 @@
 N rows, K cached entries, M tail-mass nodes.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from cache.fidelity import Fidelity
 from cache.identity import Identity
 from cache.layout import ShardLayout
 from cache.manifest import TOKENIZER_DIR, Manifest, ShardPlan
-from cache.open_shard import OpenShard
+from cache.open_shards import OpenShards, Rows
 from cache.packing import to_tensors
 from cache.rans import FrequencyTables
 from cache.row_codec import RowCodec
@@ -47,7 +48,9 @@ class CacheReader:
     """A complete cache, opened for reading.
 
     Shards are opened when they are first needed and once a process, so a reader may be handed
-    to worker processes. Nothing is written, no lock is taken.
+    to worker processes. Its methods may be called from several threads, one of which reads at a
+    time. Nothing is written, no file is locked. Memory stays bounded however large the cache is:
+    see `cache.open_shards`, and 8 bytes a document of a split whose lengths were asked for.
     """
 
     def __init__(self, path: Path | str):
@@ -62,12 +65,18 @@ class CacheReader:
         self._shards: dict[str, list[ShardPlan]] = {}
         for shard in self.manifest.plan.shards:
             self._shards.setdefault(shard.split, []).append(shard)
-        self._sizes = {file.path: file.num_bytes for file in self.manifest.files}
         self._first_documents = {
             split: np.array([shard.first_document for shard in shards])
             for split, shards in self._shards.items()
         }
-        self._open: dict[str, OpenShard] = {}
+        self._num_documents = {
+            split: sum(shard.num_documents for shard in shards)
+            for split, shards in self._shards.items()
+        }
+        self._lock = threading.RLock()
+        self.shards = OpenShards(self.path, self.manifest, self._tables)
+        """What is open and unpacked now."""
+        self._lengths: dict[str, np.ndarray] = {}
         self._codec: RowCodec | None = None
 
     @property
@@ -108,12 +117,31 @@ class CacheReader:
 
     def num_documents(self, split: str) -> int:
         """Documents of a split."""
-        return sum(shard.num_documents for shard in self._require_split(split))
+        self._require_split(split)
+        return self._num_documents[split]
 
     def document_lengths(self, split: str) -> np.ndarray:
         """(num_documents,) int64: tokens of each document of a split."""
-        shards = [self._shard(shard) for shard in self._require_split(split)]
-        return np.concatenate([np.diff(shard.offsets) for shard in shards])
+        with self._lock:
+            if split not in self._lengths:
+                shards = self._require_split(split)
+                parts = [np.diff(self.shards.shard(shard).offsets) for shard in shards]
+                self._lengths[split] = np.concatenate(parts)
+            return self._lengths[split]
+
+    def document_blocks(self, split: str) -> np.ndarray:
+        """(num_documents,) int64: the block of each document, in ascending order.
+
+        The rows of a block stand together on disk. Whoever reads in an order in which few blocks
+        take turns, at most `KEPT_BLOCKS`, has each of them unpacked once.
+        """
+        lengths, first_block, parts = self.document_lengths(split), 0, []
+        for shard in self._require_split(split):
+            stop = shard.first_document + shard.num_documents
+            num_rows = lengths[shard.first_document : stop] - 1
+            parts.append((num_rows.cumsum() - num_rows) // self.shards.block_rows + first_block)
+            first_block = int(parts[-1][-1]) + 1
+        return np.concatenate(parts)
 
     def read(self, split: str, indices: Sequence[int]) -> CachedDocuments:
         """Documents of a split, by index, in the order asked for.
@@ -123,17 +151,24 @@ class CacheReader:
         """
         if not len(indices):
             raise CacheError("read needs at least one document index.")
-        places = [self._locate(split, int(index)) for index in indices]
-        tokens = [shard.token_ids[shard.offsets[i] : shard.offsets[i + 1]] for shard, i in places]
+        task_ids, prompt_lengths, tokens, rows = [], [], [], []
+        with self._lock:
+            for index in indices:
+                shard, document = self._locate(split, int(index))
+                opened = self.shards.shard(shard)
+                task_ids.append(opened.task_ids[document])
+                prompt_lengths.append(opened.prompt_lengths[document])
+                tokens.append(opened.token_ids[slice(*opened.offsets[document : document + 2])])
+                rows += self.shards.rows(shard, *opened.rows_of(document))
+            targets = self._decode(rows)
         return CachedDocuments(
-            task_ids=np.array([shard.task_ids[i] for shard, i in places]),
-            token_ids=np.concatenate(tokens),
+            task_ids=np.array(task_ids),
+            token_ids=np.concatenate(tokens, dtype=np.int64),
             token_offsets=np.concatenate([[0], np.cumsum([len(t) for t in tokens])]),
-            prompt_lengths=np.array([shard.prompt_lengths[i] for shard, i in places]),
-            targets=self._read_targets(places),
+            prompt_lengths=np.array(prompt_lengths),
+            targets=targets,
         )
 
-    @property
     def _tables(self) -> FrequencyTables | None:
         """Tables of the entropy-coded coefficients, where the tail has any."""
         if self.identity.targets.tail != "lowrank":
@@ -152,18 +187,25 @@ class CacheReader:
             raise CacheError(
                 f"{self.path} has no dataset {name!r} (tail {self.identity.targets.tail})."
             )
-        places = [self._locate(split, int(index)) for index in indices]
-        return np.concatenate([shard.rows(i)[name] for shard, i in places])
+        parts = []
+        with self._lock:
+            for index in indices:
+                shard, document = self._locate(split, int(index))
+                start, stop = self.shards.shard(shard).rows_of(document)
+                if name in self._layout.target_fields():
+                    parts += [rows[name] for rows in self.shards.rows(shard, start, stop)]
+                else:
+                    parts.append(self.shards.shard(shard).row_range(start, stop, (name,))[name])
+        return np.concatenate(parts)
 
     def fidelity(self) -> tuple[Fidelity, ...]:
         """How true the stored targets are, as measured when they were written."""
         return self.manifest.fidelity
 
     def close(self) -> None:
-        """Close every open shard; a later read opens them again."""
-        for shard in self._open.values():
-            shard.file.close()
-        self._open.clear()
+        """Close every open shard and free the rows; a later read opens them again."""
+        with self._lock:
+            self.shards.close()
 
     def __enter__(self) -> "CacheReader":
         return self
@@ -172,16 +214,17 @@ class CacheReader:
         self.close()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": {}, "_codec": None}
+        return {**self.__dict__, "shards": None, "_codec": None, "_lock": None}
 
-    def _read_targets(self, places: list[tuple[OpenShard, int]]) -> SoftTargets:
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+        self.shards = OpenShards(self.path, self.manifest, self._tables)
+
+    def _decode(self, parts: list[Rows]) -> SoftTargets:
         if self._codec is None:
             self._codec = load_codec(self.path, self.identity)
-        documents = [shard.rows(i) for shard, i in places]
-        rows = {name: np.concatenate([d[name] for d in documents]) for name in documents[0]}
-        for name in ("topk_ids", "tail_ids"):
-            if name in rows and int(rows[name].max()) >= self.vocab_size:
-                raise CacheError(f"{self.path}: {name} beyond the vocabulary of {self.vocab_size}")
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return self._codec.decode(to_tensors(rows))
 
     def _require_split(self, split: str) -> list[ShardPlan]:
@@ -192,7 +235,7 @@ class CacheReader:
             )
         return self._shards[split]
 
-    def _locate(self, split: str, index: int) -> tuple[OpenShard, int]:
+    def _locate(self, split: str, index: int) -> tuple[ShardPlan, int]:
         shards = self._require_split(split)
         if not 0 <= index < self.num_documents(split):
             raise CacheError(
@@ -200,19 +243,4 @@ class CacheReader:
                 f"{self.num_documents(split) - 1}; {index} was asked for."
             )
         position = int(np.searchsorted(self._first_documents[split], index, side="right")) - 1
-        shard = shards[position]
-        return self._shard(shard), index - shard.first_document
-
-    def _shard(self, shard: ShardPlan) -> OpenShard:
-        if shard.path not in self._open:
-            path = self.path / shard.path
-            if path.is_file() and path.stat().st_size != self._sizes.get(shard.path):
-                raise CacheError(
-                    f"{path} has {path.stat().st_size} bytes, the manifest promises "
-                    f"{self._sizes.get(shard.path)}: it was cut or exchanged.\n"
-                    f"Run `python cli.py cache verify {self.path}`."
-                )
-            self._open[shard.path] = OpenShard(
-                path, self._layout, shard, self.identity_hash, self._tables
-            )
-        return self._open[shard.path]
+        return shards[position], index - shards[position].first_document

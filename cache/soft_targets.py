@@ -33,6 +33,10 @@ class SoftTargets:
         """The same targets on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def pin_memory(self) -> "SoftTargets":
+        """The same targets in memory from which a GPU copies while others compute."""
+        return self._map(torch.Tensor.pin_memory)
+
     def select(self, rows: torch.Tensor) -> "SoftTargets":
         """The rows of a (N,) bool mask or of an index tensor, in its order."""
         return self._map(lambda tensor: tensor[rows])

@@ -1,9 +1,9 @@
-"""Cached documents to batches: which documents together, and as which tensors.
+"""Cached documents to batches: one microbatch of a plan, read and laid out as tensors.
 
-Letters of shapes: B documents of a batch, S positions, N rows (labels) of a batch.
+Letters of shapes: B rows of a batch, S positions, N rows of targets (labels) of a batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,18 +11,17 @@ import torch
 
 from cache.reader import CachedDocuments, CacheReader
 from cache.soft_targets import SoftTargets
-
-POOL_BATCHES = 16
-"""Batches whose documents are sorted by length together: about 5 % padding on MBPP, while
-which documents meet in a batch still differs from epoch to epoch."""
+from distill.plan import EpochPlan, Microbatch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Documents side by side, and the rows in which a student is compared with its teacher."""
+    """Documents in rows, and the places in which a student is compared with its teacher."""
 
     input_ids: torch.Tensor
     """(B, S) int64, padded on the right, where causal attention never looks from a row."""
+    position_ids: torch.Tensor | None = None
+    """(B, S) int64, from 0 in each document of a packed row; None: a row is one document."""
     rows: torch.Tensor
     """(N,) int64, places in the B * S positions, in the order of `targets`."""
     labels: torch.Tensor
@@ -30,7 +29,7 @@ class Batch:
     targets: SoftTargets
     """N rows of the teacher."""
     task_ids: tuple[int, ...]
-    """The problems the B documents come from."""
+    """The problems that the documents come from."""
     num_tokens: int
     """Tokens of the documents, without padding."""
 
@@ -39,14 +38,13 @@ class Batch:
         return len(self.rows)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            rows=self.rows.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-        )
+        """The same batch on another device; from pinned memory, without waiting for it."""
+        targets = self.targets.to(device, non_blocking=True)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), targets)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory from which a GPU copies while others compute."""
+        return self._map(torch.Tensor.pin_memory, self.targets.pin_memory())
 
     def select(self, kept: torch.Tensor) -> "Batch":
         """The same documents with fewer rows; `kept` (n,) int64 indexes rows."""
@@ -57,62 +55,66 @@ class Batch:
             targets=self.targets.select(kept),
         )
 
-
-def plan_steps(
-    lengths: np.ndarray, *, batch_size: int, accumulate: int, seed: int, epoch: int
-) -> list[list[np.ndarray]]:
-    """The documents of each microbatch of each optimizer step of an epoch.
-
-    Documents are shuffled, sorted by length within pools of a few batches, cut into
-    batches, and the batches shuffled. Every document comes once. The order follows from
-    (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen,
-    on any number of processes.
-
-    Args:
-        lengths: (num_documents,) tokens of each document.
-    """
-    generator = np.random.default_rng([seed, epoch])
-    shuffled = generator.permutation(len(lengths))
-    pool_size = POOL_BATCHES * batch_size
-    batches = []
-    for start in range(0, len(shuffled), pool_size):
-        pool = shuffled[start : start + pool_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
-    batches = [batches[place] for place in generator.permutation(len(batches))]
-    return [batches[at : at + accumulate] for at in range(0, len(batches), accumulate)]
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor], targets: SoftTargets) -> "Batch":
+        return replace(
+            self,
+            input_ids=change(self.input_ids),
+            position_ids=None if self.position_ids is None else change(self.position_ids),
+            rows=change(self.rows),
+            labels=change(self.labels),
+            targets=targets,
+        )
 
 
-def collate(documents: CachedDocuments, *, pad_id: int, loss_on: str = "all") -> Batch:
+def collate(
+    documents: CachedDocuments,
+    *,
+    pad_id: int,
+    loss_on: str = "all",
+    per_row: Sequence[int] | None = None,
+) -> Batch:
     """Documents of any lengths as one batch.
 
     Args:
-        pad_id: the token that fills short documents up.
+        pad_id: the token that fills short rows up.
         loss_on: `all` rows, or those whose label is in the `completion`: row t predicts
             token t + 1, so it counts from t + 1 = prompt length on.
+        per_row: documents that stand end to end in each of the B rows; by default one.
     """
-    offsets = documents.token_offsets
-    lengths = np.diff(offsets)
-    num_positions = int(lengths.max())
-    input_ids = np.full((len(lengths), num_positions), pad_id, dtype=np.int64)  # (B, S)
-    rows, labels, counts = [], [], []
-    for place, length in enumerate(lengths):
-        tokens = documents.token_ids[offsets[place] : offsets[place + 1]]
-        input_ids[place, :length] = tokens
-        rows.append(place * num_positions + np.arange(length - 1))
-        labels.append(tokens[1:])
-        counts.append(np.arange(1, length) >= documents.prompt_lengths[place])
+    lengths, num_documents = np.diff(documents.token_offsets), len(documents.task_ids)
+    counts = np.ones(num_documents, dtype=np.int64) if per_row is None else np.array(per_row)
+    row_of = np.repeat(np.arange(len(counts)), counts)  # of each document
+    row_starts = documents.token_offsets[np.cumsum(counts) - counts]
+    starts = documents.token_offsets[:-1] - row_starts[row_of]  # inside of their rows
+    num_positions = int((starts + lengths).max())
+    within = np.arange(int(lengths.sum())) - np.repeat(documents.token_offsets[:-1], lengths)
+    places = np.repeat(row_of * num_positions + starts, lengths) + within  # of each token
+    input_ids = np.full((len(counts), num_positions), pad_id, dtype=np.int64)  # (B, S)
+    input_ids.reshape(-1)[places] = documents.token_ids
     batch = Batch(
         input_ids=torch.from_numpy(input_ids),
-        rows=torch.from_numpy(np.concatenate(rows)),
-        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        position_ids=_positions(row_of, starts, input_ids.shape),
+        rows=torch.from_numpy(places[np.append(within[1:] > 0, False)]),
+        labels=torch.from_numpy(documents.token_ids[within > 0].astype(np.int64, copy=False)),
         targets=documents.targets,
         task_ids=tuple(int(task_id) for task_id in documents.task_ids),
         num_tokens=int(lengths.sum()),
     )
     if loss_on == "completion":
-        return batch.select(torch.from_numpy(np.flatnonzero(np.concatenate(counts))))
+        in_completion = within >= np.repeat(documents.prompt_lengths, lengths)
+        return batch.select(torch.from_numpy(np.flatnonzero(in_completion[within > 0])))
     return batch
+
+
+def _positions(
+    row_of: np.ndarray, starts: np.ndarray, shape: tuple[int, ...]
+) -> torch.Tensor | None:
+    """(B, S) distance from where the document begins; padding goes on with the last one."""
+    if not starts.any():
+        return None
+    begins = np.zeros(shape, dtype=np.int64)
+    begins[row_of, starts] = starts
+    return torch.from_numpy(np.arange(shape[1]) - np.maximum.accumulate(begins, axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +127,29 @@ class BatchSource:
     loss_on: str
     rank: int = 0
     world_size: int = 1
+    pinned: bool = False
+    """Whether batches are put into pinned memory, for copies to a GPU."""
 
-    def steps(self, plan: Sequence[Sequence[np.ndarray]]) -> Iterator[list[Batch]]:
+    def steps(self, plan: EpochPlan, first_step: int = 0) -> Iterator[list[Batch]]:
         """The microbatches of this process, step by step.
 
         All processes get the same number of them, as data parallelism waits for each at
         every step: one that would go without gets a microbatch with no rows.
         """
-        for microbatches in plan:
-            share = [self._read(indices) for indices in microbatches[self.rank :: self.world_size]]
+        for number in range(first_step, len(plan)):
+            microbatches = plan.step(number)
+            share = [self._read(batch) for batch in microbatches[self.rank :: self.world_size]]
             longest_share = -(-len(microbatches) // self.world_size)
             while len(share) < longest_share:
                 nothing = torch.empty(0, dtype=torch.int64)
                 share.append(replace(self._read(microbatches[0]), num_tokens=0).select(nothing))
-            yield share
+            yield [batch.pin_memory() for batch in share] if self.pinned else share
 
-    def _read(self, indices: np.ndarray) -> Batch:
-        documents = self.reader.read(self.split, indices.tolist())
-        return collate(documents, pad_id=self.pad_id, loss_on=self.loss_on)
+    def _read(self, microbatch: Microbatch) -> Batch:
+        documents = self.reader.read(self.split, np.concatenate(microbatch).tolist())
+        return collate(
+            documents,
+            pad_id=self.pad_id,
+            loss_on=self.loss_on,
+            per_row=[len(row) for row in microbatch],
+        )

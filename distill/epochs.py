@@ -1,11 +1,14 @@
 """The batches of a run: each epoch of the training split, and the validation split."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+
+import torch
 
 from cache.reader import CacheReader
-from distill.batches import Batch, BatchSource, plan_steps
+from distill.batches import Batch, BatchSource
 from distill.errors import DistillError
+from distill.plan import EpochPlan, num_steps, plan_epoch
 from distill.prefetch import prefetch
 from distill.recipe import Recipe
 
@@ -37,18 +40,10 @@ class Epochs:
             )
         self._reader, self._recipe = reader, recipe
         self._pad_id, self._rank, self._world_size = pad_id, rank, world_size
-        lengths = reader.document_lengths(TRAIN)
-        self._plans = [
-            plan_steps(
-                lengths,
-                batch_size=recipe.batch_size,
-                accumulate=recipe.accumulate,
-                seed=recipe.seed,
-                epoch=epoch,
-            )
-            for epoch in range(recipe.epochs)
-        ]
-        self.num_steps = sum(len(plan) for plan in self._plans)
+        self.steps_per_epoch = num_steps(
+            reader.num_documents(TRAIN), recipe.batch_size * recipe.accumulate
+        )
+        self.num_steps = recipe.epochs * self.steps_per_epoch
         self.has_validation = VALIDATION in reader.splits and reader.num_documents(VALIDATION) > 0
 
     @contextmanager
@@ -58,22 +53,28 @@ class Epochs:
         Args:
             first_step: optimizer steps of the epoch to pass over; they are not read.
         """
-        steps = prefetch(self._source(TRAIN).steps(self._plans[epoch][first_step:]))
-        try:
+        recipe = self._recipe
+        plan = self._plan(TRAIN, accumulate=recipe.accumulate, seed=recipe.seed, epoch=epoch)
+        with closing(prefetch(self._source(TRAIN).steps(plan, first_step))) as steps:
             yield steps
-        finally:
-            steps.close()
 
     def validation_steps(self) -> Iterator[list[Batch]]:
         """The whole validation split, the same batches every time."""
-        plan = plan_steps(
-            self._reader.document_lengths(VALIDATION),
+        plan = self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
+        with closing(prefetch(self._source(VALIDATION).steps(plan))) as steps:
+            yield from steps
+
+    def _plan(self, split: str, *, accumulate: int, seed: int, epoch: int) -> EpochPlan:
+        return plan_epoch(
+            self._reader.document_lengths(split),
+            self._reader.document_blocks(split),
             batch_size=self._recipe.batch_size,
-            accumulate=self._world_size,
-            seed=0,
-            epoch=0,
+            accumulate=accumulate,
+            seed=seed,
+            epoch=epoch,
+            capacity=self._reader.max_length if self._recipe.batching == "packed" else None,
+            world_size=self._world_size,
         )
-        return self._source(VALIDATION).steps(plan)
 
     def _source(self, split: str) -> BatchSource:
         return BatchSource(
@@ -83,4 +84,5 @@ class Epochs:
             loss_on=self._recipe.loss_on,
             rank=self._rank,
             world_size=self._world_size,
+            pinned=torch.cuda.is_available(),
         )

@@ -35,8 +35,11 @@ def row_states(student: GPT2LMHeadModel, batch: Batch) -> torch.Tensor:
     """(N, D) final hidden states of the rows that count; the others never meet the head.
 
     No attention mask: padding is on the right and attention is causal, so no row can see
-    it, and the fastest attention kernels take no mask.
+    it, and the fastest attention kernels take no mask. Where positions start again at 0,
+    transformers masks what came before, so that packed documents do not see each other.
     """
     embedded = student.transformer.wte(batch.input_ids)  # (B, S, D)
-    outputs = student.transformer(inputs_embeds=embedded, use_cache=False)
+    outputs = student.transformer(
+        inputs_embeds=embedded, position_ids=batch.position_ids, use_cache=False
+    )
     return outputs.last_hidden_state.flatten(0, 1)[batch.rows]

@@ -15,7 +15,7 @@ class _Failure:
         self.error = error
 
 
-def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, None]:
+def prefetch(items: Iterable[Item], *, depth: int = 4) -> Generator[Item, None, None]:
     """The same items in the same order, at most `depth` of them prepared ahead.
 
     An exception of `items` is raised here, after the items that came before it. When the

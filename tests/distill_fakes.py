@@ -83,6 +83,9 @@ class FakeReader:
     def document_lengths(self, split: str) -> np.ndarray:
         return np.array([len(document) for document in self._documents[split]], dtype=np.int64)
 
+    def document_blocks(self, split: str) -> np.ndarray:
+        return np.arange(self.num_documents(split)) // 7
+
     def read(self, split: str, indices: list[int]) -> CachedDocuments:
         self.num_reads += 1
         documents = [self._documents[split][index] for index in indices]
