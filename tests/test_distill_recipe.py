@@ -87,8 +87,14 @@ def test_temperature_range_is_that_of_the_cache():
         ("student", "2x33x2", "width 33 is not divisible by its 2 heads"),
         ("student", "0x32x2", "each must be at least 1"),
         ("alpha", 1.1, "alpha is 1.1, but must be between 0 and 1"),
+        ("alpha_end", -0.1, "alpha_end is -0.1, but must be between 0 and 1"),
+        ("temperature_end", 5.0, "temperature_end is 5.0, .* for 1 to 4 only"),
+        ("divergence", "kl", "divergence is 'kl', but must be one of forward_kl, reverse_kl"),
+        ("lr_schedule", "step", "lr_schedule is 'step', but must be one of constant, linear"),
+        ("warmup_ratio", 1.0, "warmup_ratio is 1.0, but must be at least 0 and less than 1"),
         ("epochs", 0, "epochs is 0, but must be at least 1"),
         ("batch_size", 0, "batch_size is 0"),
+        ("batching", "dense", "batching is 'dense', but must be one of grouped, packed"),
         ("accumulate", 0, "accumulate is 0"),
         ("lr", 0.0, "lr is 0.0, but must be a positive"),
         ("clip", 0.0, "clip is 0.0, but must be a positive"),
@@ -111,6 +117,13 @@ def test_shapes_are_presets_or_three_numbers():
 
 def test_yaml_numbers_without_a_point_are_numbers():
     assert recipe_from_mapping({**MINIMAL, "lr": "5e-5", "alpha": 1}).lr == 5e-5
+
+
+def test_a_value_that_may_be_absent_is_read_as_a_number_or_as_nothing():
+    assert recipe_from_mapping({**MINIMAL, "alpha_end": "1e-1"}).alpha_end == 0.1
+    assert recipe_from_mapping({**MINIMAL, "alpha_end": None}).alpha_end is None
+    with pytest.raises(DistillError, match="alpha_end is 'x', but must be of type float"):
+        recipe_from_mapping({**MINIMAL, "alpha_end": "x"})
 
 
 def test_unknown_missing_and_mistyped_keys_are_named():
