@@ -48,6 +48,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
         remarks = [f"Skipped {problem}" for problem in conditions.benchmark.skipped]
         remarks += [f"Skipped {path}: no model in it" for path in bystanders]
         remarks += remark_on_judging(conditions.problems)
+        checked = None
         if config.self_check:
             total = RUNS_PER_PROBLEM * len(conditions.problems)
             checked = check_benchmark(
@@ -65,6 +66,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
                 conditions,
                 remarks,
                 contamination=contamination,
+                self_check=checked,
                 complete=len(rows) == len(sources),
             )
             write_report(result, config.out)

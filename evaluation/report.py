@@ -185,6 +185,8 @@ def to_markdown(result: BenchmarkResult) -> str:
     parts = [f"# {result.config['benchmark']}: {result.num_problems} problems", ""]
     if not result.complete:
         parts += ["**Not complete: models are still to come.**", ""]
+    if result.self_check is not None:
+        parts += [f"Self-check passed: {result.self_check.sentence}", ""]
     quality = [name for name in rows[0] if name not in COST_COLUMNS]
     parts += _markdown_table([{name: row[name] for name in quality} for row in rows])
     parts += ["", "95 % intervals in brackets.", "", "## Cost", ""]

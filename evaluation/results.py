@@ -12,6 +12,7 @@ from evaluation.codebleu import codebleu_signature, why_no_codebleu
 from evaluation.conditions import Conditions
 from evaluation.contamination import Contamination
 from evaluation.rows import ModelRow, compare_with_teacher, rate_uncontaminated, row_notes
+from evaluation.self_check import SelfCheck
 
 PACKAGES = (
     "torch",
@@ -46,6 +47,8 @@ class BenchmarkResult:
     """What a reader of the table should know."""
     contamination: Contamination | None = None
     """What the problems share with the training documents; None where unchecked."""
+    self_check: SelfCheck | None = None
+    """How the harness proved itself; None where that was left out."""
 
 
 def build_result(
@@ -54,6 +57,7 @@ def build_result(
     remarks: list[str],
     *,
     contamination: Contamination | None = None,
+    self_check: SelfCheck | None = None,
     complete: bool,
 ) -> BenchmarkResult:
     """The result of the rows so far, with their ratios to the teacher and what to note."""
@@ -93,6 +97,7 @@ def build_result(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(notes),
         contamination=contamination,
+        self_check=self_check,
     )
 
 

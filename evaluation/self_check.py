@@ -28,6 +28,15 @@ class SelfCheck:
     remarks: tuple[str, ...]
     """Problems whose canonical solution is slower than the limit, or contains a stop."""
 
+    @property
+    def sentence(self) -> str:
+        """The check in one sentence, for reports."""
+        return (
+            f"{self.canonical} of {self.num_problems} canonical solutions pass, and "
+            f"{sum(self.trivial.values())} of {len(self.trivial)} × {self.num_problems} trivial "
+            f"bodies ({', '.join(self.trivial)})."
+        )
+
 
 def check_benchmark(
     benchmark: Benchmark,
