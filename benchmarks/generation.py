@@ -18,11 +18,11 @@ from cache.teacher import load_causal_lm, load_tokenizer
 from distill.shapes import parse_shape
 from distill.student import build_student
 from evaluation.config import GenerationSettings
-from evaluation.generate import Request, generate_each
+from evaluation.generation.generate import Request, generate_each
+from evaluation.generation.tokens import encode_prompt, padding_id
 from evaluation.latency import synchronize
 from evaluation.models import resolve_device
 from evaluation.problems import load_benchmark
-from evaluation.tokens import encode_prompt, padding_id
 
 
 def load(model: str | None, student: str, tokenizer: str | None, device: torch.device):

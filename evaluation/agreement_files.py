@@ -9,10 +9,10 @@ from typing import Any
 from evaluation.agreement import Agreement, DocumentSums, RowSums, summarize
 from evaluation.conditions import Conditions, hash_of
 from evaluation.files import keep_json
+from evaluation.generation.tokens import position_limit
 from evaluation.held_out import CachedTeacher, HeldOut, LiveTeacher, Reference, measure_documents
 from evaluation.lazy import LazyModel
 from evaluation.models import ModelSource, list_sources, load_model
-from evaluation.tokens import position_limit
 
 # Called with a stage, how much of it was done just now, and its total.
 Progress = Callable[[str, int, int], None]

@@ -8,7 +8,6 @@ from evaluation.config import BenchmarkConfig
 from evaluation.contamination import contamination_remarks, measure_contamination
 from evaluation.errors import EvaluationError
 from evaluation.held_out import HeldOut
-from evaluation.html import write_html
 from evaluation.measure import measure_model
 from evaluation.models import (
     list_sources,
@@ -17,12 +16,13 @@ from evaluation.models import (
     resolve_dtype,
     split_bystanders,
 )
+from evaluation.page.page import write_html
 from evaluation.problems import load_benchmark, remark_on_judging
 from evaluation.progress import Stages
 from evaluation.report import write_report
 from evaluation.results import BenchmarkResult, build_result
 from evaluation.rows import ModelRow
-from evaluation.sandbox import sandbox_level
+from evaluation.sandbox.checks import sandbox_level
 from evaluation.self_check import RUNS_PER_PROBLEM, check_benchmark
 
 __all__ = ["BenchmarkResult", "prepare", "run_benchmark"]

@@ -133,7 +133,7 @@ def report(folder: Path):
     Example:
       python cli.py report evaluation-results
     """
-    from evaluation.html import rewrite_html
+    from evaluation.page.page import rewrite_html
 
     click.echo(f"Report: {rewrite_html(folder)}")
 

@@ -18,9 +18,9 @@ import torch
 
 from evaluation.config import GenerationSettings
 from evaluation.errors import EvaluationError
-from evaluation.generate import Completion, Request, generate_each
+from evaluation.generation.generate import Completion, Request, generate_each
+from evaluation.generation.tokens import encode_prompt
 from evaluation.problems import BenchmarkProblem
-from evaluation.tokens import encode_prompt
 
 
 @dataclass(frozen=True, kw_only=True)

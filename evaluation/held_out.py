@@ -21,7 +21,7 @@ from cache.rows import pad_documents
 from cache.teacher import Teacher
 from evaluation.agreement import DocumentSums, TeacherRows, compare_rows, sum_document
 from evaluation.errors import EvaluationError
-from evaluation.tokens import DECODING, position_limit
+from evaluation.generation.tokens import DECODING, position_limit
 
 SPLIT = "validation"
 # Padded tokens of a batch; of its rows only hidden states are kept at once, never logits.

@@ -16,7 +16,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from evaluation.config import LatencySettings
 from evaluation.errors import EvaluationError
-from evaluation.tokens import encode_prompt, left_pad, padding_id, position_limit
+from evaluation.generation.tokens import encode_prompt, left_pad, padding_id, position_limit
 
 
 @dataclass(frozen=True, kw_only=True)

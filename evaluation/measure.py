@@ -27,7 +27,7 @@ from evaluation.models import (
 )
 from evaluation.outcomes import count_failed_at_limit
 from evaluation.rows import ModelRow
-from evaluation.sandbox import Verdict
+from evaluation.sandbox.checks import Verdict
 from evaluation.scoring import Scores, judge, save_verdicts, summarize
 
 # Called with a stage, how much of it was done just now, and its total.

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from evaluation.completions import Sample
-from evaluation.sandbox import Verdict
+from evaluation.sandbox.checks import Verdict
 
 # Outcomes that stand for themselves; those with a detail after a colon are named below.
 KINDS = {

@@ -13,7 +13,7 @@ from cache.problems import DEFAULT_DATASET, Problem, load_problems
 from cache.templates import TEMPLATES
 from evaluation.errors import EvaluationError
 from evaluation.problem_tests import prompt_helpers, read_tests
-from evaluation.sandbox import Program
+from evaluation.sandbox.checks import Program
 
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 

@@ -19,7 +19,7 @@ from evaluation.intervals import Interval, wilson_interval
 from evaluation.outcomes import count_failed_at_limit, group_outcomes
 from evaluation.problems import Benchmark, load_benchmark, remark_on_judging
 from evaluation.progress import Stages
-from evaluation.sandbox import Verdict, sandbox_level
+from evaluation.sandbox.checks import Verdict, sandbox_level
 from evaluation.score_config import ScoreConfig
 from evaluation.scoring import judge, save_verdicts, summarize
 from evaluation.self_check import RUNS_PER_PROBLEM, check_benchmark

@@ -11,7 +11,7 @@ from evaluation.config import SandboxLimits
 from evaluation.files import write_text
 from evaluation.metrics import compute_pass_at_k
 from evaluation.problems import BenchmarkProblem
-from evaluation.sandbox import Verdict, run_many
+from evaluation.sandbox.checks import Verdict, run_many
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.problems import Benchmark, BenchmarkProblem
-from evaluation.sandbox import Verdict, run_many
+from evaluation.sandbox.checks import Verdict, run_many
 
 # Canonical solutions prove that the harness can say yes; slow ones get this much more time.
 PATIENCE = 10

@@ -15,8 +15,8 @@ from sandbox_cheats import CHEATS, HEAD, SECRET, WRONG
 from sandbox_intrusions import INTRUSIONS
 
 from evaluation.config import SandboxLimits
-from evaluation.sandbox import Program, run_program
-from evaluation.sandbox_processes import stop_servers
+from evaluation.sandbox.checks import Program, run_program
+from evaluation.sandbox.processes import stop_servers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the full level is Linux's")
 

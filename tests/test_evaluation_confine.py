@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import sandbox, sandbox_processes
 from evaluation.config import SandboxLimits
-from evaluation.confine import missing_layers
-from evaluation.sandbox import Program, run_program
+from evaluation.sandbox import checks, processes
+from evaluation.sandbox.checks import Program, run_program
+from evaluation.sandbox.confine import missing_layers
 
 LIMITS = SandboxLimits(timeout=10, memory_mb=256)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="layers of Linux")
 
-CONTAINER = "import evaluation.confine as c; c.enter_namespaces = list; "
-NO_LANDLOCK = "import evaluation.confine as c; c.create_ruleset = lambda: None; "
-NO_FILTER = "import evaluation.confine as c; c.build_filter = lambda: None; "
+CONTAINER = "import evaluation.sandbox.confine as c; c.enter_namespaces = list; "
+NO_LANDLOCK = "import evaluation.sandbox.confine as c; c.create_ruleset = lambda: None; "
+NO_FILTER = "import evaluation.sandbox.confine as c; c.build_filter = lambda: None; "
 # In a user namespace in which this process has the number of a plain user.
 PLAIN_USER = (
-    "import os, evaluation.confine as c; from evaluation.confine_libc import call; "
+    "import os, evaluation.sandbox.confine as c; from evaluation.sandbox.confine_libc import call; "
     "user, group = os.geteuid(), os.getegid(); call('unshare', 0x10000000); "
     "[open('/proc/self/' + n, 'w').write(t) for n, t in (('setgroups', 'deny'), "
     "('uid_map', f'1000 {user} 1'), ('gid_map', f'1000 {group} 1'))]; "
@@ -45,18 +45,18 @@ def level(monkeypatch):
     """Starts servers with a prelude; returns the level that results."""
 
     def start(prelude):
-        sandbox_processes.stop_servers()
-        sandbox._probe.cache_clear()
-        boot = sandbox_processes.BOOT
-        head, main = boot.split("from evaluation.sandbox_server", 1)
-        changed = f"{head}{prelude}from evaluation.sandbox_server{main}"
-        command = [changed if part == boot else part for part in sandbox_processes.COMMAND]
-        monkeypatch.setattr(sandbox_processes, "COMMAND", tuple(command))
-        return sandbox.sandbox_level(allow_weak=True)
+        processes.stop_servers()
+        checks._probe.cache_clear()
+        boot = processes.BOOT
+        head, main = boot.split("from evaluation.sandbox.server", 1)
+        changed = f"{head}{prelude}from evaluation.sandbox.server{main}"
+        command = [changed if part == boot else part for part in processes.COMMAND]
+        monkeypatch.setattr(processes, "COMMAND", tuple(command))
+        return checks.sandbox_level(allow_weak=True)
 
     yield start
-    sandbox_processes.stop_servers()
-    sandbox._probe.cache_clear()
+    processes.stop_servers()
+    checks._probe.cache_clear()
 
 
 def outcomes(tmp_path, attempts, limits=LIMITS):

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from evaluation.config import GenerationSettings
-from evaluation.generate import Request, generate, generate_each
-from evaluation.sampling import choose
-from evaluation.tokens import encode_prompt, end_ids, position_limit, truncate_at_stop
+from evaluation.generation.generate import Request, generate, generate_each
+from evaluation.generation.sampling import choose
+from evaluation.generation.tokens import encode_prompt, end_ids, position_limit, truncate_at_stop
 
 EOS = 256
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")

@@ -17,9 +17,9 @@ from evaluation.agreement import Agreement, AgreementScores
 from evaluation.commands import report
 from evaluation.contamination import Contamination
 from evaluation.errors import EvaluationError
-from evaluation.html import REPORT_FILE, rewrite_html, split_alarms, to_html, write_html
-from evaluation.html_charts import Point, pareto_front, scatter
-from evaluation.html_samples import script_json, to_browser
+from evaluation.page.charts import Point, pareto_front, scatter
+from evaluation.page.page import REPORT_FILE, rewrite_html, split_alarms, to_html, write_html
+from evaluation.page.samples import script_json, to_browser
 from evaluation.problems import load_benchmark
 from evaluation.rows import row_notes
 from evaluation.self_check import SelfCheck

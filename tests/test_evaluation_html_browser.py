@@ -8,7 +8,7 @@ from html import unescape
 
 import pytest
 
-from evaluation.html import write_html
+from evaluation.page.page import write_html
 from tests.test_evaluation_html import HOSTILE, PROBLEMS, Page, full_content, write_samples
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

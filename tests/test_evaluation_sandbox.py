@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import sandbox, sandbox_processes
 from evaluation.config import BenchmarkConfig, SandboxLimits
-from evaluation.confine import missing_layers
 from evaluation.errors import EvaluationError
-from evaluation.sandbox import Program, run_many, run_program, sandbox_level
-from evaluation.sandbox_processes import COMMAND
+from evaluation.sandbox import checks, processes
+from evaluation.sandbox.checks import Program, run_many, run_program, sandbox_level
+from evaluation.sandbox.confine import missing_layers
+from evaluation.sandbox.processes import COMMAND
 from evaluation.score_config import ScoreConfig
 
 LIMITS = SandboxLimits(timeout=10, memory_mb=256)
@@ -160,7 +160,7 @@ def test_environment_arguments_and_packages_are_empty(monkeypatch):
 def test_a_program_has_no_descriptor_but_its_channel_and_the_null_device():
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
-    sandbox_processes.stop_servers()
+    processes.stop_servers()
     with socket.socket() as one:
         taken = [os.dup(one.fileno()) for _ in range(1100)]  # the next numbers are high
     try:
@@ -189,7 +189,7 @@ def test_the_whole_standard_library_can_be_imported():
 def test_hash_order_is_the_same_in_every_run_and_server():
     order = "raise ValueError(list({'a', 'b', 'c', 'd', 'e', 'f'}))"
     first = run_body(order).message
-    sandbox_processes.stop_servers()
+    processes.stop_servers()
     assert first and run_body(order).message == run_body(order).message == first
 
 
@@ -218,7 +218,7 @@ def test_interrupt_leaves_the_waiting_programs_unrun(monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sandbox, "run_program", slow)
+    monkeypatch.setattr(checks, "run_program", slow)
     with pytest.raises(KeyboardInterrupt):
         run_many([Program(candidate="", test="")] * 200, LIMITS, 2, interrupt)
     assert len(started) < 200
@@ -226,8 +226,8 @@ def test_interrupt_leaves_the_waiting_programs_unrun(monkeypatch):
 
 def test_servers_end_when_asked_and_start_again():
     run_body("")
-    ended = sandbox_processes.server("program").pid
-    sandbox_processes.stop_servers()
+    ended = processes.server("program").pid
+    processes.stop_servers()
     with pytest.raises(ProcessLookupError):
         os.kill(ended, 0)
     assert run_body("").passed
@@ -236,8 +236,8 @@ def test_servers_end_when_asked_and_start_again():
 def test_nothing_survives_a_killed_evaluation():
     code = (
         "from evaluation.config import BenchmarkConfig, SandboxLimits\n"
-        "from evaluation.sandbox import Program, run_program\n"
-        "from evaluation.sandbox_processes import server\n"
+        "from evaluation.sandbox.checks import Program, run_program\n"
+        "from evaluation.sandbox.processes import server\n"
         "print(server('program').pid, server('judge').pid, flush=True)\n"
         "endless = Program(candidate='while True: pass', test='')\n"
         "run_program(endless, SandboxLimits(timeout=600))\n"
@@ -289,14 +289,14 @@ def test_layers_that_give_the_same_guarantee_stand_for_each_other(level, missing
 
 
 def test_weaker_level_is_refused_unless_allowed(monkeypatch):
-    monkeypatch.setattr(sandbox, "_probe", lambda: "uid+audit+rlimits")
+    monkeypatch.setattr(checks, "_probe", lambda: "uid+audit+rlimits")
     with pytest.raises(EvaluationError, match="missing: seccomp, landlock or a.*--allow-weak"):
         run_body("")
     assert sandbox_level(allow_weak=True) == "uid+audit+rlimits"
 
 
 def test_a_level_that_changes_between_programs_is_an_error(monkeypatch):
-    monkeypatch.setattr(sandbox, "_probe", lambda: "nocaps+landlock1+seccomp+rlimits")
+    monkeypatch.setattr(checks, "_probe", lambda: "nocaps+landlock1+seccomp+rlimits")
     with pytest.raises(EvaluationError, match="the sandbox had nocaps.*, and has .* now"):
         run_body("")
 
@@ -306,9 +306,9 @@ def test_a_process_that_does_not_start_is_an_error_not_a_verdict(monkeypatch):
         def fork(self, memory_bytes, cpu_seconds, channels):
             return server("program").fork(memory_bytes, cpu_seconds, [])
 
-    server = sandbox_processes.server
+    server = processes.server
     monkeypatch.setattr(
-        sandbox, "server", lambda role: Deaf() if role == "program" else server(role)
+        checks, "server", lambda role: Deaf() if role == "program" else server(role)
     )
     with pytest.raises(
         EvaluationError, match=r"did not start within 256 MiB \(exit .* program: 70"
@@ -317,26 +317,26 @@ def test_a_process_that_does_not_start_is_an_error_not_a_verdict(monkeypatch):
 
 
 def test_an_interpreter_that_does_not_start_is_an_error(monkeypatch):
-    monkeypatch.setattr(sandbox_processes, "COMMAND", ("sh", "-c", "echo broken >&2; exit 1"))
+    monkeypatch.setattr(processes, "COMMAND", ("sh", "-c", "echo broken >&2; exit 1"))
     with pytest.raises(EvaluationError, match="interpreter .* did not start: broken"):
-        sandbox_processes.ForkServer("program")
+        processes.ForkServer("program")
 
 
 def test_a_process_that_cannot_be_forked_is_an_error(monkeypatch):
     prelude = "import os; os.fork = lambda: os.open('', 0); "  # raises OSError
     command = [part.replace("from evaluation", f"{prelude}from evaluation") for part in COMMAND]
-    monkeypatch.setattr(sandbox_processes, "COMMAND", tuple(command))
-    server = sandbox_processes.ForkServer("judge")
-    monkeypatch.setattr(sandbox, "server", lambda role: server)
+    monkeypatch.setattr(processes, "COMMAND", tuple(command))
+    server = processes.ForkServer("judge")
+    monkeypatch.setattr(checks, "server", lambda role: server)
     with pytest.raises(EvaluationError, match="did not start within .*program: 71, judge: 71"):
-        sandbox._check(Program(candidate="", test=""), LIMITS, print)
+        checks._check(Program(candidate="", test=""), LIMITS, print)
     server.close()
 
 
 def test_a_system_without_fork_is_an_error(monkeypatch):
     monkeypatch.delattr(os, "fork")
     with pytest.raises(EvaluationError, match="does not have. Use Linux or macOS"):
-        sandbox_processes.ForkServer("program")
+        processes.ForkServer("program")
 
 
 def test_the_option_for_weak_levels_reaches_the_limits():
@@ -346,7 +346,7 @@ def test_the_option_for_weak_levels_reaches_the_limits():
 
 
 def test_a_server_that_is_gone_is_an_error(monkeypatch):
-    gone = sandbox_processes.ForkServer("program")
+    gone = processes.ForkServer("program")
     gone.close()
     with pytest.raises(EvaluationError, match="fork server is gone"):
         gone.fork(1 << 30, 1, [])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.wire import MAX_BYTES, MAX_DEPTH, RefusedValue, decode, encode, pack, unpack
+from evaluation.sandbox.wire import MAX_BYTES, MAX_DEPTH, RefusedValue, decode, encode, pack, unpack
 
 SCALARS = st.one_of(
     st.none(),

@@ -98,7 +98,7 @@ def test_an_installed_wheel_runs_and_finds_its_recipes_outside_the_checkout(whee
         "print(recipes_folder() / 'starcoder2-mbpp.yaml')\n"
         "print(Path(cache.__file__).parent / 'FORMAT.md')\n"
         "for name in ('css', 'js'):\n"
-        "    print(Path(evaluation.__file__).parent / 'report_page' / f'page.{name}')\n"
+        "    print(Path(evaluation.__file__).parent / 'page' / f'page.{name}')\n"
         "find_recipe('model_44m_t1.5_a0.3')\n"
         "cli.main(['train', '--help'])\n"
     )

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from evaluation.errors import EvaluationError
 
-PACKAGES = Path(__file__).resolve().parent.parent
+PACKAGES = Path(__file__).resolve().parents[2]
 BOOT = (
     "import sys; sys.path.remove(''); sys.path.append(sys.argv[1]); "
-    "from evaluation.sandbox_server import main; sys.path.remove(sys.argv[1]); "
+    "from evaluation.sandbox.server import main; sys.path.remove(sys.argv[1]); "
     "main(sys.argv[2], int(sys.argv[3]))"
 )
 # Like -I, but for one variable that -I would hide: a fixed hash seed keeps verdicts repeatable.

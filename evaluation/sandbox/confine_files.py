@@ -10,7 +10,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from evaluation.confine_libc import call, syscall
+from evaluation.sandbox.confine_libc import call, syscall
 
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 LINKER_CACHE = "/etc/ld.so.cache"

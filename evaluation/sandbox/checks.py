@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evaluation.config import SandboxLimits
-from evaluation.confine import missing_layers
 from evaluation.errors import EvaluationError
-from evaluation.sandbox_processes import STARTUP_SECONDS, Forked, server
-from evaluation.wire import RefusedValue, pack, unpack
+from evaluation.sandbox.confine import missing_layers
+from evaluation.sandbox.processes import STARTUP_SECONDS, Forked, server
+from evaluation.sandbox.wire import RefusedValue, pack, unpack
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ is empty at every level, and tests are in another process.
 import os
 import sys
 
-from evaluation.confine_calls import build_filter, install_filter
-from evaluation.confine_files import create_ruleset, landlock_version, restrict
-from evaluation.confine_spaces import (
+from evaluation.sandbox.confine_calls import build_filter, install_filter
+from evaluation.sandbox.confine_files import create_ruleset, landlock_version, restrict
+from evaluation.sandbox.confine_spaces import (
     drop_privileges,
     enter_namespaces,
     enter_small_root,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from evaluation.html_charts import key
 from evaluation.outcomes import group_outcomes
+from evaluation.page.charts import key
 
 Row = Mapping[str, Any]
 

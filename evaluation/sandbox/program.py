@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from evaluation.wire import RefusedValue, decode, encode, pack, unpack
+from evaluation.sandbox.wire import RefusedValue, decode, encode, pack, unpack
 
 MAX_MESSAGE = 300
 MODULE = "candidate"

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from evaluation.wire import RefusedValue, decode, encode, pack, unpack
+from evaluation.sandbox.wire import RefusedValue, decode, encode, pack, unpack
 
 MAX_MESSAGE = 300
 MEMORY_BYTES = 2 << 30

@@ -10,11 +10,16 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from evaluation.completion_rows import Row
 from evaluation.config import GenerationSettings
-from evaluation.kv_cache import choose_rows, holds_every_position, join_left_padded, join_rows
-from evaluation.sampling import choose
-from evaluation.tokens import end_ids, left_pad, padding_id, position_limit
+from evaluation.generation.completion_rows import Row
+from evaluation.generation.kv_cache import (
+    choose_rows,
+    holds_every_position,
+    join_left_padded,
+    join_rows,
+)
+from evaluation.generation.sampling import choose
+from evaluation.generation.tokens import end_ids, left_pad, padding_id, position_limit
 
 # Rows are moved, and new ones read in, when this share of a batch has ended: to read a prompt
 # alone takes about as long as a step of the whole batch.

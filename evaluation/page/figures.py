@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.html_charts import NUM_COLOURS, Line, Point, colour_class, lines, scatter
-from evaluation.html_tables import (
+from evaluation.outcomes import group_outcomes
+from evaluation.page.charts import NUM_COLOURS, Line, Point, colour_class, lines, scatter
+from evaluation.page.tables import (
     Row,
     look_up,
     model_name,
@@ -16,7 +17,6 @@ from evaluation.html_tables import (
     sampled_ks,
     short,
 )
-from evaluation.outcomes import group_outcomes
 
 METRICS_FILE = "metrics.jsonl"  # beside a student's weights, one JSON object a line
 MOST_POINTS = 200

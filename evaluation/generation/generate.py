@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evaluation.completion_rows import Completion, Request, Row
 from evaluation.config import GenerationSettings
-from evaluation.decode_loop import REFILL_SHARE, DecodeLoop
-from evaluation.tokens import position_limit
+from evaluation.generation.completion_rows import Completion, Request, Row
+from evaluation.generation.decode_loop import REFILL_SHARE, DecodeLoop
+from evaluation.generation.tokens import position_limit
 
 __all__ = ["Completion", "Request", "generate", "generate_each"]
 

@@ -11,7 +11,7 @@ Source of the numbers: Linux `asm/unistd_64.h` and `asm-generic/unistd.h`; filte
 import ctypes
 import struct
 
-from evaluation.confine_libc import call, machine
+from evaluation.sandbox.confine_libc import call, machine
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 EPERM, ENOTTY, ENOSYS = 1, 25, 38

@@ -18,10 +18,10 @@ import struct
 import sys
 from importlib import import_module
 
-from evaluation.confine import ProgramConfinement, confine_server
-from evaluation.confine_spaces import end_with_parent
-from evaluation.sandbox_judge import judge
-from evaluation.sandbox_program import serve_program
+from evaluation.sandbox.confine import ProgramConfinement, confine_server
+from evaluation.sandbox.confine_spaces import end_with_parent
+from evaluation.sandbox.judge import judge
+from evaluation.sandbox.program import serve_program
 
 REQUEST = struct.Struct("=QQ")  # memory in bytes, processor time in seconds
 NO_FORK = 71 << 8  # wait status that stands for a process that could not be made

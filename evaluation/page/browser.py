@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.html_samples import Browser, to_browser
+from evaluation.page.samples import Browser, to_browser
 from evaluation.problems import BenchmarkProblem
 
 FILTERS = {

@@ -9,8 +9,8 @@ import os
 import struct
 import sys
 
-from evaluation.confine_files import LINKER_CACHE, readable_folders, set_no_new_privileges
-from evaluation.confine_libc import call, syscall
+from evaluation.sandbox.confine_files import LINKER_CACHE, readable_folders, set_no_new_privileges
+from evaluation.sandbox.confine_libc import call, syscall
 
 # Source: linux/sched.h, linux/mount.h, linux/capability.h, linux/prctl.h.
 NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000

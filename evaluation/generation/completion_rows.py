@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from evaluation.config import GenerationSettings
-from evaluation.sampling import row_uniforms
-from evaluation.tokens import DECODING, decode_after, truncate_at_stop
+from evaluation.generation.sampling import row_uniforms
+from evaluation.generation.tokens import DECODING, decode_after, truncate_at_stop
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 from evaluation.errors import EvaluationError
 from evaluation.files import write_text
-from evaluation.html_browser import browser_section
-from evaluation.html_figures import agreement_bars, loss_curves, outcome_bars, quality_charts
-from evaluation.html_tables import contamination_table, percent, summary_tables, table
+from evaluation.page.browser import browser_section
+from evaluation.page.figures import agreement_bars, loss_curves, outcome_bars, quality_charts
+from evaluation.page.tables import contamination_table, percent, summary_tables, table
 from evaluation.problems import BenchmarkProblem, load_benchmark
 from evaluation.self_check import SelfCheck
 
@@ -102,7 +102,7 @@ def _page(title: str, body: str) -> str:
 
 
 def _asset(name: str) -> str:
-    folder = resources.files("evaluation") / "report_page"
+    folder = resources.files("evaluation.page")
     return (folder / name).read_text(encoding="utf-8")
 
 

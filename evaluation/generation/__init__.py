@@ -1,0 +1,1 @@
+"""Completions of many prompts at once."""

@@ -1,0 +1,1 @@
+"""Generated programs: confined where they run, tested where they cannot cheat."""
