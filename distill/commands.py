@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from distill.config import SweepConfig, TrainConfig
-from distill.recipe import LOSS_ON, PRECISIONS
+from distill.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES, PRECISIONS
 from distill.recipe_files import find_recipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -21,14 +21,26 @@ def _recipe_overrides(command):
         [
             click.option("--student", help="44m, 202m, tiny or LAYERSxWIDTHxHEADS."),
             click.option("--temperature", type=float, help="1 to 4."),
+            click.option("--temperature-end", type=float, help="Of the last step."),
             click.option("--alpha", type=float, help="Weight of the teacher's term, 0 to 1."),
+            click.option("--alpha-end", type=float, help="Of the last step."),
+            click.option(
+                "--divergence", type=click.Choice(DIVERGENCES), help="See docs/losses.md."
+            ),
             click.option("--epochs", type=int),
-            click.option("--lr", type=float),
+            click.option("--lr", type=float, help="Highest learning rate."),
+            click.option("--lr-schedule", type=click.Choice(LR_SCHEDULES)),
+            click.option("--warmup-ratio", type=float, help="Share of the steps."),
             click.option("--weight-decay", type=float),
             click.option("--clip", type=float, help="Largest gradient norm."),
             click.option("--dropout", type=float),
             click.option("--batch-size", type=int, help="Documents of a microbatch."),
             click.option("--accumulate", type=int, help="Microbatches of an optimizer step."),
+            click.option(
+                "--batching",
+                type=click.Choice(BATCHINGS),
+                help="Documents side by side, or end to end.",
+            ),
             click.option("--loss-on", type=click.Choice(LOSS_ON), help="Which tokens count."),
             click.option("--precision", type=click.Choice(PRECISIONS)),
             click.option(

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 from distill_fakes import small_recipe
 
 import cache.soft_targets
 from distill import recipe_files
+from distill.commands import train
 from distill.config import SweepConfig, TrainConfig
 from distill.errors import DistillError
 from distill.recipe import MAX_TEMPERATURE, MIN_TEMPERATURE, Recipe, recipe_from_mapping
@@ -186,3 +187,8 @@ def test_recipes_and_configurations_import_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_field_of_a_recipe_is_an_option_of_train():
+    options = {parameter.name for parameter in train.params}
+    assert {field.name for field in fields(Recipe)} - {"name"} <= options
