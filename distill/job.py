@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = config_from_json(sys.stdin.readline())
     orders = _Orders()
-    with CacheReader(config.cache) as reader:
+    with CacheReader(config.cache) as reader, suppress(KeyboardInterrupt):
         while (line := orders.next()) is not None:
             outcome = run_recipe(recipe_from_mapping(json.loads(line)), config, reader)
             orders.is_busy.clear()

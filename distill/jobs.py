@@ -11,9 +11,10 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -67,6 +68,8 @@ def run_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -> li
     A run that fails or is killed is an outcome, and its place goes to the next one. However
     this function ends, no process of its own is left.
     """
+    if not recipes:
+        return []
     waiting, outcomes = deque(recipes), []
     workers = [
         Worker(config, place, config.out / f"worker-{number}.log")
@@ -98,12 +101,9 @@ class Worker:
     def train(self, recipe: Recipe) -> str:
         """Begin to train; returns the recipe's name."""
         if self.process is None:
-            self.process = self._start()
+            self._start()
         self.recipe = recipe
-        try:
-            self._say(json.dumps(asdict(recipe)))
-        except BrokenPipeError:
-            pass  # it has ended, which `outcome` will tell
+        self._say(json.dumps(asdict(recipe)))
         return recipe.name
 
     def outcome(self) -> RunOutcome:
@@ -125,7 +125,7 @@ class Worker:
             _stop([self])
         return outcome
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> None:
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM],
@@ -136,16 +136,13 @@ class Worker:
                 env={**os.environ, **self.place.environment},
                 start_new_session=True,  # Ctrl-C comes to this process alone, which stops them all
             )
-        try:
-            self._say(config_to_json(self.config))
-        except BrokenPipeError:
-            pass
-        return self.process
+        self._say(config_to_json(self.config))
 
     def _say(self, line: str) -> None:
         assert self.process is not None and self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, which `outcome` will tell
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
 
 
 def _answering(workers: Sequence[Worker]) -> list[Worker]:
@@ -159,20 +156,27 @@ def _answering(workers: Sequence[Worker]) -> list[Worker]:
 
 def _stop(workers: Sequence[Worker]) -> None:
     """End the processes: those that train are interrupted, and killed if that takes too long."""
-    processes = [worker.process for worker in workers if worker.process is not None]
-    for process in processes:
-        process.terminate()
-    for process in processes:
+    started = [(worker, worker.process) for worker in workers if worker.process is not None]
+    for worker, process in started:
+        if worker.recipe:
+            process.terminate()
+        else:
+            _close(process.stdin)
+    for worker, process in started:
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-    for worker in workers:
+        _close(process.stdin)
+        _close(process.stdout)
         worker.process = worker.recipe = None
+
+
+def _close(pipe: IO[str] | None) -> None:
+    with suppress(BrokenPipeError):  # what was not sent has no one to read it
+        if pipe is not None:
+            pipe.close()
 
 
 def _epitaph(code: int, log: Path) -> str:

@@ -50,7 +50,8 @@ class Board:
     def ended(self, outcome: RunOutcome) -> None:
         """A run has come to an end, of whatever kind."""
         view = self.views[outcome.name]
-        view.read()
+        if view.read():
+            self._say(f"{outcome.name}: {view.words()}")
         view.status = outcome.status
         self._say(f"{outcome.name}: {outcome.error or outcome.status}")
 
