@@ -1,8 +1,8 @@
 """Rows a second from a shard on disk to soft targets in memory, on one core.
 
-Writes a shard of random rows for each format, then reads all of it in blocks: HDF5 filters,
-unpacking, entropy decoding and the codec. The file is in the page cache; what is
-counted is the CPU time of the one thread.
+Writes shards of random rows for each format, then reads all of them group by group: HDF5 filters,
+unpacking, entropy decoding and the codec. The files are in the page cache; what is counted is the
+CPU time of the one thread. `pipeline.py` measures what training gets: documents in random order.
 
     python benchmarks/decode.py
 """
@@ -12,21 +12,15 @@ import time
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
+from made_cache import write_made_cache
 
-from cache.basis import BasisFit
 from cache.config import TargetFormat
-from cache.documents import Document
-from cache.fidelity import NUM_MEASURES
 from cache.layout import ShardLayout
-from cache.manifest import ShardPlan
+from cache.manifest import Manifest
 from cache.open_shard import OpenShard
 from cache.packing import GROUP_ROWS, to_tensors
-from cache.row_codec import OutputHead, RowCodec
-from cache.rows import ComputedRows
-from cache.shard import write_shard
-from cache.writer import ShardAssembly
+from cache.tail_file import load_codec
 
 FORMATS = {
     "mass, k = 64": TargetFormat(top_k=64, tail="mass"),
@@ -39,57 +33,35 @@ FORMATS = {
 }
 
 
-def make_shard(path: Path, targets: TargetFormat, rows: int, vocab_size: int, width: int):
-    """Write a shard of one document and return how to open and decode it."""
-    torch.manual_seed(0)
-    weight = torch.randn(vocab_size, width) / width**0.5
-    hidden = torch.randn(rows, width) * torch.linspace(6, 0.5, width)
-    basis = head = None
-    if targets.tail == "lowrank":
-        fit = BasisFit(weight, None)
-        logits = hidden[:2048] @ weight.T
-        fit.add(hidden[:2048], logits, logits.topk(targets.top_k).indices)
-        basis = fit.finish(min(targets.tail_rank, width), targets.tail_bytes)
-    if targets.tail == "hidden":
-        head = OutputHead(weight=weight, bias=torch.zeros(vocab_size))
-    codec = RowCodec(targets, vocab_size, basis=basis, head=head)
-    gold = torch.zeros(rows, dtype=torch.int64)
-    slices = [
-        codec.encode(part @ weight.T, part, ids)
-        for part, ids in zip(hidden.split(256), gold.split(256), strict=True)
-    ]
-    layout = ShardLayout(vocab_size=vocab_size, targets=targets, tail_width=codec.tail_width)
-    document = Document(task_id=1, token_ids=np.zeros(rows + 1, dtype=np.int64), prompt_length=1)
-    assembly = ShardAssembly([document], layout, codec.tables)
-    assembly.add([0], ComputedRows(slices=slices, fidelity=[torch.zeros(1, NUM_MEASURES)]))
-    write_shard(path, assembly.datasets(), identity_sha256="benchmark")
-    plan = ShardPlan(
-        path=path.name, split="train", first_document=0, num_documents=1, num_tokens=rows + 1
-    )
-    return codec, layout, plan
+def decode_rate(directory: Path) -> float:
+    """Rows a second of CPU time, all shards of a cache once."""
+    manifest = Manifest.read(directory)
+    identity, num_rows = manifest.identity, 0
+    codec, layout = load_codec(directory, identity), ShardLayout.of(identity)
+    started = time.process_time()
+    for plan in manifest.plan.shards:
+        shard = OpenShard(directory / plan.path, layout, plan, identity.sha256, codec.tables)
+        for start in range(0, plan.num_rows, GROUP_ROWS):
+            rows = shard.row_range(start, min(start + GROUP_ROWS, plan.num_rows))
+            num_rows += codec.decode(to_tensors(rows)).num_rows
+        shard.file.close()
+    return num_rows / (time.process_time() - started)
 
 
 @click.command()
-@click.option("--rows", default=16384)
+@click.option("--tokens", default=32_768)
 @click.option("--vocab-size", default=8192, help="Does not matter to the time, but to the set-up.")
 @click.option("--width", default=576)
 @click.option("--repeats", default=5)
-def main(rows: int, vocab_size: int, width: int, repeats: int):
+def main(tokens: int, vocab_size: int, width: int, repeats: int):
     """Print rows/s of each format, best of the repeats."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name, targets in FORMATS.items():
-            path = Path(folder) / f"{abs(hash(name))}.h5"
-            codec, layout, plan = make_shard(path, targets, rows, vocab_size, width)
-            best = float("inf")
-            for _ in range(repeats):
-                shard = OpenShard(path, layout, plan, "benchmark", codec.tables)
-                started = time.process_time()
-                for start in range(0, rows, GROUP_ROWS):
-                    codec.decode(to_tensors(shard.row_range(start, start + GROUP_ROWS)))
-                best = min(best, time.process_time() - started)
-                shard.file.close()
-            print(f"{name:28s} {rows / best:12,.0f} rows/s")
+        for number, (name, targets) in enumerate(FORMATS.items()):
+            path = Path(folder) / str(number)
+            write_made_cache(path, targets, num_tokens=tokens, vocab_size=vocab_size, width=width)
+            best = max(decode_rate(path) for _ in range(repeats))
+            print(f"{name:28s} {best:12,.0f} rows/s")
 
 
 if __name__ == "__main__":
