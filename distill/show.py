@@ -36,12 +36,12 @@ def sweep_table(result: SweepResult) -> Table:
     table.add_column("recipe", no_wrap=True)
     table.add_column("status")
     for heading in ("train loss", "val loss", "val distillation", "val cross-entropy", "seconds"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=7, overflow="fold")
     for run in result.runs:
         losses = run.losses or {}
         names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
         numbers = [f"{losses[name]:.4f}" if name in losses else "-" for name in names]
-        seconds = "-" if run.seconds is None else f"{run.seconds:,.1f}"
+        seconds = "-" if run.seconds is None else f"{run.seconds:,.0f}"
         table.add_row(run.name, run.status, *numbers, seconds)
     return table
 

@@ -13,6 +13,7 @@ from distill.errors import DistillError
 from distill.plots import TITLES
 from distill.progress import console
 from distill.recipe_files import load_recipes
+from distill.result import RunOutcome, SweepResult
 from distill.show import sweep_table
 from distill.sweep import sweep
 from distill.train import train
@@ -81,6 +82,18 @@ def test_a_table_sums_the_runs_up(swept):
     third = next(line for line in capture.get().splitlines() if "third" in line)
     assert f"{result.runs[2].losses['val_distillation_loss']:.4f}" in third
     assert next(line for line in capture.get().splitlines() if "failed" in line).count("-") == 5
+
+
+def test_a_narrow_table_keeps_its_numbers_whole(tmp_path):
+    losses = dict.fromkeys(("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss"), 11.6)
+    run = RunOutcome(
+        name="small_acc4_lr0.0005", out=tmp_path, status="trained", seconds=1234.5, losses=losses
+    )
+    narrow = Console(width=80)
+    with narrow.capture() as capture:
+        narrow.print(sweep_table(SweepResult(out=tmp_path, runs=(run,))))
+    row = next(line.split() for line in capture.get().splitlines() if "small_" in line)
+    assert row == ["small_acc4_lr0.0005", "trained", *["11.6000"] * 4, "1,234"]
 
 
 def test_a_finished_run_of_another_recipe_is_not_taken_for_this_one(swept, reader):
