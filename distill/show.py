@@ -32,7 +32,9 @@ def summary_table(result: TrainResult) -> Table:
 
 def sweep_table(result: SweepResult) -> Table:
     """A line for each run of a sweep: status, final losses, time."""
-    table = Table(title="Sweep", title_justify="left", box=box.SIMPLE)
+    table = Table(
+        title="Sweep", title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True
+    )
     table.add_column("recipe", no_wrap=True)
     table.add_column("status")
     for heading in ("train loss", "val loss", "val distillation", "val cross-entropy", "seconds"):
