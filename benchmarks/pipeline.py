@@ -77,13 +77,25 @@ def epoch_rate(path: Path, epoch: int) -> float:
 
 @main.command()
 @click.option("--student", "students", multiple=True, default=["2x128x2"], help="Repeatable.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="A real one, instead of random rows."
+)
 @click.option("--tail", type=click.Choice(["mass", "lowrank"]), default="mass")
 @click.option("--vocab-size", default=49_152)
 @click.option("--width", default=64, help="Of the hidden states from which rows are made.")
 @click.option("--steps", default=4, help="Of each side and round.")
 @click.option("--rounds", default=3)
 @click.option("--threads", default=1)
-def train(students, tail: str, vocab_size: int, width: int, steps: int, rounds: int, threads: int):
+def train(
+    students,
+    cache: Path | None,
+    tail: str,
+    vocab_size: int,
+    width: int,
+    steps: int,
+    rounds: int,
+    threads: int,
+):
     """Print the time of a step, tokens/s, padding and waiting, grouped and packed.
 
     CPU seconds are those of the process, reading included: on a busy machine they say more.
@@ -91,8 +103,9 @@ def train(students, tail: str, vocab_size: int, width: int, steps: int, rounds: 
     torch.set_num_threads(threads)
     targets = TargetFormat(top_k=16, tail=tail, tail_rank=width)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cache"
-        write_made_cache(path, targets, num_tokens=80_000, vocab_size=vocab_size, width=width)
+        path = cache or Path(folder) / "cache"
+        if cache is None:
+            write_made_cache(path, targets, num_tokens=80_000, vocab_size=vocab_size, width=width)
         for student in students:
             with CacheReader(path) as reader:
                 learner = make_learner(student, reader)
