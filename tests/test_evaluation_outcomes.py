@@ -6,7 +6,7 @@ from evaluation.completions import Sample
 from evaluation.outcomes import KINDS, count_failed_at_limit, group_outcomes, outcome_kind
 from evaluation.sandbox.checks import Verdict
 
-SANDBOX = Path(__file__).parent.parent / "evaluation" / "sandbox.py"
+SANDBOX = Path(__file__).parent.parent / "evaluation" / "sandbox" / "checks.py"
 SAMPLE = Sample(task_id="T/0", sample=0, completion="pass", finish="stop")
 
 
