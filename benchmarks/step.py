@@ -45,9 +45,6 @@ from distill.recipe import Recipe
 from distill.shapes import parse_shape
 from distill.student import build_student, padding_id
 
-Loss = Callable[[Batch], torch.Tensor]
-"""Sum over the rows of a batch."""
-
 
 class SlicedCrossEntropy(torch.autograd.Function):
     """Head and cross-entropy with the memory, slices and passes of the fused loss."""
@@ -120,8 +117,8 @@ class Sides:
             for microbatches in steps:
                 self.learner.train_step(microbatches, 1)
 
-    def with_loss(self, loss: Loss) -> None:
-        """The learner's step, with a loss of another kind."""
+    def with_loss(self, loss: Callable[[Batch], torch.Tensor]) -> None:
+        """The learner's step, with another loss: a sum over the rows of a batch."""
         accelerator = self.learner.accelerator
         self.student.train()
         for microbatches in self.steps:
