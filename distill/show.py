@@ -35,10 +35,11 @@ def sweep_table(result: SweepResult) -> Table:
     table = Table(
         title="Sweep", title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True
     )
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("status")
-    for heading in ("train loss", "val loss", "val distillation", "val cross-entropy", "seconds"):
-        table.add_column(heading, justify="right", min_width=7, overflow="fold")
+    # A name may be folded where the terminal is narrow; a number is never cut.
+    table.add_column("recipe", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for heading in ("train loss", "val loss", "val dist.", "val CE", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for run in result.runs:
         losses = run.losses or {}
         names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
