@@ -24,8 +24,8 @@ run "$python" cli.py cache inspect "$out/cache"
 run "$python" cli.py cache verify "$out/cache"
 run "$python" cli.py sweep --cache "$out/cache" --recipes recipes/demo.yaml --out "$out/students"
 run "$python" cli.py evaluate --checkpoints "$out"/students/* --teacher "$teacher" \
-    --benchmark humaneval --limit 4 --samples 10 --max-new-tokens 96 --latency-tokens 32 \
-    --out "$out/report"
+    --benchmark humaneval --limit 4 --samples 10 --max-new-tokens 96 --cache "$out/cache" \
+    --latency-prompts 5 --latency-tokens 32 --latency-batch 4 --out "$out/report"
 
 echo
-echo "Loss curves: $out/students/plots    Report: $out/report/results.md"
+echo "Loss curves: $out/students/plots    Report: $out/report/report.html"
