@@ -144,7 +144,9 @@ def kill_at_random(folder: Path, name: str, times: int) -> None:
         child = start(train_in_child, folder, name)
         time.sleep(random.uniform(0.1, 1.5))
         os.kill(child, signal.SIGKILL)
-        if not wait(child):
+        ended = wait(child)
+        run = distill.run_folder.read_run(folder / name)
+        if not ended or (run is not None and run["status"] == distill.run_folder.FINISHED):
             return  # it had finished before
     assert wait(start(train_in_child, folder, name)) == 0
 
