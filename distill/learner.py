@@ -66,7 +66,11 @@ class Learner:
         prepare_trunk(student, recipe, accelerator.device)
         objective = Objective(student, terms_at(recipe, 0.0))
         optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+            objective.parameters(),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            # With a loss scaler a fused step skips itself, unseen by those who count skipped steps.
+            fused=True if accelerator.scaler is None else None,
         )
         self.schedule = lr_schedule(recipe, optimizer, num_steps)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)

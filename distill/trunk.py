@@ -14,7 +14,9 @@ def prepare_trunk(student: GPT2LMHeadModel, recipe: Recipe, device: torch.device
         DistillError: it is to be compiled, and nothing can be compiled here.
     """
     if recipe.gradient_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})
+        # Newer transformers warn of the name that older ones know.
+        enable = getattr(student, "activation_checkpointing_enable", None)
+        (enable or student.gradient_checkpointing_enable)({"use_reentrant": False})
     if recipe.compile:
         require_compiler(device)
         student.transformer.compile(dynamic=True)  # documents have all lengths

@@ -4,10 +4,11 @@
 
 FOLDER/whole is trained in one go, and each run of MOMENTS is killed at its moment and resumed;
 FOLDER/killed_at_random is killed from outside, again and again. FOLDER/alone is trained by one
-process and FOLDER/pair by two, as are FOLDER/pair_whole in one go and FOLDER/pair_resumed killed
-and resumed; FOLDER/handed_over is begun by two processes and gone on with by one. Gradients of
-one step with unequal shares are left in FOLDER/gradients. A script of its own, because the
-children are forked to save the imports, which is safe only before torch has computed anything.
+process and FOLDER/pair by two, and so with _packed batches; FOLDER/pair_whole by two in one go,
+FOLDER/pair_resumed by two that are killed and resumed; FOLDER/handed_over is begun by two and gone
+on with by one. Gradients of one step with unequal shares are left in FOLDER/gradients. A script
+of its own, because the children are forked to save the imports, which is safe only before torch
+has computed anything.
 """
 
 import os
@@ -163,6 +164,10 @@ def main(folder: Path) -> None:
     uneven = {"dropout": 0.0, "accumulate": 3}
     assert wait(start(train_in_child, folder, "alone", **uneven)) == 0
     assert train_pair(folder, "pair", **uneven) == [0, 0]
+    # Documents of a step end to end in rows: the second process often goes without.
+    packed = {"dropout": 0.0, "batching": "packed"}
+    assert wait(start(train_in_child, folder, "alone_packed", **packed)) == 0
+    assert train_pair(folder, "pair_packed", **packed) == [0, 0]
     assert train_pair(folder, "pair_whole") == [0, 0]
     assert all(train_pair(folder, "pair_resumed", "mid_step"))
     assert train_pair(folder, "pair_resumed") == [0, 0]

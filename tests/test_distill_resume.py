@@ -80,20 +80,23 @@ def test_run_says_where_it_went_on(killed, moment, step):
     assert run["status"] == "finished"
 
 
-@pytest.mark.parametrize("other", ["pair", "handed_over"])
-def test_two_processes_train_the_same_student_as_one(killed, other):
-    expected, actual = weights(killed, "alone"), weights(killed, other)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("alone", "pair"), ("alone", "handed_over"), ("alone_packed", "pair_packed")],
+)
+def test_two_processes_train_the_same_student_as_one(killed, one, other):
+    expected, actual = weights(killed, one), weights(killed, other)
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], atol=2e-5, rtol=1e-4)
     curves = [
         [(line["step"], line.get("num_rows")) for line in read_metrics(killed / name / METRICS)]
-        for name in ("alone", other)
+        for name in (one, other)
     ]
     assert curves[0] == curves[1]
     for name in ("train_loss", "val_loss"):
         losses = [
             [line[name] for line in read_metrics(killed / run / METRICS) if name in line]
-            for run in ("alone", other)
+            for run in (one, other)
         ]
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
