@@ -171,11 +171,12 @@ class CacheReader:
 
     def _tables(self) -> FrequencyTables | None:
         """Tables of the entropy-coded coefficients, where the tail has any."""
-        if self.identity.targets.tail != "lowrank":
-            return None
+        return self._loaded_codec().tables if self.identity.targets.tail == "lowrank" else None
+
+    def _loaded_codec(self) -> RowCodec:
         if self._codec is None:
             self._codec = load_codec(self.path, self.identity)
-        return self._codec.tables
+        return self._codec
 
     def read_rows(self, split: str, indices: Sequence[int], name: str) -> np.ndarray:
         """One dataset of the rows of some documents, as stored; for reports.
@@ -222,10 +223,8 @@ class CacheReader:
         self.shards = OpenShards(self.path, self.manifest, self._tables)
 
     def _decode(self, parts: list[Rows]) -> SoftTargets:
-        if self._codec is None:
-            self._codec = load_codec(self.path, self.identity)
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return self._codec.decode(to_tensors(rows))
+        return self._loaded_codec().decode(to_tensors(rows))
 
     def _require_split(self, split: str) -> list[ShardPlan]:
         if split not in self._shards:
