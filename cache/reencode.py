@@ -6,7 +6,6 @@ teacher's logits where hidden states give these back. N rows, D width, V vocabul
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -159,8 +158,7 @@ def _encode_anew(
     """Rows of a hidden tail through the head and the new codec, and the fidelity of some."""
     parts, fidelity = [], [torch.zeros(0, NUM_MEASURES)]
     kept = {name: block[name] for name in ("entropy", "gold_logprob", "gold_rank")}
-    pieces = map(reduce_slices, _slices(head, block["tail_hidden"]))
-    for logits, hidden, no_gold in chain.from_iterable(pieces):
+    for logits, hidden, no_gold in reduce_slices(_slices(head, block["tail_hidden"])):
         rows = codec.encode(logits, hidden, no_gold, generator)
         parts.append(rows)
         sample = list(range(-first_row % SAMPLE_EVERY, len(hidden), SAMPLE_EVERY))

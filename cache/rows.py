@@ -3,9 +3,8 @@
 B batch, S positions, D width, N rows, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -57,8 +56,7 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
     generator = torch.Generator(teacher.head.weight.device)
     generator.manual_seed(documents[0].task_id)
     try:
-        pieces = map(reduce_slices, logit_slices(teacher, documents))
-        for logits, hidden, gold_ids in chain.from_iterable(pieces):
+        for logits, hidden, gold_ids in reduce_slices(logit_slices(teacher, documents)):
             rows = codec.encode(logits, hidden, gold_ids, generator)
             slices.append(rows)
             sample = list(range(-first_row % SAMPLE_EVERY, len(logits), SAMPLE_EVERY))
@@ -84,11 +82,17 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
 @torch.inference_mode()
 def logit_slices(teacher: Teacher, documents: Sequence[Document]) -> Iterator[LogitSlice]:
     """Slices of the documents' rows: logits (n, V), hidden states (n, D), gold ids (n,)."""
-    states = teacher.hidden(pad_documents(documents))  # (B, S, D)
-    rows = torch.cat([states[i, : d.num_rows] for i, d in enumerate(documents)])  # (N, D)
-    rows = rows.to(teacher.head.weight.device)
+    rows = hidden_rows(teacher, documents)
     gold_ids = torch.cat([torch.from_numpy(d.token_ids[1:]) for d in documents]).to(rows.device)
     yield from head_slices(teacher.logits, rows, gold_ids, teacher.vocab_size)
+
+
+@torch.inference_mode()
+def hidden_rows(teacher: Teacher, documents: Sequence[Document]) -> torch.Tensor:
+    """(N, D) final hidden states of the documents' rows, on the output head's device."""
+    states = teacher.hidden(pad_documents(documents))  # (B, S, D)
+    rows = torch.cat([states[i, : d.num_rows] for i, d in enumerate(documents)])
+    return rows.to(teacher.head.weight.device)
 
 
 def head_slices(
@@ -103,10 +107,11 @@ def head_slices(
         yield head(hidden), hidden, gold
 
 
-def reduce_slices(large: LogitSlice) -> Iterator[LogitSlice]:
-    """A slice in such pieces as an encoder works on best."""
-    size = _slice_rows(REDUCE_BYTES, large[0], large[0].shape[-1])
-    yield from zip(*(tensor.split(size) for tensor in large), strict=True)
+def reduce_slices(slices: Iterable[LogitSlice]) -> Iterator[LogitSlice]:
+    """Slices in such pieces as elementwise work goes through best."""
+    for large in slices:
+        size = _slice_rows(REDUCE_BYTES, large[0], large[0].shape[-1])
+        yield from zip(*(tensor.split(size) for tensor in large), strict=True)
 
 
 def _slice_rows(budget: dict[str, int], rows: torch.Tensor, vocab_size: int) -> int:

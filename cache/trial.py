@@ -7,7 +7,6 @@ format needs them. N rows, D width, V vocabulary, K entries, R rank.
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
 
 import h5py
 import numpy as np
@@ -156,8 +155,8 @@ class Trial:
     def _encode_all(self, codec: RowCodec) -> EncodedRows:
         generator = torch.Generator(self._hidden.device).manual_seed(0)
         parts = []
-        pieces = map(reduce_slices, self._slices(self._hidden, self._gold_ids))
-        for logits, hidden, gold_ids in chain.from_iterable(pieces):
+        slices = self._slices(self._hidden, self._gold_ids)
+        for logits, hidden, gold_ids in reduce_slices(slices):
             parts.append(codec.encode(logits, hidden, gold_ids, generator))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -167,8 +166,8 @@ class Trial:
         every = max(1, self.num_rows // self._fidelity_rows)
         sample = torch.arange(0, self.num_rows, every, device=self._hidden.device)
         measured = []
-        pieces = map(reduce_slices, self._slices(self._hidden[sample], sample))
-        for logits, _, indices in chain.from_iterable(pieces):
+        slices = self._slices(self._hidden[sample], sample)
+        for logits, _, indices in reduce_slices(slices):
             decoded = codec.decode({name: part[indices] for name, part in rows.items()})
             measured.append(measure_rows(logits, decoded, temperatures))
         return summarise(torch.cat(measured).cpu().numpy(), temperatures)

@@ -4,7 +4,7 @@ from a cache, or from the live teacher.
 N rows, D width, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from cache.documents import Document
 from cache.errors import CacheError
 from cache.reader import CacheReader
-from cache.rows import pad_documents
+from cache.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher import Teacher
 from evaluation.agreement import DocumentSums, TeacherRows, compare_rows, sum_document
 from evaluation.errors import EvaluationError
@@ -26,8 +26,6 @@ from evaluation.generation.tokens import DECODING, position_limit
 SPLIT = "validation"
 # Padded tokens of a batch; of its rows only hidden states are kept at once, never logits.
 BATCH_TOKENS = 4096
-# Logits of as many rows at once as take these bytes in fp32.
-LOGIT_BYTES = {"cpu": 4 << 20, "accelerator": 256 << 20}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,11 +191,10 @@ class LiveTeacher:
         teacher = Teacher(model)
         states: torch.Tensor | None = None
         for batch in held_out.batches():
-            hidden = [part.cpu() for _, part, _ in model_slices(teacher, batch.documents)]
-            together = torch.cat(hidden)
+            hidden = hidden_rows(teacher, batch.documents).cpu()
             if states is None:
-                states = together.new_empty(int(held_out.first_rows[-1]), together.shape[-1])
-            states[batch.rows] = together
+                states = hidden.new_empty(int(held_out.first_rows[-1]), hidden.shape[-1])
+            states[batch.rows] = hidden
             on_done(len(batch.documents))
         assert states is not None
         head = {"weight": teacher.head.weight, "bias": getattr(teacher.head, "bias", None)}
@@ -223,21 +220,6 @@ class LiveTeacher:
         return rows
 
 
-@torch.inference_mode()
-def model_slices(
-    model: Teacher, documents: Sequence[Document]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Slices of the documents' rows: logits (n, V), hidden states (n, D), gold ids (n,)."""
-    states = model.hidden(pad_documents(documents))  # (B, S, D)
-    rows = torch.cat([states[i, : d.num_rows] for i, d in enumerate(documents)])  # (N, D)
-    rows = rows.to(model.head.weight.device)
-    gold_ids = torch.cat([torch.from_numpy(d.token_ids[1:]) for d in documents]).to(rows.device)
-    kind = "cpu" if rows.device.type == "cpu" else "accelerator"
-    size = max(1, LOGIT_BYTES[kind] // (4 * model.vocab_size))
-    for hidden, gold in zip(rows.split(size), gold_ids.split(size), strict=True):
-        yield model.logits(hidden), hidden, gold
-
-
 def measure_documents(
     model: Any,
     held_out: HeldOut,
@@ -252,7 +234,7 @@ def measure_documents(
     done: dict[int, DocumentSums] = {}
     for batch in held_out.batches(position_limit(model)):
         rows, values, start = reference.of(batch), [], 0
-        for logits, _, gold_ids in model_slices(wrapped, batch.documents):
+        for logits, _, gold_ids in reduce_slices(logit_slices(wrapped, batch.documents)):
             part = slice(start, start + len(logits))
             values.append(compare_rows(logits, gold_ids, rows(part, gold_ids)))
             start = part.stop
