@@ -13,6 +13,13 @@ NARROW = ("model", "text", "KL", "top-1", "bits/byte")
 """Columns of `agreement_table` that a terminal has room for."""
 
 
+def short(value: float) -> str:
+    """Three digits or more: 3,030, 44.3, 1.27."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
 def agreement_table(rows: Iterable[ModelRow]) -> list[dict[str, str]]:
     """One line for each model and scope that was measured; none where nothing was.
 

@@ -19,6 +19,7 @@ from evaluation.details import (
     latency_numbers,
     latency_table,
     likeness_table,
+    short,
 )
 from evaluation.files import write_text
 from evaluation.results import BenchmarkResult
@@ -103,33 +104,26 @@ def readable_columns(row: ModelRow) -> dict[str, str]:
     """A row as short texts with units, for tables."""
     columns = {
         "model": f"{row.label} (teacher)" if row.is_teacher else row.label,
-        "params": f"{_short(row.parameters / 1e6)} M",
-        "size": f"{_short(row.size_bytes / 1e6)} MB{'*' if 'computed' in row.size_source else ''}",
+        "params": f"{short(row.parameters / 1e6)} M",
+        "size": f"{short(row.size_bytes / 1e6)} MB{'*' if 'computed' in row.size_source else ''}",
         "greedy pass@1": percent(row.greedy_pass_at_1, row.greedy_interval),
     }
     for k, rate in row.pass_at.items():
         columns[f"pass@{k}"] = percent(rate, row.pass_at_intervals[k])
     columns |= {
         "BLEU": f"{row.bleu:.1f}",
-        "mean ms": _short(row.latency.mean_ms),
-        "median ms": _short(row.latency.median_ms),
-        "p95 ms": _short(row.latency.p95_ms),
-        "tok/s": _short(row.latency.tokens_per_second),
+        "mean ms": short(row.latency.mean_ms),
+        "median ms": short(row.latency.median_ms),
+        "p95 ms": short(row.latency.p95_ms),
+        "tok/s": short(row.latency.tokens_per_second),
         "speed-up": _ratio(row.speedup),
         "smaller": _ratio(row.compression),
     }
     return columns
 
 
-def _short(value: float) -> str:
-    """Three digits or more: 3,030, 44.3, 1.27."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
 def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{_short(value)}×"
+    return "–" if value is None else f"{short(value)}×"
 
 
 def to_rich_table(result: BenchmarkResult) -> Group:

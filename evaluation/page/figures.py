@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evaluation.details import short
 from evaluation.outcomes import group_outcomes
 from evaluation.page.charts import NUM_COLOURS, Line, Point, colour_class, lines, scatter
 from evaluation.page.tables import (
@@ -15,7 +16,6 @@ from evaluation.page.tables import (
     model_number,
     outcome_table,
     sampled_ks,
-    short,
 )
 
 METRICS_FILE = "metrics.jsonl"  # beside a student's weights, one JSON object a line

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from evaluation.details import short
 from evaluation.outcomes import group_outcomes
 from evaluation.page.charts import key
 
@@ -118,13 +119,6 @@ def outcome_table(caption: str, rows: Sequence[Row], field: str, chips: Mapping[
             + "</tr>"
         )
     return table(caption, heads, lines)
-
-
-def short(value: float) -> str:
-    """Three digits or more: 3,030, 44.3, 1.27."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def _count(count: int | None) -> str:
