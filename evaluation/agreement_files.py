@@ -1,7 +1,6 @@
 """Agreement of one model with the teacher, kept as files: sums of every document, and of a live
 teacher the hidden states that all others are compared with."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from evaluation.generation.tokens import position_limit
 from evaluation.held_out import CachedTeacher, HeldOut, LiveTeacher, Reference, measure_documents
 from evaluation.lazy import LazyModel
 from evaluation.models import ModelSource, list_sources, load_model
-
-# Called with a stage, how much of it was done just now, and its total.
-Progress = Callable[[str, int, int], None]
+from evaluation.progress import StageProgress
 
 
 def measure_agreement(
-    source: ModelSource, model: LazyModel, conditions: Conditions, stem: str, progress: Progress
+    source: ModelSource,
+    model: LazyModel,
+    conditions: Conditions,
+    stem: str,
+    progress: StageProgress,
 ) -> tuple[Agreement | None, str | None]:
     """Agreement of a model, or None and why there is none; kept in `out/agreement`.
 
@@ -74,7 +75,7 @@ def _live(
     conditions: Conditions,
     held_out: HeldOut,
     folder: Path,
-    progress: Progress,
+    progress: StageProgress,
 ) -> tuple[LiveTeacher | None, str | None]:
     """The live teacher's predictions, or why they say nothing about the cache's documents."""
     config = conditions.config

@@ -23,7 +23,7 @@ from evaluation.report import write_report
 from evaluation.results import BenchmarkResult, build_result
 from evaluation.rows import ModelRow
 from evaluation.sandbox.checks import sandbox_level
-from evaluation.self_check import RUNS_PER_PROBLEM, check_benchmark
+from evaluation.self_check import prove_benchmark
 
 __all__ = ["BenchmarkResult", "prepare", "run_benchmark"]
 
@@ -48,16 +48,9 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
         remarks = [f"Skipped {problem}" for problem in conditions.benchmark.skipped]
         remarks += [f"Skipped {path}: no model in it" for path in bystanders]
         remarks += remark_on_judging(conditions.problems)
-        checked = None
-        if config.self_check:
-            total = RUNS_PER_PROBLEM * len(conditions.problems)
-            checked = check_benchmark(
-                replace(conditions.benchmark, problems=conditions.problems),
-                config.limits,
-                config.workers,
-                lambda: stages("self-check", "canonical and trivial solutions", 1, total),
-            )
-            remarks += checked.remarks
+        chosen = replace(conditions.benchmark, problems=conditions.problems)
+        checked = prove_benchmark(chosen, config, stages)
+        remarks += checked.remarks if checked else ()
         remarks += contamination_remarks(contamination, checkpoints, len(conditions.problems))
         for source in sources:
             rows.append(measure_model(source, conditions, stages.of(source.label)))

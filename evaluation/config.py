@@ -43,6 +43,11 @@ class SandboxLimits:
     allow_weak: bool = False
     """Run programs where the sandbox lacks layers, too."""
 
+    @property
+    def signature(self) -> str:
+        """The limits in one line, for results."""
+        return f"timeout:{self.timeout:g}s|memory:{self.memory_mb}MiB"
+
     def __post_init__(self) -> None:
         require(self.timeout > 0, f"timeout is {self.timeout}; give seconds above 0")
         require(
@@ -87,7 +92,40 @@ class LatencySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class JudgingConfig:
+    """Which problems programs are judged on, and how: the same for models and sample files."""
+
+    benchmark: str = "humaneval"
+    """humaneval, mbpp, or a JSON-lines file (.jsonl or .jsonl.gz) in either schema."""
+    dataset: str | None = None
+    """Where the problems come from: a hub id or a JSON-lines file; absent: the benchmark's own."""
+    template: str = "instruction"
+    """Prompt template of MBPP problems; use the one the students were trained with."""
+    timeout: float = 3.0
+    """Seconds a generated program may run."""
+    memory_mb: int = 1024
+    """MiB a generated program may use."""
+    allow_weak_sandbox: bool = False
+    """Run programs where the sandbox lacks layers, too: on a machine you can lose."""
+    workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    """Programs run at once."""
+    self_check: bool = True
+    """First prove that canonical solutions score 100 % and trivial bodies 0 %."""
+
+    def __post_init__(self) -> None:
+        require_at_least("workers", self.workers, 1)
+        SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
+
+    @property
+    def limits(self) -> SandboxLimits:
+        """Limits of every generated program."""
+        return SandboxLimits(
+            timeout=self.timeout, memory_mb=self.memory_mb, allow_weak=self.allow_weak_sandbox
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(JudgingConfig):
     """One comparison: a teacher, any number of checkpoints, one benchmark."""
 
     checkpoints: tuple[Path, ...] = ()
@@ -96,12 +134,6 @@ class BenchmarkConfig:
     """Hub id, folder or .gguf file of the live teacher; absent: no ratios."""
     revision: str | None = None
     """Commit, tag or branch of the teacher on the hub."""
-    benchmark: str = "humaneval"
-    """humaneval, mbpp, or a JSON-lines file (.jsonl or .jsonl.gz) in either schema."""
-    dataset: str | None = None
-    """Where the problems come from: a hub id or a JSON-lines file; absent: the benchmark's own."""
-    template: str = "instruction"
-    """Prompt template of MBPP problems; use the one the students were trained with."""
     strip_prompt: bool = True
     """Models read HumanEval's prompts without the line end they close with, as is usual."""
     limit: int | None = None
@@ -135,16 +167,6 @@ class BenchmarkConfig:
     """Generations before the clock starts."""
     latency_batch: int = 8
     """Prompts at once in the timed generations of batches; 1: one at a time alone."""
-    timeout: float = 3.0
-    """Seconds a generated program may run."""
-    memory_mb: int = 1024
-    """MiB a generated program may use."""
-    allow_weak_sandbox: bool = False
-    """Run programs where the sandbox lacks layers, too: on a machine you can lose."""
-    workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
-    """Programs run at once."""
-    self_check: bool = True
-    """First prove that canonical solutions score 100 % and empty bodies 0 %."""
     dtype: str = "auto"
     """auto, fp32, bf16 or fp16, the same for every model; auto is half precision on CUDA."""
     device: str = "auto"
@@ -163,7 +185,7 @@ class BenchmarkConfig:
             bool(self.checkpoints) or self.teacher is not None,
             "nothing to evaluate: give checkpoints (--checkpoints runs/*), a teacher, or both",
         )
-        for name in ("batch_size", "workers", "max_new_tokens", "latency_prompts"):
+        for name in ("batch_size", "max_new_tokens", "latency_prompts"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("latency_tokens", "latency_prompt_tokens", "latency_batch"):
             require_at_least(name, getattr(self, name), 1)
@@ -178,7 +200,7 @@ class BenchmarkConfig:
             "live_agreement needs a teacher (--teacher) and the documents of a cache (--cache)",
         )
         self._check_sampling()
-        SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
+        super().__post_init__()
 
     def _check_sampling(self) -> None:
         if self.samples == 0:
@@ -213,13 +235,6 @@ class BenchmarkConfig:
             top_p=self.top_p,
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
-        )
-
-    @property
-    def limits(self) -> SandboxLimits:
-        """Limits of every generated program."""
-        return SandboxLimits(
-            timeout=self.timeout, memory_mb=self.memory_mb, allow_weak=self.allow_weak_sandbox
         )
 
     @property

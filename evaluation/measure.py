@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,13 @@ from evaluation.models import (
     safetensors_bytes,
 )
 from evaluation.outcomes import count_failed_at_limit
+from evaluation.progress import StageProgress
 from evaluation.rows import ModelRow
 from evaluation.sandbox.checks import Verdict
 from evaluation.scoring import Scores, judge, save_verdicts, summarize
 
-# Called with a stage, how much of it was done just now, and its total.
-Progress = Callable[[str, int, int], None]
 
-
-def measure_model(source: ModelSource, conditions: Conditions, progress: Progress) -> ModelRow:
+def measure_model(source: ModelSource, conditions: Conditions, progress: StageProgress) -> ModelRow:
     """The row of a model; taken from `out/rows` where it was measured under the same conditions.
 
     Raises: EvaluationError when the model cannot be loaded or measured.
@@ -52,7 +49,7 @@ def measure_model(source: ModelSource, conditions: Conditions, progress: Progres
 
 
 def _measure(
-    source: ModelSource, identity: str, conditions: Conditions, progress: Progress
+    source: ModelSource, identity: str, conditions: Conditions, progress: StageProgress
 ) -> ModelRow:
     """The row of a model that is loaded only where latency or a completion is still missing."""
     config = conditions.config
@@ -98,7 +95,7 @@ def _measure(
     )
 
 
-def _load(source: ModelSource, conditions: Conditions, progress: Progress) -> tuple[Any, Any]:
+def _load(source: ModelSource, conditions: Conditions, progress: StageProgress) -> tuple[Any, Any]:
     progress("load", 0, 1)
     loaded = load_model(source, conditions.dtype, conditions.device)
     progress("load", 1, 1)
@@ -151,7 +148,7 @@ class _Run:
         identity: str,
         conditions: Conditions,
         model: LazyModel,
-        progress: Progress,
+        progress: StageProgress,
     ):
         self.source, self.conditions, self.model = source, conditions, model
         self.progress = progress

@@ -1,5 +1,6 @@
 """Progress bars of an evaluation, one for each model and stage."""
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from evaluation.measure import Progress as ProgressCall
+StageProgress = Callable[[str, int, int], None]
+"""Called with a stage, how much of it was done just now, and its total."""
 
 
 class Stages:
@@ -50,6 +52,6 @@ class Stages:
             self._tasks[label, stage] = task
         self._display.advance(task, advance)
 
-    def of(self, label: str) -> ProgressCall:
+    def of(self, label: str) -> StageProgress:
         """The reporting function of one model."""
         return lambda stage, advance, total: self(label, stage, advance, total)

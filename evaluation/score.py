@@ -22,7 +22,7 @@ from evaluation.progress import Stages
 from evaluation.sandbox.checks import Verdict, sandbox_level
 from evaluation.score_config import ScoreConfig
 from evaluation.scoring import judge, save_verdicts, summarize
-from evaluation.self_check import RUNS_PER_PROBLEM, check_benchmark
+from evaluation.self_check import prove_benchmark
 
 USUAL_KS = (1, 10, 100)
 
@@ -83,7 +83,7 @@ def score_samples(config: ScoreConfig) -> SampleScore:
         samples_per_problem=(fewest, most),
         signature=(
             f"{benchmark.name}|problems:{len(counts)}"
-            f"|timeout:{config.timeout:g}s|memory:{config.memory_mb}MiB"
+            f"|{config.limits.signature}"
             f"|sandbox:{sandbox_level(config.allow_weak_sandbox)}"
         ),
         benchmark_source=benchmark.source,
@@ -105,15 +105,8 @@ def _check_and_judge(
     remarks = [f"Skipped {problem}" for problem in benchmark.skipped]
     remarks += remark_on_judging(benchmark.problems)
     with Stages() as stages:
-        if config.self_check:
-            total = RUNS_PER_PROBLEM * len(benchmark.problems)
-            checked = check_benchmark(
-                benchmark,
-                config.limits,
-                config.workers,
-                lambda: stages("self-check", "canonical and trivial solutions", 1, total),
-            )
-            remarks += checked.remarks
+        checked = prove_benchmark(benchmark, config, stages)
+        remarks += checked.remarks if checked else ()
         verdicts = judge(
             samples,
             benchmark.problems,

@@ -4,9 +4,10 @@ import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evaluation.config import SandboxLimits
+from evaluation.config import JudgingConfig, SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.problems import Benchmark, BenchmarkProblem
+from evaluation.progress import Stages
 from evaluation.sandbox.checks import Verdict, run_many
 
 # Canonical solutions prove that the harness can say yes; slow ones get this much more time.
@@ -36,6 +37,24 @@ class SelfCheck:
             f"{sum(self.trivial.values())} of {len(self.trivial)} × {self.num_problems} trivial "
             f"bodies ({', '.join(self.trivial)})."
         )
+
+
+def prove_benchmark(
+    benchmark: Benchmark, config: JudgingConfig, stages: Stages
+) -> SelfCheck | None:
+    """`check_benchmark` as the configuration asks for it, with its progress; None if it does not.
+
+    Raises: EvaluationError as `check_benchmark`.
+    """
+    if not config.self_check:
+        return None
+    total = RUNS_PER_PROBLEM * len(benchmark.problems)
+    return check_benchmark(
+        benchmark,
+        config.limits,
+        config.workers,
+        lambda: stages("self-check", "canonical and trivial solutions", 1, total),
+    )
 
 
 def check_benchmark(
