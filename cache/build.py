@@ -123,8 +123,7 @@ def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teach
     try:
         with BuildProgress(total=plan.num_rows, done=plan.num_rows - num_new_rows) as progress:
             for shard in missing:
-                last = shard.first_document + shard.num_documents
-                documents = plan.documents[shard.split][shard.first_document : last]
+                documents = plan.documents_of(shard)
                 assembly = ShardAssembly(documents, layout, codec.tables)
                 for indices in plan_batches(documents, config.batch_tokens):
                     batch = [documents[i] for i in indices]

@@ -1,6 +1,6 @@
 """From a configuration to documents and shards: everything stage one decides before it computes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from cache.config import BuildConfig
@@ -15,7 +15,8 @@ from cache.problems import load_problems
 class BuildPlan:
     """Documents of every split and their shards."""
 
-    documents: dict[str, list[Document]]
+    documents: Mapping[str, Sequence[Document]]
+    """By split; a sequence may read its documents as they are asked for."""
     dropped: dict[str, list[DroppedDocument]]
     dataset_sha256: dict[str, str]
     shards: tuple[ShardPlan, ...]
@@ -29,6 +30,11 @@ class BuildPlan:
     def num_rows(self) -> int:
         """Rows of soft targets to compute."""
         return sum(shard.num_rows for shard in self.shards)
+
+    def documents_of(self, shard: ShardPlan) -> Sequence[Document]:
+        """The documents of one of its shards."""
+        last = shard.first_document + shard.num_documents
+        return self.documents[shard.split][shard.first_document : last]
 
     @property
     def longest(self) -> int:
