@@ -86,7 +86,7 @@ def write_made_cache(
             "fidelity": np.zeros((0, NUM_MEASURES), dtype="<f2"),
         }
         (folder / plan.path).parent.mkdir(exist_ok=True)
-        write_shard(folder / plan.path, packed | documents, identity_sha256=identity.sha256)
+        write_shard(folder / plan.path, packed | documents, identity_sha256=identity.shard_sha256)
         shards.append(plan)
         first += len(own)
     finish_cache(

@@ -119,7 +119,7 @@ def _compute_shards(config: BuildConfig, plan: BuildPlan, disk_plan: Plan, teach
     missing = [s for s in disk_plan.shards if not is_intact(config.out, s, disk_plan.identity)]
     num_new_rows = sum(shard.num_rows for shard in missing)
     codec = load_codec(config.out, disk_plan.identity).to(teacher.head.weight.device)
-    writer = ShardWriter(disk_plan.identity.sha256)
+    writer = ShardWriter(disk_plan.identity.shard_sha256)
     try:
         with BuildProgress(total=plan.num_rows, done=plan.num_rows - num_new_rows) as progress:
             for shard in missing:

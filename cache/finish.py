@@ -10,6 +10,7 @@ from cache.durable import file_sha256
 from cache.fidelity import summarise
 from cache.identity import Identity, machine_description
 from cache.layout import ShardLayout
+from cache.lengths import lengths_path, write_lengths
 from cache.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan, ShardPlan
 from cache.shard import ShardFile
 from cache.tail_file import TAIL_FILE
@@ -30,7 +31,11 @@ def finish_cache(
     Raises:
         CacheError: a shard is missing or damaged, or the disk is full.
     """
+    fidelity, lengths = _read_shards(out, plan)
     paths = [out / shard.path for shard in plan.shards]
+    for split in lengths:
+        paths.append(out / lengths_path(split))
+        write_lengths(paths[-1], lengths[split])
     paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
     if plan.identity.tail_width:
         paths.append(out / TAIL_FILE)
@@ -44,7 +49,7 @@ def finish_cache(
             )
             for path in paths
         ),
-        fidelity=summarise(_read_fidelity(out, plan)),
+        fidelity=summarise(fidelity),
         created={
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": machine_description(),
@@ -76,14 +81,16 @@ def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFil
         ShardLayout.of(identity),
         num_documents=shard.num_documents,
         num_tokens=shard.num_tokens,
-        identity_sha256=identity.sha256,
+        identity=identity,
     )
 
 
-def _read_fidelity(out: Path, plan: Plan) -> np.ndarray:
-    """(F, measures): what the shards measured of themselves."""
-    parts = []
+def _read_shards(out: Path, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(F, measures) that the shards measured of themselves, and each split's lengths."""
+    fidelity: list[np.ndarray] = []
+    lengths: dict[str, list[np.ndarray]] = {}
     for shard in plan.shards:
         with open_shard_file(out, shard, plan.identity) as file:
-            parts.append(file.read("fidelity"))
-    return np.concatenate(parts)
+            fidelity.append(file.read("fidelity"))
+            lengths.setdefault(shard.split, []).append(np.diff(file.read("token_offsets")))
+    return np.concatenate(fidelity), {k: np.concatenate(parts) for k, parts in lengths.items()}

@@ -12,7 +12,10 @@ from cache.durable import json_sha256
 from cache.errors import CacheError
 from cache.problems import Problem
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""What is written."""
+READABLE_VERSIONS = (2, 3)
+"""What is read: the version written, and the one before."""
 
 # Names may differ between machines (a path, a mirror); the hashes beside them may not.
 _NAMES_ONLY = frozenset({"teacher", "revision", "dataset"})
@@ -52,8 +55,22 @@ class Identity:
     @property
     def sha256(self) -> str:
         """Hash over the fields that must agree."""
-        compared = {k: v for k, v in asdict(self).items() if k not in _NAMES_ONLY}
+        return json_sha256(self._compared())
+
+    @property
+    def shard_sha256(self) -> str:
+        """What a shard bears: the hash of all that decides how its documents become rows.
+
+        Which documents a cache holds is not in it, so that shards stay as they are when a cache
+        is extended or merged. Version 2 had it in.
+        """
+        compared = self._compared()
+        if self.format_version > 2:
+            del compared["dataset_sha256"]
         return json_sha256(compared)
+
+    def _compared(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if k not in _NAMES_ONLY}
 
 
 def require_same_identity(
@@ -101,10 +118,11 @@ def identity_from_json(content: Any) -> Identity:
     if not isinstance(content, dict):
         raise CacheError("the identity is not a JSON object")
     found_version = content.get("format_version")
-    if found_version != FORMAT_VERSION:
+    if found_version not in READABLE_VERSIONS:
+        known = " and ".join(str(version) for version in READABLE_VERSIONS)
         raise CacheError(
-            f"the cache has format version {found_version!r}; this logitcache reads version "
-            f"{FORMAT_VERSION}. Install the release that wrote it, or rebuild the cache."
+            f"the cache has format version {found_version!r}; this logitcache reads versions "
+            f"{known}. Install the release that wrote it, or rebuild the cache."
         )
     if set(content) != set(kinds):
         odd = sorted(set(content) ^ set(kinds))

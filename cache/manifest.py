@@ -75,7 +75,7 @@ class Manifest:
 
     plan: Plan
     files: tuple[FileRecord, ...]
-    """Every shard and tokenizer file."""
+    """Every shard, the lengths of every split, the tokenizer's files and the tail's."""
     fidelity: tuple[Fidelity, ...]
     """Stored targets against the teacher's own, by temperature, over a sample of rows."""
     created: dict[str, Any]

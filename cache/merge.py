@@ -1,8 +1,8 @@
 """Several caches of one teacher, made from other problems or splits, into one.
 
 A cache may be built in parts, each on its own machine. The parts must agree in everything but
-their problems. A shard names the cache it belongs to, so it is read, checked and written again
-under the identity of the merged cache; its rows stay as they are.
+their problems. Shards are copied as they are, after their checksums were compared; those of an
+older format are written anew, so a merge of one cache brings that up to date.
 
 The merged cache's `dataset_sha256` of a split is the hash of the one source that has it, or
 `json_sha256` of the list of the hashes of all that have it, in the order of the sources.
@@ -15,7 +15,7 @@ from pathlib import Path
 from cache.durable import json_sha256, make_directory
 from cache.errors import CacheError
 from cache.finish import finish_cache, joint_cost
-from cache.identity import require_same_identity
+from cache.identity import FORMAT_VERSION, require_same_identity
 from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.progress import BuildProgress
@@ -66,7 +66,9 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
 def _require_mergeable(source: Source, first: Source) -> None:
     where = str(source.directory)
     try:
-        require_same_identity(source.identity, first.identity, where, ignore=("dataset_sha256",))
+        require_same_identity(
+            source.identity, first.identity, where, ignore=("dataset_sha256", "format_version")
+        )
     except CacheError as error:
         differing = str(error).rpartition("\n")[0]  # without the remedy of a build
         raise CacheError(
@@ -119,6 +121,7 @@ def _merged_plan(sources: Sequence[Source], steps: Sequence[_Step]) -> Plan:
             dropped.setdefault(split, []).extend(problems)
     identity = replace(
         sources[0].identity,
+        format_version=FORMAT_VERSION,
         dataset=", ".join(dict.fromkeys(source.identity.dataset for source in sources)),
         dataset_sha256={
             split: found[0] if len(found) == 1 else json_sha256(found)
@@ -138,7 +141,10 @@ def _write_shards(out: Path, plan: Plan, steps: Sequence[_Step]) -> None:
         for step in steps:
             path = out / step.shard.path
             arrays = step.source.sound_arrays(step.source_shard)
-            write_shard(path, arrays, identity_sha256=plan.identity.sha256)
+            if step.source.identity.format_version == FORMAT_VERSION:
+                step.source.copy(step.source_shard.path, path)
+            else:
+                write_shard(path, arrays, identity_sha256=plan.identity.shard_sha256)
             progress.shard_done(path, step.shard.num_rows)
             progress.advance(step.shard.num_rows)
 

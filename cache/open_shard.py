@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import CacheError
+from cache.identity import Identity
 from cache.layout import ShardLayout
 from cache.manifest import ShardPlan
 from cache.packing import GROUP_ROWS, unpack_group, unpack_rows
@@ -21,7 +22,7 @@ class OpenShard:
         path: Path,
         layout: ShardLayout,
         plan: ShardPlan,
-        identity_sha256: str,
+        identity: Identity,
         tables: FrequencyTables | None,
     ):
         """Open a shard; `tables` decode the coefficients of a lowrank tail.
@@ -34,7 +35,7 @@ class OpenShard:
             layout,
             num_documents=plan.num_documents,
             num_tokens=plan.num_tokens,
-            identity_sha256=identity_sha256,
+            identity=identity,
         )
         self._layout, self._tables, self._plan = layout, tables, plan
         self.offsets = self.file.read("token_offsets")

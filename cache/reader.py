@@ -15,6 +15,7 @@ from cache.errors import CacheError
 from cache.fidelity import Fidelity
 from cache.identity import Identity
 from cache.layout import ShardLayout
+from cache.lengths import FIRST_VERSION, read_lengths
 from cache.manifest import TOKENIZER_DIR, Manifest, ShardPlan
 from cache.open_shards import OpenShards, Rows
 from cache.packing import to_tensors
@@ -124,10 +125,13 @@ class CacheReader:
         """(num_documents,) int64: tokens of each document of a split."""
         with self._lock:
             if split not in self._lengths:
-                shards = self._require_split(split)
-                parts = [np.diff(self.shards.shard(shard).offsets) for shard in shards]
-                self._lengths[split] = np.concatenate(parts)
+                self._lengths[split] = self._read_lengths(split, self._require_split(split))
             return self._lengths[split]
+
+    def _read_lengths(self, split: str, shards: list[ShardPlan]) -> np.ndarray:
+        if self.identity.format_version >= FIRST_VERSION:
+            return read_lengths(self.path, self.manifest, split, shards)
+        return np.concatenate([np.diff(self.shards.shard(shard).offsets) for shard in shards])
 
     def document_blocks(self, split: str) -> np.ndarray:
         """(num_documents,) int64: the block of each document, in ascending order.

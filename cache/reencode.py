@@ -20,6 +20,7 @@ from cache.durable import file_sha256, make_directory
 from cache.errors import CacheError
 from cache.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
 from cache.finish import finish_cache, joint_cost
+from cache.identity import FORMAT_VERSION
 from cache.layout import ShardLayout
 from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
@@ -58,6 +59,7 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
         tail_width = _write_tail(out, source, found, targets, head)
         identity = replace(
             source.identity,
+            format_version=FORMAT_VERSION,
             targets=targets,
             tail_width=tail_width,
             tail_sha256=file_sha256(out / TAIL_FILE) if tail_width else "",
@@ -133,7 +135,7 @@ def _write_shards(
                 progress.advance(len(block["topk_ids"]))
             kept["fidelity"] = np.concatenate(fidelity).astype("<f2")
             kept |= _packed(parts, ShardLayout.of(plan.identity), codec)
-            write_shard(out / shard.path, kept, identity_sha256=plan.identity.sha256)
+            write_shard(out / shard.path, kept, identity_sha256=plan.identity.shard_sha256)
             progress.shard_done(out / shard.path, shard.num_rows)
 
 
@@ -177,7 +179,7 @@ def _blocks(source: Source, shard: ShardPlan, found: RowCodec) -> Iterator[Encod
         source.directory / shard.path,
         ShardLayout.of(identity),
         shard,
-        identity.sha256,
+        identity,
         found.tables,
     )
     try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cache.durable import atomic_path
 from cache.errors import CacheError
-from cache.identity import FORMAT_VERSION
+from cache.identity import FORMAT_VERSION, Identity
 from cache.layout import ANY, ShardLayout
 
 CHUNK_BYTES = 1 << 17
@@ -29,10 +29,13 @@ ENTROPY_CODED_CHUNK = 8192
 
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray], *, identity_sha256: str) -> None:
-    """Write a shard so that it appears whole or not at all.
+    """Write a shard, of today's format, so that it appears whole or not at all.
 
     The bytes of the file follow from `arrays` alone: no times are stored. The file is made in
     memory first, so that a full disk meets a plain write and not the inside of HDF5.
+
+    Args:
+        identity_sha256: `Identity.shard_sha256`.
 
     Raises:
         CacheError: the disk is full or cannot be written to.
@@ -88,7 +91,7 @@ class ShardFile:
         *,
         num_documents: int,
         num_tokens: int,
-        identity_sha256: str,
+        identity: Identity,
     ):
         """Open a shard.
 
@@ -108,7 +111,7 @@ class ShardFile:
         except (OSError, RuntimeError) as error:
             raise CacheError(f"{path} is damaged: {error}. {_REMEDY}") from error
         try:
-            self._require_header(identity_sha256)
+            self._require_header(identity)
             self._require_shapes()
         except CacheError:
             self._file.close()
@@ -149,17 +152,17 @@ class ShardFile:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _require_header(self, identity_sha256: str) -> None:
+    def _require_header(self, identity: Identity) -> None:
         attrs = self._file.attrs
-        if int(attrs["format_version"]) != FORMAT_VERSION:
+        if int(attrs["format_version"]) != identity.format_version:
             raise CacheError(
-                f"{self.path} has format version {attrs['format_version']}; this logitcache "
-                f"reads version {FORMAT_VERSION}. Install the release that wrote it."
+                f"{self.path} has format version {attrs['format_version']}, its cache has "
+                f"{identity.format_version}. {_REMEDY}"
             )
-        if str(attrs["identity_sha256"]) != identity_sha256:
+        if str(attrs["identity_sha256"]) != identity.shard_sha256:
             raise CacheError(
                 f"{self.path} belongs to another cache (identity {attrs['identity_sha256']}, "
-                f"the manifest has {identity_sha256}). {_REMEDY}"
+                f"the manifest has {identity.shard_sha256}). {_REMEDY}"
             )
         if not isinstance(attrs["content_sha256"], str):
             raise CacheError(f"{self.path} is damaged: no content hash. {_REMEDY}")

@@ -11,6 +11,7 @@ from cache.durable import PARTIAL_SUFFIX, atomic_path, file_sha256
 from cache.errors import CacheError
 from cache.finish import open_shard_file
 from cache.identity import Identity
+from cache.lengths import LENGTHS_DIR
 from cache.lock import LOCK_NAME
 from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, Plan, ShardPlan
 from cache.shard import ShardFile, content_sha256
@@ -62,18 +63,26 @@ class Source:
         return arrays
 
     def copy_other_files(self, out: Path, *, but: Sequence[str] = ()) -> None:
-        """Copy the tokenizer and whatever else the manifest records beside the shards.
+        """Copy the tokenizer and whatever else the manifest records beside shards and lengths.
 
         Raises:
             CacheError: a file is damaged, or the disk is full.
         """
         left_out = {shard.path for shard in self.manifest.plan.shards} | set(but)
         for file in self.manifest.files:
-            if file.path in left_out:
+            if file.path in left_out or file.path.startswith(f"{LENGTHS_DIR}/"):
                 continue
-            self.require_sound(file.path)
-            with atomic_path(out / file.path) as partial:
-                shutil.copyfile(self.directory / file.path, partial)
+            self.copy(file.path, out / file.path)
+
+    def copy(self, path: str, to: Path) -> None:
+        """Copy one of its files.
+
+        Raises:
+            CacheError: it is damaged, or the disk is full.
+        """
+        self.require_sound(path)
+        with atomic_path(to) as partial:
+            shutil.copyfile(self.directory / path, partial)
 
 
 def require_free(out: Path, traces: Sequence[str] = ()) -> None:

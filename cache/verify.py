@@ -10,6 +10,7 @@ import torch
 from cache.durable import file_sha256
 from cache.errors import CacheError
 from cache.layout import ShardLayout
+from cache.lengths import FIRST_VERSION, lengths_path, read_lengths
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.open_shard import OpenShard
 from cache.shard import content_sha256
@@ -44,6 +45,7 @@ def verify_cache(
     recorded = {file.path for file in manifest.files}
     for name in sorted(set(shards) - recorded):
         faults.append(Fault(path=name, problem="the manifest has no checksum of this shard"))
+    faults += _length_faults(directory, manifest)
     for file in manifest.files:
         on_file(file.path)
         path = directory / file.path
@@ -72,6 +74,19 @@ def _plan_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
         next_document[shard.split] = shard.first_document + shard.num_documents
 
 
+def _length_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
+    if manifest.identity.format_version < FIRST_VERSION:
+        return
+    by_split: dict[str, list[ShardPlan]] = {}
+    for shard in manifest.plan.shards:
+        by_split.setdefault(shard.split, []).append(shard)
+    for split, shards in by_split.items():
+        try:
+            read_lengths(directory, manifest, split, shards)
+        except CacheError as error:
+            yield Fault(path=lengths_path(split), problem=str(error))
+
+
 def _shard_faults(directory: Path, manifest: Manifest, plan: ShardPlan) -> Iterator[Fault]:
     identity = manifest.identity
     try:
@@ -80,7 +95,7 @@ def _shard_faults(directory: Path, manifest: Manifest, plan: ShardPlan) -> Itera
             directory / plan.path,
             ShardLayout.of(identity),
             plan,
-            identity.sha256,
+            identity,
             codec.tables,
         )
         with shard.file as file:

@@ -33,7 +33,7 @@ def rewrite_shard(directory: Path, number: int, change: Callable[[dict], None]) 
     with open_shard_file(directory, shard, manifest.identity) as file:
         arrays = file.read_all()
     change(arrays)
-    write_shard(path, arrays, identity_sha256=manifest.identity.sha256)
+    write_shard(path, arrays, identity_sha256=manifest.identity.shard_sha256)
     sealed = {"num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
     files = [replace(f, **sealed) if f.path == shard.path else f for f in manifest.files]
     replace(manifest, files=tuple(files)).write(directory)

@@ -258,21 +258,21 @@ def test_a_stopped_merge_given_again_ends_with_the_same_bytes(tmp_path, parts, m
     whole = merge_caches(tmp_path / "whole", sources)
     written: list[Path] = []
 
-    def write_two(path, arrays, **options):
+    def copy_two(source, path, to):
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(path)
-        write_shard(path, arrays, **options)
+        written.append(to)
+        copy(source, path, to)
 
-    write_shard = cache.merge.write_shard
-    monkeypatch.setattr(cache.merge, "write_shard", write_two)
+    copy = cache.source.Source.copy
+    monkeypatch.setattr(cache.source.Source, "copy", copy_two)
     with pytest.raises(KeyboardInterrupt):
         merge_caches(tmp_path / "m", sources)
     with pytest.raises(CacheError, match="not complete"):
         CacheReader(tmp_path / "m")
     (tmp_path / "m" / "train" / "shard-00002.h5.partial").write_bytes(b"half")
     flip_byte(written[1])
-    monkeypatch.setattr(cache.merge, "write_shard", write_shard)
+    monkeypatch.setattr(cache.source.Source, "copy", copy)
     merged = merge_caches(tmp_path / "m", sources)
     assert merged.files == whole.files and verify_cache(tmp_path / "m") == []
     assert not list((tmp_path / "m").rglob("*.partial"))
