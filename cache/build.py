@@ -55,7 +55,9 @@ class BuildSummary:
     already_complete: bool = False
 
 
-def build_cache(config: BuildConfig, *, teacher: Teacher | None = None) -> BuildSummary:
+def build_cache(
+    config: BuildConfig, *, teacher: Teacher | None = None, like: Identity | None = None
+) -> BuildSummary:
     """Build the cache at `config.out`, or go on where an earlier call was stopped.
 
     Every shard is computed on its own, so a build that was killed and resumed ends with the
@@ -64,9 +66,10 @@ def build_cache(config: BuildConfig, *, teacher: Teacher | None = None) -> Build
     Args:
         config: the job.
         teacher: its teacher where that is loaded already.
+        like: identity of a cache that it must agree with in all but the documents.
 
     Raises:
-        CacheError: bad input, another cache in the way, a full disk, NaN logits. Nothing
+        CacheError: bad input, an identity unlike the one to agree with, another cache in the way, a full disk, NaN logits. Nothing
             half-written is visible, and finished shards stay.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
@@ -81,6 +84,8 @@ def build_cache(config: BuildConfig, *, teacher: Teacher | None = None) -> Build
         teacher = teacher or load_teacher(config, plan)
         tail_width = _write_tail(config, plan, teacher)
         identity = _identity(config, plan, tokenizer, teacher, tail_width)
+        if like is not None:
+            require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
         disk_plan = _write_or_check_plan(config, plan, identity)
         tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
         started = time.monotonic()
