@@ -1,8 +1,9 @@
 """The last step of every cache: hash its files, sum up its fidelity, write its manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,18 @@ sitting alone, so the rows computed in it stand beside them."""
 
 
 def finish_cache(
-    out: Path, plan: Plan, *, device: str, cost: dict[str, float] | None = None
+    out: Path,
+    plan: Plan,
+    *,
+    device: str,
+    cost: Mapping[str, Any] | None = None,
+    known: Sequence[FileRecord] = (),
 ) -> Manifest:
     """Write the manifest of a directory in which every shard is written: it is complete.
 
     Args:
         cost: what the teacher's run cost, by the names in `COST`, where that is known.
+        known: records of shards that were hashed before and are not read again for that.
 
     Raises:
         CacheError: a shard is missing or damaged, or the disk is full.
@@ -34,21 +41,16 @@ def finish_cache(
     fidelity, lengths = _read_shards(out, plan)
     paths = [out / shard.path for shard in plan.shards]
     for split in lengths:
-        paths.append(out / lengths_path(split))
+        paths.append(out / lengths_path(split, len(lengths[split])))
         write_lengths(paths[-1], lengths[split])
     paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
     if plan.identity.tail_width:
         paths.append(out / TAIL_FILE)
+    names = [path.relative_to(out).as_posix() for path in paths]
+    records = {record.path: record for record in known}
     manifest = Manifest(
         plan=plan,
-        files=tuple(
-            FileRecord(
-                path=path.relative_to(out).as_posix(),
-                num_bytes=path.stat().st_size,
-                sha256=file_sha256(path),
-            )
-            for path in paths
-        ),
+        files=tuple(records.get(p) or _record(out, p) for p in names),
         fidelity=summarise(fidelity),
         created={
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -83,6 +85,11 @@ def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFil
         num_tokens=shard.num_tokens,
         identity=identity,
     )
+
+
+def _record(out: Path, name: str) -> FileRecord:
+    path = out / name
+    return FileRecord(path=name, num_bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _read_shards(out: Path, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:

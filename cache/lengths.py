@@ -15,9 +15,12 @@ FIRST_VERSION = 3
 _DTYPE = np.dtype("<u4")
 
 
-def lengths_path(split: str) -> str:
-    """Path of a split's lengths, inside the cache directory."""
-    return f"{LENGTHS_DIR}/{split}.npy"
+def lengths_path(split: str, num_documents: int) -> str:
+    """Path of a split's lengths, inside the cache directory.
+
+    The number keeps readers of a cache that is being extended with the lengths they know.
+    """
+    return f"{LENGTHS_DIR}/{split}-{num_documents}.npy"
 
 
 def write_lengths(path: Path, lengths: np.ndarray) -> None:
@@ -34,8 +37,9 @@ def read_lengths(
     Raises:
         CacheError: the file is missing, damaged, or does not fit the manifest's shards.
     """
-    path = directory / lengths_path(split)
-    promised = {file.path: file.num_bytes for file in manifest.files}.get(lengths_path(split))
+    name = lengths_path(split, sum(shard.num_documents for shard in shards))
+    promised = {file.path: file.num_bytes for file in manifest.files}.get(name)
+    path = directory / name
     try:
         if path.stat().st_size != promised:
             raise ValueError(f"{path.stat().st_size} bytes, the manifest promises {promised}")

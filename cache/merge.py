@@ -24,7 +24,7 @@ from cache.source import Source, require_free, require_same_plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Step:
+class MergeStep:
     """A shard of the merged cache and the shard it comes from."""
 
     shard: ShardPlan
@@ -48,9 +48,9 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
     sources = [Source(directory=d, manifest=Manifest.read(d)) for d in directories]
     for source in sources[1:]:
         _require_mergeable(source, sources[0])
-    _require_distinct_documents(sources)
-    steps = _plan_steps(sources)
-    plan = _merged_plan(sources, steps)
+    require_distinct_documents(sources)
+    steps = plan_steps(sources)
+    plan = merged_plan(sources, steps)
     require_free(out)
     require_same_plan(out, plan, "a merge of these sources in this order")
     make_directory(out)
@@ -77,7 +77,8 @@ def _require_mergeable(source: Source, first: Source) -> None:
         ) from error
 
 
-def _require_distinct_documents(sources: Sequence[Source]) -> None:
+def require_distinct_documents(sources: Sequence[Source]) -> None:
+    """Raise CacheError where a split would hold a task_id twice."""
     holders: dict[tuple[str, int], Path] = {}
     for source in sources:
         for shard in source.manifest.plan.shards:
@@ -93,10 +94,10 @@ def _require_distinct_documents(sources: Sequence[Source]) -> None:
                 holders[shard.split, task_id] = source.directory
 
 
-def _plan_steps(sources: Sequence[Source]) -> list[_Step]:
+def plan_steps(sources: Sequence[Source]) -> list[MergeStep]:
     """Every shard, split by split in the order in which the splits first occur."""
     splits = dict.fromkeys(s.split for source in sources for s in source.manifest.plan.shards)
-    steps: list[_Step] = []
+    steps: list[MergeStep] = []
     for split in splits:
         number = first_document = 0
         for source in sources:
@@ -105,13 +106,14 @@ def _plan_steps(sources: Sequence[Source]) -> list[_Step]:
                     continue
                 path = f"{split}/shard-{number:05d}.h5"
                 moved = replace(shard, path=path, first_document=first_document)
-                steps.append(_Step(shard=moved, source=source, source_shard=shard))
+                steps.append(MergeStep(shard=moved, source=source, source_shard=shard))
                 number += 1
                 first_document += shard.num_documents
     return steps
 
 
-def _merged_plan(sources: Sequence[Source], steps: Sequence[_Step]) -> Plan:
+def merged_plan(sources: Sequence[Source], steps: Sequence[MergeStep]) -> Plan:
+    """The plan of all sources as one cache."""
     hashes: dict[str, list[str]] = {}
     dropped: dict[str, list[dict]] = {}
     for source in sources:
@@ -136,7 +138,7 @@ def _merged_plan(sources: Sequence[Source], steps: Sequence[_Step]) -> Plan:
     )
 
 
-def _write_shards(out: Path, plan: Plan, steps: Sequence[_Step]) -> None:
+def _write_shards(out: Path, plan: Plan, steps: Sequence[MergeStep]) -> None:
     with BuildProgress(total=sum(shard.num_rows for shard in plan.shards), done=0) as progress:
         for step in steps:
             path = out / step.shard.path

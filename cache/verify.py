@@ -10,7 +10,7 @@ import torch
 from cache.durable import file_sha256
 from cache.errors import CacheError
 from cache.layout import ShardLayout
-from cache.lengths import FIRST_VERSION, lengths_path, read_lengths
+from cache.lengths import FIRST_VERSION, LENGTHS_DIR, read_lengths
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.open_shard import OpenShard
 from cache.shard import content_sha256
@@ -84,7 +84,7 @@ def _length_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
         try:
             read_lengths(directory, manifest, split, shards)
         except CacheError as error:
-            yield Fault(path=lengths_path(split), problem=str(error))
+            yield Fault(path=f"{LENGTHS_DIR}/{split}", problem=str(error))
 
 
 def _shard_faults(directory: Path, manifest: Manifest, plan: ShardPlan) -> Iterator[Fault]:
