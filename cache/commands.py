@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from cache.commands_build import FOLDER, corpus_options
+from cache.commands_extend import cache_extend
 from cache.config import TAILS, BuildConfig
 from cache.errors import CacheError
 
@@ -15,6 +16,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group("cache")
 def cache_group():
     """Look into a cache, or check it."""
+
+
+cache_group.add_command(cache_extend)
 
 
 @cache_group.command("inspect")

@@ -48,7 +48,7 @@ class Identity:
     tail_sha256: str
     """Of tail.safetensors; empty where the tail needs none."""
     dtype: str
-    """`fp32`, `bf16` or `fp16`."""
+    """As torch names it: `float32`, `bfloat16` or `float16`."""
     libraries: dict[str, str]
     """Versions of what computes the rows."""
 

@@ -36,6 +36,11 @@ def resolve_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def dtype_name(recorded: str) -> str:
+    """The name that `resolve_dtype` takes for a dtype as an identity records it."""
+    return {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}[recorded]
+
+
 def load_tokenizer(model: str, revision: str | None = None):
     """The tokenizer of a hub id, a local folder or a `.gguf` file.
 
