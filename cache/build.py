@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from cache.calibrate import fit_basis
@@ -30,6 +31,7 @@ from cache.plan import BuildPlan, plan_batches, plan_build
 from cache.progress import BuildProgress
 from cache.rows import compute_rows
 from cache.shard import content_sha256, remove_partials
+from cache.spool import remove_spool
 from cache.tail_file import TAIL_FILE, head_of, load_codec, save_head
 from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
 from cache.writer import ShardAssembly, ShardWriter
@@ -78,6 +80,7 @@ def build_cache(
     early = _identity(config, plan, tokenizer, teacher=None)
     complete = _existing(config, early)
     if complete is not None:
+        remove_spool(config.out)
         return _summary(complete, num_new_rows=0, seconds=0.0, already_complete=True)
     make_directory(config.out)
     with writer_lock(config.out):
@@ -97,6 +100,7 @@ def build_cache(
             "teacher_seconds": round(seconds, 3),
         }
         manifest = finish_cache(config.out, disk_plan, device=str(teacher.device), cost=cost)
+        remove_spool(config.out)
     return _summary(manifest, num_new_rows=num_new_rows, seconds=seconds)
 
 
@@ -168,7 +172,7 @@ def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> int:
     if not path.is_file() and config.tail_from is not None:
         _copy_tail(config.tail_from, path, teacher)
     if not path.is_file():
-        documents = [d for split in plan.documents.values() for d in split]
+        documents = chain.from_iterable(plan.documents.values())
         fit_basis(teacher, documents, targets, config.batch_tokens).save(path)
     return rank
 

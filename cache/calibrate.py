@@ -1,6 +1,6 @@
 """Fitting the basis of a lowrank tail on the first rows of a build."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from cache.basis import BasisFit, TailBasis
 from cache.config import TargetFormat
@@ -16,7 +16,7 @@ FIT_ROWS = 8192
 
 def fit_basis(
     teacher: Teacher,
-    documents: Sequence[Document],
+    documents: Iterable[Document],
     targets: TargetFormat,
     batch_tokens: int,
     num_rows: int = FIT_ROWS,

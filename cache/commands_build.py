@@ -9,8 +9,8 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
+from cache.corpus_config import Corpus
 from cache.errors import CacheError
-from cache.problems import SPLIT_TASK_IDS
 from cache.templates import TEMPLATES
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -63,7 +63,12 @@ def target_options(command):
 
 
 def corpus_options(command):
-    """Options that say which teacher reads what, and how."""
+    """Options that say which teacher reads what, and how; `corpus` is made of those about it."""
+
+    @wraps(command)
+    def with_corpus(**options):
+        return command(**_with_corpus(options))
+
     for option in reversed(
         [
             click.option(
@@ -71,15 +76,53 @@ def corpus_options(command):
             ),
             click.option("--revision", help="Branch, tag or commit of the teacher on the hub."),
             click.option(
-                "--dataset", default=BuildConfig.dataset, help="Hub id, or a JSON-lines file."
+                "--dataset",
+                "datasets",
+                multiple=True,
+                default=(BuildConfig.dataset,),
+                help="Hub id, or a JSON-lines file. Of a corpus also a folder or a .parquet, "
+                ".csv or .txt file; repeat it for several.",
             ),
             click.option(
                 "--split",
                 "splits",
                 multiple=True,
-                default=BuildConfig.splits,
-                type=click.Choice(list(SPLIT_TASK_IDS)),
-                help="Repeat it for several.",
+                help="Repeat it for several.  [default: train and validation; of a corpus, train]",
+            ),
+            click.option(
+                "--text-field",
+                help="Column of the texts: the dataset is a corpus, packed into documents of "
+                "--max-length tokens.",
+            ),
+            click.option(
+                "--weight",
+                "weights",
+                type=float,
+                multiple=True,
+                help="Of a corpus: share of the texts, once for each --dataset.  [default: even]",
+            ),
+            click.option(
+                "--dataset-config",
+                "names",
+                multiple=True,
+                help="Of a corpus: config name, for all datasets or once for each.",
+            ),
+            click.option(
+                "--data-dir",
+                "data_dirs",
+                multiple=True,
+                help="Of a corpus: folder inside the dataset, for all or once for each.",
+            ),
+            click.option(
+                "--streaming", is_flag=True, help="Of a corpus: read it without downloading it."
+            ),
+            click.option(
+                "--max-tokens", type=int, help="Of a corpus: end each split at so many tokens."
+            ),
+            click.option(
+                "--validation-every",
+                type=int,
+                help="Of a corpus: hold out every so many texts as the split validation.",
             ),
             click.option(
                 "--template",
@@ -110,11 +153,33 @@ def corpus_options(command):
                 default=BuildConfig.batch_tokens,
                 help="Padded tokens of a teacher batch.",
             ),
-            click.option("--limit", type=int, help="Only the first problems of each split."),
+            click.option(
+                "--limit", type=int, help="Only the first problems, or texts, of each split."
+            ),
         ]
     ):
-        command = option(command)
-    return command
+        with_corpus = option(with_corpus)
+    return with_corpus
+
+
+def _with_corpus(options: dict) -> dict:
+    """The options of a BuildConfig, `corpus` or `dataset` among them."""
+    names = [field.name for field in fields(Corpus) if field.name != "sources"]
+    asked = {name: options.pop(name) for name in names}
+    sources, splits = options.pop("datasets"), options.pop("splits")
+    if asked["text_field"] is None:
+        given = _given(names) + (["datasets"] if len(sources) > 1 else [])
+        if given:
+            raise CacheError(
+                f"{', '.join(_flag(name) for name in given)}: only a corpus takes so many.\n"
+                "Name the column of its texts with --text-field, or leave it out."
+            )
+        return {**options, "dataset": sources[0], "splits": splits or BuildConfig.splits}
+    _require_unset(["template", "long_documents"], "--text-field packs texts as they stand")
+    if not _given(["datasets"]):
+        raise CacheError("--text-field is given, but no dataset. Name one or more with --dataset.")
+    corpus = Corpus(sources=sources, **asked)
+    return {**options, "corpus": corpus, "splits": splits or ("train",)}
 
 
 @click.command("cache-teacher")
@@ -148,18 +213,27 @@ def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetF
     Example:
       python cli.py cache-teacher --teacher bigcode/starcoder2-3b --out runs/cache
       python cli.py cache-teacher --dataset examples/problems.jsonl --out runs/cache --dry-run
+      python cli.py cache-teacher --dataset bigcode/starcoderdata --data-dir python --streaming \\
+        --text-field content --max-length 1024 --max-tokens 10000000 --out runs/cache
     """
     config = BuildConfig(targets=targets, **options)
     if bytes_per_token is not None:
-        _require_unset([field.name for field in fields(TargetFormat)] + ["dry_run"])
+        names = [field.name for field in fields(TargetFormat)] + ["dry_run"]
+        _require_unset(names, "--bytes-per-token chooses the targets itself")
     from cache.show import dry_run_table, summary_table
 
     if dry_run:
-        from cache.plan import plan_build
+        if config.corpus and config.corpus.max_tokens is None and config.limit is None:
+            raise CacheError(
+                "--dry-run would read the whole corpus. Give --max-tokens or --limit to count "
+                "the first texts."
+            )
+        from cache.plan import first_documents
         from cache.teacher import load_tokenizer
 
         tokenizer = load_tokenizer(config.teacher, config.revision)
-        Console().print(dry_run_table(plan_build(config, tokenizer), config, len(tokenizer)))
+        with first_documents(config, tokenizer) as plan:
+            Console().print(dry_run_table(plan, config, len(tokenizer)))
         return
     teacher = None
     if bytes_per_token is not None:
@@ -176,12 +250,20 @@ def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetF
     Console().print(summary_table(build_cache(config, teacher=teacher)))
 
 
-def _require_unset(names: list[str]) -> None:
-    """Raise CacheError where the command line sets what --bytes-per-token decides."""
-    context = click.get_current_context()
-    given = [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+def _require_unset(names: list[str], reason: str) -> None:
+    """Raise CacheError where the command line sets what another option decides."""
+    given = _given(names)
     if given:
-        words = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise CacheError(
-            f"--bytes-per-token chooses the targets itself; leave out {words}, or leave it out."
-        )
+        words = ", ".join(_flag(name) for name in given)
+        raise CacheError(f"{reason}; leave out {words}, or leave it out.")
+
+
+def _given(names: list[str]) -> list[str]:
+    context = click.get_current_context()
+    return [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+
+
+def _flag(name: str) -> str:
+    """The option of a parameter, as users type it."""
+    parameters = click.get_current_context().command.params
+    return next(p.opts[0] for p in parameters if p.name == name)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.corpus_config import LONG_DOCUMENTS as PACK
+from cache.corpus_config import TEMPLATE, VALIDATION, Corpus
 from cache.errors import CacheError
 from cache.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 
@@ -80,7 +82,9 @@ class BuildConfig:
     revision: str | None = None
     """Branch, tag or commit of the teacher on the hub."""
     dataset: str = DEFAULT_DATASET
-    """Hub id, or a JSON-lines file in MBPP's schema."""
+    """Hub id, or a JSON-lines file in MBPP's schema; of a corpus, its description."""
+    corpus: Corpus | None = None
+    """Texts to cache instead of problems; it decides dataset, template and long_documents."""
     splits: tuple[str, ...] = ("train", "validation")
     """Splits to cache."""
     template: str = "instruction"
@@ -102,7 +106,7 @@ class BuildConfig:
     shard_tokens: int = 32768
     """Tokens of a shard; what a killed build loses at most."""
     limit: int | None = None
-    """Only the first problems of each split."""
+    """Only the first problems, or texts, of each split."""
 
     def __post_init__(self):
         for name in ("max_length", "batch_tokens", "shard_tokens", "limit"):
@@ -115,8 +119,25 @@ class BuildConfig:
             raise CacheError(f"dtype is {self.dtype!r}; choose from {', '.join(DTYPE_NAMES)}.")
         if not self.splits or len(set(self.splits)) != len(self.splits):
             raise CacheError(f"splits are {self.splits}; name one or more, each once.")
+        if self.corpus is not None:
+            self.corpus.require_splits(self.splits)
+            decided = {
+                "dataset": self.corpus.words(self.limit),
+                "template": TEMPLATE,
+                "long_documents": PACK,
+            }
+            for name, value in decided.items():
+                object.__setattr__(self, name, value)
+            return
         for split in self.splits:
             if split not in SPLIT_TASK_IDS:
                 raise CacheError(
                     f"There is no split {split!r}; MBPP has {', '.join(sorted(SPLIT_TASK_IDS))}."
                 )
+
+    @property
+    def cached_splits(self) -> tuple[str, ...]:
+        """Splits of the cache: those that are read, and what a corpus holds out."""
+        if self.corpus is None or self.corpus.validation_every is None:
+            return self.splits
+        return (*self.splits, VALIDATION)

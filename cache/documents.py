@@ -13,7 +13,11 @@ from cache.templates import TEMPLATES
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Document:
-    """One sequence of tokens: a prompt, a completion and the end-of-text token."""
+    """One sequence of tokens: a prompt, a completion and the end-of-text token.
+
+    Of a corpus, `max_length` tokens of its texts, each closed by end-of-text: `task_id` is the
+    running number in the split, and the first token the prompt.
+    """
 
     task_id: int
     token_ids: np.ndarray
@@ -61,11 +65,7 @@ def build_documents(
         raise CacheError(f"There is no template {template!r}; choose from {', '.join(TEMPLATES)}.")
     if long_documents not in LONG_DOCUMENTS:
         raise CacheError(f"long_documents is {long_documents!r}; it is one of {LONG_DOCUMENTS}.")
-    if tokenizer.eos_token_id is None:
-        raise CacheError(
-            f"The tokenizer {tokenizer.name_or_path} has no end-of-text token (eos_token).\n"
-            "Documents need one to end with; set eos_token in its tokenizer_config.json."
-        )
+    require_end_of_text(tokenizer)
     documents, dropped = [], []
     for problem in problems:
         try:
@@ -89,6 +89,15 @@ def build_documents(
             )
         documents.append(document)
     return documents, dropped
+
+
+def require_end_of_text(tokenizer) -> None:
+    """Raise CacheError where a tokenizer has no end-of-text token."""
+    if tokenizer.eos_token_id is None:
+        raise CacheError(
+            f"The tokenizer {tokenizer.name_or_path} has no end-of-text token (eos_token).\n"
+            "Documents need one to end with; set eos_token in its tokenizer_config.json."
+        )
 
 
 def _build_document(problem: Problem, tokenizer, template: str) -> Document:

@@ -1,14 +1,20 @@
 """From a configuration to documents and shards: everything stage one decides before it computes."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from cache.config import BuildConfig
+from cache.corpus_spool import spool_corpus
 from cache.documents import Document, DroppedDocument, build_documents
+from cache.errors import CacheError
 from cache.identity import dataset_sha256
 from cache.layout import ShardLayout
-from cache.manifest import ShardPlan
+from cache.manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardPlan
 from cache.problems import load_problems
+from cache.spool import SPOOL_DIR, SpooledDocuments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +26,10 @@ class BuildPlan:
     dropped: dict[str, list[DroppedDocument]]
     dataset_sha256: dict[str, str]
     shards: tuple[ShardPlan, ...]
+    longest: int
+    """Tokens of the longest document."""
+    largest_id: int
+    """Largest token id of all documents; 0 where a finished cache makes it needless."""
 
     @property
     def num_tokens(self) -> int:
@@ -36,18 +46,6 @@ class BuildPlan:
         last = shard.first_document + shard.num_documents
         return self.documents[shard.split][shard.first_document : last]
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest document."""
-        return max((d.num_tokens for ds in self.documents.values() for d in ds), default=0)
-
-    @property
-    def largest_id(self) -> int:
-        """Largest token id of all documents."""
-        return max(
-            (int(d.token_ids.max()) for ds in self.documents.values() for d in ds), default=0
-        )
-
     def dropped_json(self) -> dict[str, list[dict]]:
         """The dropped problems, as the plan file records them."""
         return {split: [asdict(d) for d in dropped] for split, dropped in self.dropped.items()}
@@ -61,9 +59,13 @@ class BuildPlan:
 def plan_build(config: BuildConfig, tokenizer) -> BuildPlan:
     """Load, tokenise and assign to shards; no model is touched.
 
+    A corpus is written to a spool at `out`, and read no second time once its cache is complete.
+
     Raises:
         CacheError: a dataset cannot be read, or nothing is left of a split.
     """
+    if config.corpus is not None:
+        return _finished_plan(config) or _corpus_plan(config, tokenizer)
     documents, dropped, hashes = {}, {}, {}
     shards: list[ShardPlan] = []
     for split in config.splits:
@@ -77,9 +79,121 @@ def plan_build(config: BuildConfig, tokenizer) -> BuildPlan:
         )
         hashes[split] = dataset_sha256(problems)
         shards += plan_shards(split, documents[split], config.shard_tokens)
+    everything = [document for split in documents.values() for document in split]
     return BuildPlan(
-        documents=documents, dropped=dropped, dataset_sha256=hashes, shards=tuple(shards)
+        documents=documents,
+        dropped=dropped,
+        dataset_sha256=hashes,
+        shards=tuple(shards),
+        longest=max((d.num_tokens for d in everything), default=0),
+        largest_id=max((int(d.token_ids.max()) for d in everything), default=0),
     )
+
+
+@contextmanager
+def first_documents(
+    config: BuildConfig, tokenizer, num_tokens: int | None = None
+) -> Iterator[BuildPlan]:
+    """The plan, for the block, without writing to `out`.
+
+    Args:
+        num_tokens: of a corpus, read at most so many tokens of each split.
+
+    Raises:
+        CacheError: as `plan_build`.
+    """
+    if config.corpus is None:
+        yield plan_build(config, tokenizer)
+        return
+    most = [n for n in (config.corpus.max_tokens, num_tokens) if n is not None]
+    corpus = replace(config.corpus, max_tokens=min(most, default=None))
+    with tempfile.TemporaryDirectory() as out:
+        yield plan_build(replace(config, out=Path(out), corpus=corpus), tokenizer)
+
+
+def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
+    if (config.out / PLAN_NAME).exists():
+        _require_same_corpus(Plan.read(config.out), config)
+    spool = spool_corpus(config, tokenizer)
+    documents = {
+        name: SpooledDocuments(
+            spool.directory,
+            name,
+            num_tokens=split.num_tokens,
+            max_length=config.max_length,
+            file_tokens=spool.file_tokens,
+        )
+        for name, split in spool.splits.items()
+    }
+    shards = [
+        shard
+        for name, split in spool.splits.items()
+        for shard in _packed_shards(name, split.num_tokens, config.max_length, spool.file_tokens)
+    ]
+    return BuildPlan(
+        documents=documents,
+        dropped={name: [] for name in documents},
+        dataset_sha256={name: split.sha256 for name, split in spool.splits.items()},
+        shards=tuple(shards),
+        longest=min(config.max_length, max(s.num_tokens for s in spool.splits.values())),
+        largest_id=max(split.largest_id for split in spool.splits.values()),
+    )
+
+
+def _finished_plan(config: BuildConfig) -> BuildPlan | None:
+    """The plan of a complete cache at `out`, without its documents; None if there is none."""
+    if not (config.out / MANIFEST_NAME).exists():
+        return None
+    plan = Manifest.read(config.out).plan
+    _require_same_corpus(plan, config)
+    if not all((config.out / shard.path).is_file() for shard in plan.shards):
+        return None
+    found = plan.identity
+    return BuildPlan(
+        documents={
+            name: SpooledDocuments(
+                config.out / SPOOL_DIR,
+                name,
+                num_tokens=sum(s.num_tokens for s in plan.shards if s.split == name),
+                max_length=config.max_length,
+                file_tokens=config.max_length,
+            )
+            for name in found.dataset_sha256
+        },
+        dropped={name: [] for name in found.dataset_sha256},
+        dataset_sha256=found.dataset_sha256,
+        shards=plan.shards,
+        longest=found.max_length,
+        largest_id=0,
+    )
+
+
+def _require_same_corpus(found: Plan, config: BuildConfig) -> None:
+    """Raise CacheError where a plan on disk is one of other texts."""
+    there, asked = found.identity.dataset, config.dataset
+    splits = list(found.identity.dataset_sha256)
+    if there != asked or set(splits) != set(config.cached_splits):
+        raise CacheError(
+            f"{config.out} belongs to another cache:\n"
+            f"  there: {there}; splits {', '.join(splits)}\n"
+            f"  asked for: {asked}; splits {', '.join(config.cached_splits)}\n"
+            "Give the options it was built with, or another --out."
+        )
+
+
+def _packed_shards(
+    split: str, num_tokens: int, max_length: int, file_tokens: int
+) -> Iterator[ShardPlan]:
+    """The shards of a spooled split: one of each file."""
+    for number, first in enumerate(range(0, num_tokens, file_tokens)):
+        tokens = min(file_tokens, num_tokens - first)
+        yield ShardPlan(
+            path=f"{split}/shard-{number:05d}.h5",
+            split=split,
+            first_document=first // max_length,
+            num_documents=-(-tokens // max_length),
+            num_tokens=tokens,
+        )
 
 
 def plan_shards(split: str, documents: Sequence[Document], shard_tokens: int) -> list[ShardPlan]:

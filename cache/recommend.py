@@ -1,13 +1,14 @@
 """Which target format to choose: what each costs on disk, and how true it is to this teacher."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from cache.build import load_teacher, require_documents
 from cache.config import BuildConfig, TargetFormat
 from cache.errors import CacheError
 from cache.manifest import PLAN_NAME, Plan
-from cache.plan import plan_build
+from cache.plan import BuildPlan, first_documents
 from cache.soft_targets import require_temperature
 from cache.teacher import Teacher, load_tokenizer
 from cache.trial import Trial, TrialResult
@@ -24,7 +25,7 @@ class PlannedSetting:
     result: TrialResult
     """As measured on a few rows."""
     num_rows: int
-    """Rows of the whole job."""
+    """Rows of the whole job; of a corpus, those that were looked at."""
 
     @property
     def bytes_per_row(self) -> float:
@@ -77,7 +78,8 @@ def plan_targets(
     Args:
         config: the job; its `targets` do not matter, and nothing is written to `out`.
         temperatures: those at which fidelity is measured.
-        num_rows: rows the teacher computes; half fit the tails, half measure.
+        num_rows: rows the teacher computes; half fit the tails, half measure. Of a corpus, only
+            about so many tokens are read.
         teacher: the job's teacher where it is loaded already.
         on_setting: called with how many settings are measured, of how many.
 
@@ -86,17 +88,15 @@ def plan_targets(
     """
     for temperature in temperatures:
         require_temperature(temperature)
-    tokenizer = load_tokenizer(config.teacher, config.revision)
-    plan = plan_build(config, tokenizer)
-    require_documents(plan)
-    teacher = teacher or load_teacher(config, plan)
-    trial = Trial(
-        teacher,
-        [document for documents in plan.documents.values() for document in documents],
-        num_rows=num_rows,
-        batch_tokens=config.batch_tokens,
-        shard_rows=plan.num_rows // len(plan.shards),
-    )
+    with _planned(config, num_rows) as plan:
+        teacher = teacher or load_teacher(config, plan)
+        trial = Trial(
+            teacher,
+            [document for documents in plan.documents.values() for document in documents],
+            num_rows=num_rows,
+            batch_tokens=config.batch_tokens,
+            shard_rows=plan.num_rows // len(plan.shards),
+        )
     return measure_formats(
         trial,
         candidate_formats(trial.width, teacher.vocab_size),
@@ -104,6 +104,15 @@ def plan_targets(
         num_rows=plan.num_rows,
         on_setting=on_setting,
     )
+
+
+@contextmanager
+def _planned(config: BuildConfig, num_rows: int) -> Iterator[BuildPlan]:
+    """The documents of a job; of a corpus, no more of each split than `num_rows` rows need."""
+    tokenizer = load_tokenizer(config.teacher, config.revision)
+    with first_documents(config, tokenizer, num_rows + 2 * config.max_length) as plan:
+        require_documents(plan)
+        yield plan
 
 
 def measure_formats(
@@ -191,9 +200,8 @@ def with_recommended_targets(
     """
     if (config.out / PLAN_NAME).exists():
         return replace(config, targets=Plan.read(config.out).identity.targets), None
-    plan = plan_build(config, load_tokenizer(config.teacher, config.revision))
-    require_documents(plan)
-    teacher = load_teacher(config, plan)
+    with _planned(config, num_rows) as plan:
+        teacher = load_teacher(config, plan)
     settings = plan_targets(config, num_rows=num_rows, teacher=teacher, on_setting=on_setting)
     chosen = recommend(settings, bytes_per_token=bytes_per_token)
     return replace(config, targets=chosen.targets), teacher

@@ -27,7 +27,7 @@ def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> Rend
         table.add_row(
             split,
             f"{len(documents):,}",
-            f"{sum(d.num_tokens for d in documents):,}",
+            f"{sum(s.num_tokens for s in plan.shards if s.split == split):,}",
             f"{sum(s.split == split for s in plan.shards):,}",
             f"{len(plan.dropped[split]):,}",
         )
@@ -36,7 +36,8 @@ def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> Rend
         f"About {_size(size)} before compression ({size / plan.num_rows:.0f} bytes/token, "
         f"{config.targets.words()}); longest document {plan.longest} tokens."
     )
-    return Group(table, total, *_dropped_lines(plan.dropped_json()))
+    source = Text(f"Dataset: {config.dataset}.")
+    return Group(table, total, source, *_dropped_lines(plan.dropped_json()))
 
 
 def summary_table(summary: BuildSummary) -> RenderableType:

@@ -1,0 +1,108 @@
+"""Options of a corpus: any texts, packed into documents. Imports nothing heavy."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from cache.errors import CacheError
+
+TEMPLATE = "text"
+"""What an identity names as the template of a corpus: its texts as they stand."""
+LONG_DOCUMENTS = "pack"
+"""What an identity says of a corpus' long texts: they go on in the next document."""
+VALIDATION = "validation"
+_TAKEN = ("corpus", "lengths", "tokenizer")
+"""Folders of a cache that are no splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Which texts are read, from where, and how many."""
+
+    sources: tuple[str, ...]
+    """Hub ids, local folders, or .jsonl, .json, .parquet, .csv or .txt files."""
+    text_field: str
+    """Column that holds the text."""
+    weights: tuple[float, ...] = ()
+    """Share of the texts drawn from each source; empty draws evenly."""
+    names: tuple[str, ...] = ()
+    """Config name of each source on the hub; one holds for all."""
+    data_dirs: tuple[str, ...] = ()
+    """Folder inside each source; one holds for all."""
+    streaming: bool = False
+    """Read while downloading, instead of downloading and converting first."""
+    max_tokens: int | None = None
+    """Tokens at which the stream of a split ends, what is held out included."""
+    validation_every: int | None = None
+    """Hold out every so many texts of the one split as `validation`."""
+
+    def __post_init__(self):
+        num = len(self.sources)
+        if not num or len(set(self.sources)) != num:
+            raise CacheError(f"The corpus' datasets are {self.sources}; name each once.")
+        if self.weights and len(self.weights) != num:
+            raise CacheError(
+                f"There are {num} datasets and {len(self.weights)} weights; give --weight once "
+                "for each --dataset, in their order, or not at all."
+            )
+        if any(not (w > 0 and math.isfinite(w)) for w in self.weights):
+            raise CacheError(f"Weights are {self.weights}; each must be above 0.")
+        for option, values in (("config", self.names), ("data-dir", self.data_dirs)):
+            if len(values) not in (0, 1, num):
+                raise CacheError(
+                    f"There are {num} datasets and {len(values)} of --{option}; give it once for "
+                    "all, or once for each --dataset, in their order."
+                )
+        if self.max_tokens is not None and self.max_tokens < 2:
+            raise CacheError(f"max_tokens is {self.max_tokens}; it must be 2 or more.")
+        if self.validation_every is not None and self.validation_every < 2:
+            raise CacheError(f"validation_every is {self.validation_every}; it must be 2 or more.")
+
+    @property
+    def probabilities(self) -> list[float]:
+        """The weights, summing to 1."""
+        weights = self.weights or (1.0,) * len(self.sources)
+        return [weight / sum(weights) for weight in weights]
+
+    def name(self, index: int) -> str | None:
+        """Config name of a source."""
+        return _of(self.names, index)
+
+    def data_dir(self, index: int) -> str | None:
+        """Folder inside a source."""
+        return _of(self.data_dirs, index)
+
+    def require_splits(self, splits: tuple[str, ...]) -> None:
+        """Raise CacheError where splits cannot name folders, or nothing can be held out."""
+        for split in splits:
+            if not re.fullmatch(r"\w[\w.-]*", split) or split in _TAKEN:
+                raise CacheError(
+                    f"The split {split!r} cannot name a folder of the cache; a split is letters, "
+                    f"digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
+                )
+        if self.validation_every is not None and (len(splits) != 1 or VALIDATION in splits):
+            raise CacheError(
+                f"--validation-every holds texts out of one split, but the splits are "
+                f"{', '.join(splits)}. Give one --split other than {VALIDATION}, or leave it out."
+            )
+
+    def words(self, limit: int | None) -> str:
+        """All that decides which texts are read, in a line: what an identity calls the dataset."""
+        sources = []
+        for index, source in enumerate(self.sources):
+            inside = [part for part in (self.name(index), self.data_dir(index)) if part]
+            source += f" ({', '.join(inside)})" if inside else ""
+            share = f"{self.probabilities[index]:.4g} " if len(self.sources) > 1 else ""
+            sources.append(share + source)
+        words = [" + ".join(sources), f"field {self.text_field}"]
+        if limit is not None:
+            words.append(f"first {limit} texts")
+        if self.max_tokens is not None:
+            words.append(f"first {self.max_tokens} tokens")
+        if self.validation_every is not None:
+            words.append(f"every {self.validation_every}th text for validation")
+        return ", ".join(words)
+
+
+def _of(values: tuple[str, ...], index: int) -> str | None:
+    return values[index % len(values)] if values else None
