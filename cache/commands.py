@@ -7,6 +7,7 @@ from rich.console import Console
 
 from cache.commands_build import FOLDER, corpus_options
 from cache.commands_extend import cache_extend
+from cache.commands_share import cache_pull, cache_push
 from cache.config import TAILS, BuildConfig
 from cache.errors import CacheError
 
@@ -200,3 +201,7 @@ def cache_reencode(source: Path, out: Path, **changes):
         f"{out} holds {manifest.identity.targets.words()}: {manifest.num_bytes:,} bytes, where "
         f"{source} has {found.num_bytes:,}."
     )
+
+
+cache_group.add_command(cache_push)
+cache_group.add_command(cache_pull)

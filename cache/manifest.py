@@ -124,8 +124,8 @@ def require_complete(directory: Path) -> None:
         raise CacheError(
             f"The cache at {directory} is not complete: it has a plan but no manifest.\n"
             f"Give its cache-teacher command again (same options, --out {directory}): "
-            "it goes on where it stopped. After a stopped `cache merge` or `cache reencode`, give "
-            "that command again."
+            "it goes on where it stopped. After a stopped `cache merge`, `cache reencode` or "
+            "`cache pull`, give that command again."
         )
     raise CacheError(
         f"There is no cache at {directory} (no {MANIFEST_NAME}).\n"

@@ -77,9 +77,8 @@ def _judging_options(command):
 @click.option("--limit", type=int, help="Only the first problems.")
 @click.option(
     "--cache",
-    type=FOLDER,
-    help="The students' cache: report problems that its training documents contain, and "
-    "agreement with the teacher on its validation documents.",
+    help="The students' cache, a directory or a URL: report problems that its training documents "
+    "contain, and agreement with the teacher on its validation documents.",
 )
 @click.option(
     "--agreement-documents",
@@ -130,7 +129,12 @@ def _judging_options(command):
 @click.option("--wandb", default=BenchmarkConfig.wandb, type=WANDB_MODES)
 @click.option("--wandb-project", default=BenchmarkConfig.wandb_project)
 @click.option("--out", default=BenchmarkConfig.out, type=FOLDER, help="Gets the report.")
-def evaluate(checkpoints: tuple[Path, ...], more_checkpoints: tuple[Path, ...], **options):
+def evaluate(
+    checkpoints: tuple[Path, ...],
+    more_checkpoints: tuple[Path, ...],
+    cache: str | None,
+    **options,
+):
     """Benchmark checkpoints against the live teacher.
 
     The same command on the same --out goes on where it was stopped.
@@ -139,7 +143,13 @@ def evaluate(checkpoints: tuple[Path, ...], more_checkpoints: tuple[Path, ...], 
     Example:
       python cli.py evaluate --checkpoints runs/* --teacher bigcode/starcoder2-3b
     """
-    config = BenchmarkConfig(checkpoints=(*checkpoints, *more_checkpoints), **options)
+    from cache.share import local_cache
+
+    config = BenchmarkConfig(
+        checkpoints=(*checkpoints, *more_checkpoints),
+        cache=None if cache is None else local_cache(cache),
+        **options,
+    )
     from evaluation.benchmark import run_benchmark
     from evaluation.report import to_rich_table
 

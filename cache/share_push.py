@@ -1,0 +1,155 @@
+"""Pushing a cache to a URL: what is missing moves, and the manifest comes last."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cache.durable import file_sha256
+from cache.errors import CacheError
+from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
+from cache.remote import OnBytes, Remote, in_threads, open_remote
+from cache.share import CARD_NAME, JOBS, Transfer, parse_manifest, require_same_or_extended
+
+JOURNAL_NAME = "manifest.json.pushing"
+"""The manifest of the push under way: what it records and has its size was put by it whole."""
+
+
+def push(
+    directory: Path,
+    url: str,
+    *,
+    card: str,
+    jobs: int = JOBS,
+    replace: bool = False,
+    on_bytes: OnBytes = lambda number: None,
+    on_total: OnBytes = lambda number: None,
+) -> Transfer:
+    """Make the folder at a URL the cache in `directory`; only what is missing or different moves.
+
+    Each file is compared with the manifest's sha256 before it leaves, and its size with the
+    remote's afterwards. One push to a URL at a time: remotes have no locks.
+
+    Args:
+        directory: a complete cache.
+        url: of the remote, or a local folder.
+        card: README.md of the remote.
+        jobs: files at once.
+        replace: overwrite another cache.
+        on_bytes: called with bytes that left; negative where a try is taken back.
+        on_total: called with the bytes that have to move.
+
+    Raises:
+        CacheError: the cache is incomplete or damaged, or the remote holds another one or
+            refuses. RemoteUnreachable: no answer.
+    """
+    manifest = Manifest.read(directory)
+    raw = (directory / MANIFEST_NAME).read_bytes()
+    remote = open_remote(url)
+    sizes = remote.sizes()
+    found = _found(remote, sizes, MANIFEST_NAME, damaged_is_absent=replace)
+    if found is not None and not replace:
+        require_same_or_extended(found, manifest, url, "push elsewhere, or give --replace")
+    trusted = {file.path: file.sha256 for file in found.files} if found else {}
+    begun = _found(remote, sizes, JOURNAL_NAME, damaged_is_absent=True)
+    trusted |= {file.path: file.sha256 for file in begun.files} if begun else {}
+    missing = [
+        file
+        for file in manifest.files
+        if sizes.get(file.path) != file.num_bytes or trusted.get(file.path) != file.sha256
+    ]
+    done = Transfer(
+        num_files=len(missing),
+        num_bytes=sum(file.num_bytes for file in missing),
+        num_kept=len(manifest.files) - len(missing),
+    )
+    if missing or found != manifest:
+        _require_local(directory, missing)
+        on_total(done.num_bytes)
+        _clear(remote, sizes, found, manifest, missing)
+        remote.write({JOURNAL_NAME: raw})
+        remote.write({PLAN_NAME: (directory / PLAN_NAME).read_bytes()})
+        _put(remote, directory, missing, jobs, on_bytes)
+        _require_sizes(remote, missing)
+    _write_last(remote, {CARD_NAME: card.encode(), MANIFEST_NAME: raw})
+    if JOURNAL_NAME in remote.sizes():
+        remote.delete([JOURNAL_NAME])
+    return done
+
+
+def _found(
+    remote: Remote, sizes: Mapping[str, int], name: str, *, damaged_is_absent: bool
+) -> Manifest | None:
+    if name not in sizes:
+        return None
+    raw = remote.read(name)
+    try:
+        return parse_manifest(raw, remote.where(name))
+    except CacheError as error:
+        if damaged_is_absent:
+            return None
+        raise CacheError(f"{error}\nTo overwrite it, give --replace.") from error
+
+
+def _require_local(directory: Path, missing: list[FileRecord]) -> None:
+    """Raise CacheError before anything moves if a file is absent or has another size."""
+    for file in missing:
+        path = directory / file.path
+        if not path.is_file() or path.stat().st_size != file.num_bytes:
+            raise CacheError(
+                f"{path} is missing or has another size than the manifest records. Nothing was "
+                "pushed.\nGive the command again that made this cache, or pull the rest of it."
+            )
+
+
+def _clear(
+    remote: Remote,
+    sizes: Mapping[str, int],
+    found: Manifest | None,
+    manifest: Manifest,
+    missing: list[FileRecord],
+) -> None:
+    """Delete what is not this cache's, the manifest that vouches for it first.
+
+    The journal of another push must never stand beside a file that it does not describe.
+    """
+    recorded = {file.path for file in found.files} if found else set()
+    left_over = recorded - {file.path for file in manifest.files}
+    stale = sorted((left_over | {file.path for file in missing}) & set(sizes))
+    first = []
+    if MANIFEST_NAME in sizes and (found is None or recorded & set(stale)):
+        first.append(MANIFEST_NAME)
+    remote.delete(first + stale)
+
+
+def _put(
+    remote: Remote, directory: Path, files: list[FileRecord], jobs: int, on_bytes: OnBytes
+) -> None:
+    def require_sound(file: FileRecord) -> None:
+        if file_sha256(directory / file.path) != file.sha256:
+            raise CacheError(
+                f"{directory / file.path} is damaged: its sha256 is not the manifest's. It was "
+                "not pushed.\nCopy it again from where the cache came from, or build it again."
+            )
+
+    for first in range(0, len(files), 8 * jobs):
+        part = files[first : first + 8 * jobs]
+        in_threads(part, require_sound, jobs, remote.stop)
+        sources = [(file.path, directory / file.path) for file in part]
+        remote.put(sources, jobs=jobs, on_bytes=on_bytes)
+
+
+def _require_sizes(remote: Remote, files: list[FileRecord]) -> None:
+    sizes = remote.sizes()
+    for file in files:
+        if sizes.get(file.path) != file.num_bytes:
+            raise CacheError(
+                f"{remote.where(file.path)} has {sizes.get(file.path)} bytes after it was put, "
+                f"not {file.num_bytes}.\nGive the same command again; the manifest was not put."
+            )
+
+
+def _write_last(remote: Remote, contents: Mapping[str, bytes]) -> None:
+    """Write what differs, in its order."""
+    sizes = remote.sizes()
+    for name, content in contents.items():
+        if sizes.get(name) != len(content) or remote.read(name) != content:
+            remote.write({name: content})
