@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache.calibrate import fit_basis
 from cache.config import BuildConfig
-from cache.durable import atomic_path, file_sha256, make_directory
+from cache.durable import atomic_path, file_sha256, make_directory, remove_partials
 from cache.errors import CacheError
 from cache.finish import finish_cache, open_shard_file
 from cache.identity import (
@@ -30,7 +30,7 @@ from cache.manifest import (
 from cache.plan import BuildPlan, plan_batches, plan_build
 from cache.progress import BuildProgress
 from cache.rows import compute_rows
-from cache.shard import content_sha256, remove_partials
+from cache.shard import content_sha256
 from cache.spool import remove_spool
 from cache.tail_file import TAIL_FILE, head_of, load_codec, save_head
 from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
@@ -71,8 +71,8 @@ def build_cache(
         like: identity of a cache that it must agree with in all but the documents.
 
     Raises:
-        CacheError: bad input, an identity unlike the one to agree with, another cache in the way, a full disk, NaN logits. Nothing
-            half-written is visible, and finished shards stay.
+        CacheError: bad input, an identity unlike the one to agree with, another cache in the
+            way, a full disk, NaN logits. Nothing half-written is visible, and finished shards stay.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
     plan = plan_build(config, tokenizer)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +24,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         CacheError: the disk is full or the directory cannot be written.
     """
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        os.chmod(partial, 0o666 & ~current_umask())  # some libraries make private files
         _fsync(partial)
         os.replace(partial, path)
         _fsync(path.parent)
     except OSError as error:
-        raise CacheError(_write_failure(path, error)) from error
+        raise CacheError(write_failure(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -48,7 +50,49 @@ def make_directory(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise CacheError(_write_failure(path, error)) from error
+        raise CacheError(write_failure(path, error)) from error
+
+
+def remove_partials(directory: Path, *, of_the_dead: bool = False) -> None:
+    """Delete what killed writers left half-written.
+
+    Args:
+        of_the_dead: others write here too, so that only files of processes of this host that
+            have ended, or of this one, are deleted.
+    """
+    for root, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(PARTIAL_SUFFIX) and not (of_the_dead and _may_be_written(name)):
+                (Path(root) / name).unlink(missing_ok=True)
+
+
+def is_running(host: str, pid: int) -> bool:
+    """Whether this host is the one named, and has such a process."""
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def current_umask() -> int:
+    """Permissions that new files of this process do not get."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _may_be_written(name: str) -> bool:
+    writer = name.removesuffix(PARTIAL_SUFFIX)
+    ending = f".{socket.gethostname()}-"
+    _, found, pid = writer.rpartition(ending)
+    if not found or not pid.isdigit():
+        return True  # of another host
+    return int(pid) != os.getpid() and is_running(socket.gethostname(), int(pid))
 
 
 def file_sha256(path: Path) -> str:
@@ -108,7 +152,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_failure(path: Path, error: OSError) -> str:
+def write_failure(path: Path, error: OSError) -> str:
+    """What to tell of a file or directory that could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{path} could not be written: no space left on its disk. Nothing half-written is "

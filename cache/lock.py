@@ -1,41 +1,142 @@
-"""One writer for a cache directory at a time."""
+"""Who may write to a cache directory: one process, or one for each share of its shards.
 
-import fcntl
+A lock is a small file that names its holder. It needs no lock support of the file system, only
+that a file can be made exclusively, which NFS has too. Its holder touches it while it lives: a
+lock whose process is dead on this host, or which nobody on another host touches for a minute, is
+taken over. Readers take no lock.
+"""
+
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import SoftFileLease, Timeout
+
+from cache.durable import current_umask, is_running, write_failure
 from cache.errors import CacheError
 
-LOCK_NAME = "writer.lock"
+LOCK_NAME = "writing.lock"
+PREPARE_LOCK = "preparing.lock"
+SHARE_LOCKS = "share-*.lock"
+LEASE_SECONDS = 60.0
+POLL_SECONDS = 0.25
+PROBE_SECONDS = 1.0
+"""Locks held for less than this may be other processes' looks at a lock left behind."""
 
 
 @contextmanager
 def writer_lock(directory: Path) -> Iterator[None]:
-    """Hold the directory's writer lock for the block.
-
-    The kernel lets the lock go when its process ends, however it ends, so a killed build
-    leaves nothing to clean up.
+    """Be the only writer of the directory for the block.
 
     Raises:
-        CacheError: another process holds it; its host and pid are named.
+        CacheError: another process writes there; its host and pid are named.
     """
-    path = directory / LOCK_NAME
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise CacheError(
-                f"{directory} is being written by {file.read().strip() or 'another process'}.\n"
-                "Wait for it to end or stop it, or choose another --out."
-            ) from error
-        file.truncate(0)
-        file.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+    with _held(directory / LOCK_NAME, directory):
+        _require_unheld(sorted(directory.glob(SHARE_LOCKS)), directory)
+        yield
+
+
+@contextmanager
+def share_lock(directory: Path, share: str, *, same: str) -> Iterator[None]:
+    """Be the only writer of one share of the directory's shards for the block.
+
+    Args:
+        share: its name, as in `share-3-of-64`.
+        same: pattern of the names of shares that may be written at the same time.
+
+    Raises:
+        CacheError: another process writes this share, all, or shares of another division.
+    """
+    own = directory / f"{share}.lock"
+    with _held(own, directory, what=f" ({share})"):
+        alien = set(directory.glob(SHARE_LOCKS)) - set(directory.glob(f"{same}.lock"))
+        _require_unheld([directory / LOCK_NAME, *sorted(alien)], directory)
+        yield
+
+
+@contextmanager
+def prepare_lock(directory: Path) -> Iterator[None]:
+    """Hold the lock under which the directory is prepared and finished; waits for it.
+
+    Raises:
+        CacheError: the directory cannot be written.
+    """
+    lock = _lease(directory / PREPARE_LOCK)
+    told = None
+    while not _taken(lock):
+        owner = _holder(lock)
+        if owner and owner != told:
+            print(f"Waiting for {owner}, which prepares {directory}.", file=sys.stderr, flush=True)
+            told = owner
+        time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _held(path: Path, directory: Path, what: str = "") -> Iterator[None]:
+    lock = _lease(path)
+    _take(lock, directory, what)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lock: SoftFileLease, directory: Path, what: str = "") -> None:
+    """Take a lock, at once or from a holder that is dead; raise CacheError if it lives."""
+    first, started = None, time.monotonic()
+    while not _taken(lock):
+        with suppress(FileNotFoundError):
+            found = lock.owner, Path(lock.lock_file).stat().st_mtime_ns
+            first = first or found
+            owner, waited = found[0], time.monotonic() - started
+            is_here = owner is not None and is_running(owner.hostname.split("?")[0], owner.pid)
+            lives = is_here or first != found or waited > 2 * LEASE_SECONDS
+            if lives and waited > PROBE_SECONDS:
+                raise _refusal(directory, _holder(lock), what)
+        time.sleep(POLL_SECONDS)
+
+
+def _require_unheld(paths: Iterable[Path], directory: Path) -> None:
+    """Raise CacheError where a living process holds one; locks of dead ones are removed."""
+    for path in paths:
+        if path.exists():
+            lock = _lease(path)
+            _take(lock, directory, "" if path.name == LOCK_NAME else f" ({path.stem})")
+            lock.release()
+
+
+def _refusal(directory: Path, owner: str, what: str) -> CacheError:
+    return CacheError(
+        f"{directory} is being written by {owner or 'another process'}{what}.\n"
+        "Wait for it to end or stop it, or choose another --out."
+    )
+
+
+def _lease(path: Path) -> SoftFileLease:
+    return SoftFileLease(path, lease_duration=LEASE_SECONDS)
+
+
+def _taken(lock: SoftFileLease) -> bool:
+    try:
+        lock.acquire(timeout=0)
+        os.chmod(lock.lock_file, 0o666 & ~current_umask())  # so that the group can take it over
+    except Timeout:
+        return False
+    except OSError as error:
+        owner = _holder(lock)
+        if owner:  # made by a user whose files this one may not write
+            raise _refusal(Path(lock.lock_file).parent, owner, "") from error
+        raise CacheError(write_failure(Path(lock.lock_file), error)) from error
+    return True
+
+
+def _holder(lock: SoftFileLease) -> str:
+    owner = lock.owner
+    return f"host {owner.hostname}, pid {owner.pid}" if owner else ""

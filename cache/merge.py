@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.durable import json_sha256, make_directory
+from cache.durable import json_sha256, make_directory, remove_partials
 from cache.errors import CacheError
 from cache.finish import finish_cache, joint_cost
 from cache.identity import FORMAT_VERSION, require_same_identity
 from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.progress import BuildProgress
-from cache.shard import remove_partials, write_shard
+from cache.shard import write_shard
 from cache.source import Source, require_free, require_same_plan
 
 

@@ -16,7 +16,7 @@ from cache.build import is_intact
 from cache.calibrate import FIT_ROWS
 from cache.config import TargetFormat
 from cache.derive import derive_rows, require_derivable
-from cache.durable import file_sha256, make_directory
+from cache.durable import file_sha256, make_directory, remove_partials
 from cache.errors import CacheError
 from cache.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
 from cache.finish import finish_cache, joint_cost
@@ -29,7 +29,7 @@ from cache.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.progress import BuildProgress, counted_progress
 from cache.row_codec import EncodedRows, OutputHead, RowCodec
 from cache.rows import LogitSlice, head_slices, reduce_slices
-from cache.shard import remove_partials, write_shard
+from cache.shard import write_shard
 from cache.source import Source, require_free, require_same_plan
 from cache.tail_file import TAIL_FILE, load_codec, load_head, save_head
 

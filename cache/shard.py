@@ -4,7 +4,6 @@ FORMAT.md beside this file is the specification; `cache.layout` says which datas
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -203,11 +202,3 @@ def require_documents(
     prompts = np.asarray(prompt_lengths)
     if (prompts < 1).any() or (prompts >= lengths).any():
         raise CacheError(f"{where}: a prompt is empty or as long as its document")
-
-
-def remove_partials(directory: Path) -> None:
-    """Delete what a killed writer left half-written."""
-    for root, _, names in os.walk(directory):
-        for name in names:
-            if name.endswith(".partial"):
-                (Path(root) / name).unlink(missing_ok=True)

@@ -280,7 +280,7 @@ def test_a_stopped_merge_given_again_ends_with_the_same_bytes(tmp_path, parts, m
 
 def test_a_merge_stopped_before_its_plan_can_be_given_again(tmp_path, parts):
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "writer.lock").touch()
+    (tmp_path / "m" / "writing.lock").touch()
     (tmp_path / "m" / "plan.json.partial").write_text("{")
     merge_caches(tmp_path / "m", [parts["first"]])
     assert verify_cache(tmp_path / "m") == []

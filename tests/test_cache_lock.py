@@ -1,0 +1,186 @@
+"""One writer at a time, locks of dead processes, half-written files and their permissions."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import cache.lock
+from cache.durable import atomic_path, remove_partials
+from cache.errors import CacheError
+from cache.lock import LOCK_NAME, prepare_lock, share_lock, writer_lock
+
+ROOT = Path(__file__).parent.parent
+HOLD = """
+import sys, time
+from pathlib import Path
+from cache.durable import atomic_path
+from cache.lock import prepare_lock, share_lock, writer_lock
+folder = Path(sys.argv[1])
+with {lock}, atomic_path(folder / "file") as partial:
+    partial.write_text("half")
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Starts a process that holds a lock in `tmp_path`, and has a file half-written."""
+    started = []
+
+    def start(lock="writer_lock(folder)"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD.format(lock=lock), str(tmp_path)],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_writer_is_refused_by_host_and_pid(tmp_path, holder):
+    process = holder()
+    words = f"being written by host {socket.gethostname()}.*, pid {process.pid}"
+    with pytest.raises(CacheError, match=words), writer_lock(tmp_path):
+        pass
+    assert (tmp_path / LOCK_NAME).exists()
+
+
+def test_the_lock_of_a_killed_writer_is_taken_over(tmp_path, holder):
+    process = holder()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with writer_lock(tmp_path):
+        remove_partials(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [LOCK_NAME]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_of_another_process_that_has_the_pid_now_is_taken_over(tmp_path, holder):
+    process = holder()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    marker = tmp_path / LOCK_NAME
+    stale = marker.read_text()
+    assert f"pid={process.pid}\n" in stale and "\nstart=" in stale
+    marker.write_text(stale.replace(f"pid={process.pid}\n", f"pid={os.getppid()}\n"))
+    with writer_lock(tmp_path):
+        pass
+
+
+def of_another_host(marker):
+    lines = [line for line in marker.read_text().splitlines() if not line.startswith("start=")]
+    host = next(line for line in lines if line.startswith("host="))
+    marker.write_text("\n".join(lines).replace(host, "host=node17") + "\n")
+
+
+def test_an_untouched_lock_of_another_host_is_taken_over(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 1.5)
+    holder().send_signal(signal.SIGKILL)
+    marker = tmp_path / LOCK_NAME
+    marker.write_text(marker.read_text().replace("duration=60.0", "duration=1.5"))
+    of_another_host(marker)
+    with writer_lock(tmp_path):
+        assert "host=node17" not in marker.read_text()
+
+
+def test_a_lock_that_another_host_touches_is_not_taken_over(tmp_path, holder):
+    holder().send_signal(signal.SIGKILL)
+    marker = tmp_path / LOCK_NAME
+    of_another_host(marker)
+    ended = threading.Event()
+
+    def touch():
+        while not ended.wait(0.2):
+            os.utime(marker)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        with pytest.raises(CacheError, match="host node17, pid"), writer_lock(tmp_path):
+            pass
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_writers_of_all_and_of_shares_refuse_each_other(tmp_path, holder):
+    share = 'share_lock(folder, "share-1-of-3", same="share-*-of-3")'
+    process = holder(share)
+    with share_lock(tmp_path, "share-0-of-3", same="share-*-of-3"):
+        pass
+    refused = f"pid {process.pid} .share-1-of-3."
+    with pytest.raises(CacheError, match=refused), writer_lock(tmp_path):
+        pass
+    for name, same in (("share-1-of-3", "share-*-of-3"), ("share-0-of-2", "share-*-of-2")):
+        with pytest.raises(CacheError, match=refused), share_lock(tmp_path, name, same=same):
+            pass
+    process.kill()
+    process.wait()
+    with writer_lock(tmp_path):
+        with pytest.raises(CacheError, match=f"pid {os.getpid()}"):
+            with share_lock(tmp_path, "share-0-of-2", same="share-*-of-2"):
+                pass
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_preparation_waits_and_names_whom_it_waits_for(tmp_path, holder, capfd):
+    process = holder("prepare_lock(folder)")
+    threading.Timer(1, process.kill).start()
+    reaper = threading.Thread(target=process.wait)
+    reaper.start()
+    with prepare_lock(tmp_path):
+        reaper.join()
+    words = f"Waiting for host {socket.gethostname()}"
+    errors = capfd.readouterr().err
+    assert words in errors and f"pid {process.pid}, which prepares {tmp_path}" in errors
+
+
+def test_half_written_files_of_living_processes_are_left_alone(tmp_path, holder):
+    process = holder()
+    with atomic_path(tmp_path / "own") as own:
+        own.touch()
+        (tmp_path / "x.h5.node17-12.partial").touch()
+        remove_partials(tmp_path, of_the_dead=True)
+        names = sorted(p.name for p in tmp_path.glob("*.partial"))
+        host = socket.gethostname()
+        assert names == [f"file.{host}-{process.pid}.partial", "x.h5.node17-12.partial"]
+        process.kill()
+        process.wait()
+        remove_partials(tmp_path, of_the_dead=True)
+        assert [p.name for p in tmp_path.glob("*.partial")] == ["x.h5.node17-12.partial"]
+        own.touch()
+    assert (tmp_path / "own").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(CacheError, match="Choose another --out"), writer_lock(tmp_path):
+        time.sleep(0)
+
+
+def test_files_are_the_groups_where_the_umask_says_so(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with atomic_path(tmp_path / "file") as partial:
+            with tempfile.NamedTemporaryFile(dir=tmp_path, delete=False) as file:
+                os.replace(file.name, partial)
+        with writer_lock(tmp_path):
+            modes = [p.stat().st_mode & 0o777 for p in (tmp_path / "file", tmp_path / LOCK_NAME)]
+    finally:
+        os.umask(before)
+    assert modes == [0o664, 0o664]
