@@ -57,7 +57,7 @@ def _recipe_overrides(command):
 
 
 @click.command("train")
-@click.option("--cache", type=FOLDER, required=True, help="Cache directory.")
+@click.option("--cache", required=True, help="Cache directory, or URL of one: docs/sharing.md.")
 @click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
 @click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
 @click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
@@ -69,7 +69,7 @@ def _recipe_overrides(command):
 @click.option("--wandb-project", default=TrainConfig.wandb_project)
 @_recipe_overrides
 def train(
-    cache: Path,
+    cache: str,
     recipe_name: str,
     recipes: Path | None,
     out: Path | None,
@@ -91,8 +91,10 @@ def train(
     """
     given = {field: value for field, value in overrides.items() if value is not None}
     recipe = replace(find_recipe(recipe_name, recipes), **given)
+    from cache.share import local_cache
+
     config = TrainConfig(
-        cache=cache,
+        cache=local_cache(cache),
         recipe=recipe,
         out=out or Path("runs") / recipe.name,
         resume=resume,
@@ -107,7 +109,7 @@ def train(
 
 
 @click.command("sweep")
-@click.option("--cache", type=FOLDER, required=True, help="Cache directory.")
+@click.option("--cache", required=True, help="Cache directory, or URL of one: docs/sharing.md.")
 @click.option(
     "--recipes",
     type=click.Path(path_type=Path),
@@ -121,7 +123,7 @@ def train(
 @click.option("--teacher-parameters", type=int, help="For the costs.  [default: the cache's]")
 @click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
 @click.option("--wandb-project", default=SweepConfig.wandb_project)
-def sweep(dry_run: bool, **options):
+def sweep(cache: str, dry_run: bool, **options):
     """Train every recipe of a file from one cache.
 
     Finished runs are skipped, unfinished ones go on; a failed run does not stop the others.
@@ -133,7 +135,9 @@ def sweep(dry_run: bool, **options):
       python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
       python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --jobs 4
     """
-    config = SweepConfig(**options)
+    from cache.share import local_cache
+
+    config = SweepConfig(cache=local_cache(cache), **options)
     from distill.show import plan_table
     from distill.sweep import plan_sweep
     from distill.sweep import sweep as run_sweep
