@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from distill.config import SweepConfig, TrainConfig
+from distill.config import ENGINES, SweepConfig, TrainConfig
 from distill.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES, PRECISIONS
 from distill.recipe_files import find_recipe
 
@@ -119,6 +119,12 @@ def train(
 @click.option("--out", type=FOLDER, required=True, help="Gets one run directory a recipe.")
 @click.option("--only", multiple=True, help="Name of a recipe to run; repeat it for several.")
 @click.option("--jobs", default=SweepConfig.jobs, help="Students trained at a time.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default=SweepConfig.engine, help="See docs/clusters.md."
+)
+@click.option("--ray-address", help="Of the Ray cluster.  [default: this machine alone]")
+@click.option("--gpus-per-job", type=float, help="Of a Ray task, 0.5 for two students a GPU.")
+@click.option("--cpus-per-job", default=SweepConfig.cpus_per_job, help="Of a Ray task.")
 @click.option("--dry-run", is_flag=True, help="Print the runs and their sizes; train nothing.")
 @click.option("--teacher-parameters", type=int, help="For the costs.  [default: the cache's]")
 @click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
@@ -134,6 +140,7 @@ def sweep(cache: str, dry_run: bool, **options):
     Example:
       python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
       python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --jobs 4
+      python cli.py sweep --cache /shared/cache --out /shared/runs --engine ray --gpus-per-job 0.5
     """
     from cache.share import local_cache
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from distill.errors import DistillError
 from distill.recipe import Recipe
 
+ENGINES = ("local", "ray")
 WANDB_MODES = ("online", "offline", "disabled")
 
 
@@ -61,6 +62,14 @@ class SweepConfig:
     """Names of the recipes to run; empty: all."""
     jobs: int = 1
     """Students trained at a time, each in a process of its own where there are several."""
+    engine: str = "local"
+    """`local`: processes of this machine; `ray`: tasks of a Ray cluster."""
+    ray_address: str | None = None
+    """Of the cluster; None: the one RAY_ADDRESS names, else one of this machine alone."""
+    gpus_per_job: float | None = None
+    """GPUs of a Ray task, or a share of one; None: one where the cluster has any."""
+    cpus_per_job: int = 1
+    """CPUs, and threads, of a Ray task."""
     teacher_parameters: int | None = None
     """Of the teacher, for the ledger of costs; None: what the cache says."""
     wandb: str | None = None
@@ -75,11 +84,26 @@ class SweepConfig:
             raise DistillError(
                 f"recipes named more than once: {', '.join(repeated)}. Name each one once."
             )
-        for field in ("jobs", "teacher_parameters"):
+        self._require_engine()
+        for field in ("jobs", "cpus_per_job", "teacher_parameters"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 option = field.replace("_", "-")
                 raise DistillError(f"{field} is {value}; it must be at least 1. Change --{option}.")
+
+    def _require_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise DistillError(f"engine is {self.engine!r}; choose from {', '.join(ENGINES)}.")
+        if self.engine == "ray" and self.jobs > 1:
+            raise DistillError(
+                f"--jobs {self.jobs} with --engine ray: Ray runs as many students at a time as the "
+                "cluster has room for. Leave --jobs out; --cpus-per-job and --gpus-per-job say "
+                "what each needs."
+            )
+        if self.engine == "local" and (self.ray_address or self.gpus_per_job is not None):
+            raise DistillError("--ray-address and --gpus-per-job need --engine ray.")
+        if self.gpus_per_job is not None and self.gpus_per_job < 0:
+            raise DistillError(f"gpus_per_job is {self.gpus_per_job}; it cannot be negative.")
 
     @property
     def name(self) -> str:

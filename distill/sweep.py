@@ -15,6 +15,7 @@ from distill.live import Board
 from distill.outcome import finished_before, run_recipe
 from distill.plots import plot_ledger, plot_runs
 from distill.progress import console
+from distill.ray_jobs import run_ray_jobs
 from distill.recipe import Recipe
 from distill.recipe_files import load_recipes
 from distill.result import FAILED, RunOutcome, SweepResult
@@ -44,10 +45,11 @@ def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepRes
         with CacheReader(config.cache) as opened:
             return sweep(config, reader=opened)
     sizes = plan_sweep(config, reader)
-    is_main = PartialState().is_main_process if config.jobs == 1 else _require_alone(config.jobs)
+    at_once = config.jobs > 1 or config.engine == "ray"
+    is_main = _require_alone(config) if at_once else PartialState().is_main_process
     console.quiet = not is_main
     console.print(size_words(sizes), highlight=False)
-    if config.jobs > 1:
+    if at_once:
         outcomes = _side_by_side(sizes, config, reader)
     else:
         outcomes = _in_turn([size.recipe for size in sizes], config, reader)
@@ -87,12 +89,13 @@ def choose_recipes(recipes: list[Recipe], config: SweepConfig) -> list[Recipe]:
     return [recipe for recipe in recipes if not config.only or recipe.name in config.only]
 
 
-def _require_alone(num_jobs: int) -> bool:
+def _require_alone(config: SweepConfig) -> bool:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if num_processes > 1:
         raise DistillError(
-            f"{num_jobs} jobs were asked for in one of {num_processes} processes that train "
-            "together. Start the sweep without `accelerate launch`, or leave --jobs out."
+            f"{config.jobs} jobs on engine {config.engine} were asked for in one of "
+            f"{num_processes} processes that train together. Start the sweep without "
+            "`accelerate launch`, or leave --jobs and --engine out."
         )
     return True
 
@@ -119,7 +122,8 @@ def _side_by_side(
                 done[size.recipe.name] = earlier
                 board.ended(earlier)
         left = [size.recipe for size in sizes if size.recipe.name not in done]
-        done |= {outcome.name: outcome for outcome in run_jobs(left, config, board)}
+        run_left = run_ray_jobs if config.engine == "ray" else run_jobs
+        done |= {outcome.name: outcome for outcome in run_left(left, config, board)}
     return [done[size.recipe.name] for size in sizes]
 
 

@@ -1,0 +1,163 @@
+"""Students as tasks of a Ray cluster, as many at a time as it has room for.
+
+The cache and the sweep's directory stand on a file system that every node sees: runs write there,
+and the board reads their logs there. Source: Moritz et al. 2018 (Ray).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache.reader import CacheReader
+from distill.config import SweepConfig
+from distill.errors import DistillError
+from distill.job import config_from_json, config_to_json
+from distill.jobs import REFRESH_SECONDS
+from distill.live import Board
+from distill.recipe import Recipe, recipe_from_mapping
+from distill.result import FAILED, RunOutcome
+
+RETRIES = 2
+"""How often a student whose process or node was lost goes on from its last checkpoint."""
+_ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+def run_ray_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -> list[RunOutcome]:
+    """Train recipes as Ray tasks and report every change to the board.
+
+    A run that fails, or is lost more than `RETRIES` times, is an outcome. Runs are stopped if
+    this function is left early.
+
+    Raises:
+        DistillError: Ray is not installed, no cluster answers, or none of its nodes has what a
+            student needs.
+    """
+    if not recipes:
+        return []
+    with _cluster(config) as ray:
+        gpus = _gpus_per_job(ray, config)
+        _require_room(ray, config, gpus)
+        task = ray.remote(
+            num_cpus=config.cpus_per_job,
+            num_gpus=gpus,
+            max_retries=RETRIES,
+            runtime_env={"env_vars": {"PYTHONPATH": _ROOT}},
+        )(_train)
+        running = {}
+        for recipe in recipes:
+            log = _log(config, recipe.name)
+            log.unlink(missing_ok=True)
+            reference = task.remote(asdict(recipe), config_to_json(config), str(log))
+            running[reference] = recipe
+        try:
+            return _collect(ray, running, config, board)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _collect(
+    ray: Any, running: dict[Any, Recipe], config: SweepConfig, board: Board
+) -> list[RunOutcome]:
+    """Outcomes in the order in which the runs end; `running` loses them."""
+    outcomes, begun = [], set()
+    while running:
+        ended, _ = ray.wait(list(running), timeout=REFRESH_SECONDS)
+        for recipe in running.values():
+            if recipe.name not in begun and _log(config, recipe.name).exists():
+                begun.add(recipe.name)
+                board.started(recipe.name, "Ray")
+        for reference in ended:
+            outcomes.append(_outcome(ray, reference, running.pop(reference), config))
+            board.ended(outcomes[-1])
+        board.refresh()
+    return outcomes
+
+
+def _outcome(ray: Any, reference: Any, recipe: Recipe, config: SweepConfig) -> RunOutcome:
+    try:
+        content = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        log = _log(config, recipe.name)
+        return RunOutcome(
+            name=recipe.name,
+            out=config.out / recipe.name,
+            status=FAILED,
+            error=f"its process was lost {RETRIES + 1} times ({type(error).__name__}; most often a "
+            f"lack of memory: give it more with --cpus-per-job). Its log: {log}",
+        )
+    return RunOutcome(**{**content, "out": Path(content["out"])})
+
+
+def _train(recipe: dict[str, Any], config_line: str, log: str) -> dict[str, Any]:
+    """One student, in a process of Ray's; what is printed goes to its log."""
+    file = open(log, "a", encoding="utf-8", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    from distill.outcome import run_recipe
+
+    config = config_from_json(config_line)
+    with CacheReader(config.cache) as reader:
+        return asdict(run_recipe(recipe_from_mapping(recipe), config, reader))
+
+
+@contextmanager
+def _cluster(config: SweepConfig) -> Iterator[Any]:
+    """The module `ray`, connected; a cluster started here is stopped at the end."""
+    try:
+        import ray
+    except ImportError as error:
+        raise DistillError(
+            "--engine ray needs Ray, which is not installed. pip install 'logitcache[ray]'"
+        ) from error
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(
+                address=config.ray_address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if config.ray_address else False,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DistillError(
+                f"no Ray cluster answers at {config.ray_address or 'this machine'}: {error}\n"
+                "Start one with `ray start --head`, or leave --ray-address out for one of this "
+                "machine alone."
+            ) from error
+    try:
+        yield ray
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _gpus_per_job(ray: Any, config: SweepConfig) -> float:
+    if config.gpus_per_job is not None:
+        return config.gpus_per_job
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _require_room(ray: Any, config: SweepConfig, gpus: float) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(n.get("CPU", 0) >= config.cpus_per_job and n.get("GPU", 0) >= gpus for n in nodes):
+        return
+    most = {name: max(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    raise DistillError(
+        f"a student needs {config.cpus_per_job} CPUs and {gpus:g} GPUs, but no node of the cluster "
+        f"has more than {most['CPU']:g} and {most['GPU']:g}. Change --cpus-per-job and "
+        "--gpus-per-job, or add a node."
+    )
+
+
+def _log(config: SweepConfig, name: str) -> Path:
+    return config.out / f"ray-{name}.log"
