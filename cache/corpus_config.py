@@ -38,8 +38,6 @@ class Corpus:
 
     def __post_init__(self):
         num = len(self.sources)
-        if not num or len(set(self.sources)) != num:
-            raise CacheError(f"The corpus' datasets are {self.sources}; name each once.")
         if self.weights and len(self.weights) != num:
             raise CacheError(
                 f"There are {num} datasets and {len(self.weights)} weights; give --weight once "
@@ -47,12 +45,15 @@ class Corpus:
             )
         if any(not (w > 0 and math.isfinite(w)) for w in self.weights):
             raise CacheError(f"Weights are {self.weights}; each must be above 0.")
-        for option, values in (("config", self.names), ("data-dir", self.data_dirs)):
+        for option, values in (("dataset-config", self.names), ("data-dir", self.data_dirs)):
             if len(values) not in (0, 1, num):
                 raise CacheError(
                     f"There are {num} datasets and {len(values)} of --{option}; give it once for "
                     "all, or once for each --dataset, in their order."
                 )
+        parts = {(s, self.name(i), self.data_dir(i)) for i, s in enumerate(self.sources)}
+        if not num or len(parts) != num:
+            raise CacheError(f"The corpus' datasets are {self.sources}; name each part once.")
         if self.max_tokens is not None and self.max_tokens < 2:
             raise CacheError(f"max_tokens is {self.max_tokens}; it must be 2 or more.")
         if self.validation_every is not None and self.validation_every < 2:
