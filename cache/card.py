@@ -198,13 +198,18 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _text(value: str) -> str:
     """A value that cannot break out of its line or cell, nor become a tag."""
-    line = " ".join(str(value).split())
+    line = _line(str(value))
     return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
 
 
+def _line(value: str) -> str:
+    """A value as a line of characters that can be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in value).split())
+
+
 def _last_part(name: str) -> str:
-    return name if _HUB_ID.fullmatch(name) else Path(name).name or name
+    return _line(name if _HUB_ID.fullmatch(name) else Path(name).name or name)
 
 
 def _shell(word: str) -> str:
-    return shlex.quote(" ".join(word.split()).replace("```", ""))
+    return shlex.quote(_line(word).replace("```", ""))

@@ -23,11 +23,11 @@ cache_group.add_command(cache_extend)
 
 
 @cache_group.command("inspect")
-@click.argument("directory", type=FOLDER)
+@click.argument("directory")
 @click.option("--split", help="Split of the example document.  [default: the first]")
 @click.option("--document", default=0, help="Number of the example document.")
 @click.option("--plot", type=FILE, help="Write fidelity by temperature to this PNG file.")
-def cache_inspect(directory: Path, split: str | None, document: int, plot: Path | None):
+def cache_inspect(directory: str, split: str | None, document: int, plot: Path | None):
     """Print identity, size, captured mass and an example document.
 
     \b
@@ -38,9 +38,10 @@ def cache_inspect(directory: Path, split: str | None, document: int, plot: Path 
     from transformers import AutoTokenizer
 
     from cache.reader import CacheReader
+    from cache.share import local_cache
     from cache.show import inspect_tables
 
-    with CacheReader(directory) as reader:
+    with CacheReader(local_cache(directory, ())) as reader:
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
         split = split or reader.splits[0]
         Console().print(inspect_tables(reader, tokenizer, split=split, document=document))
@@ -105,14 +106,12 @@ def cache_plan(
 
 
 @cache_group.command("verify")
-@click.argument("directory", type=FOLDER)
+@click.argument("directory")
 @click.option("--live", type=int, help="Also run the teacher again on this many documents.")
 @click.option("--seed", default=0, help="Of the choice of documents for --live.")
 @click.option("--teacher", help="Teacher for --live.  [default: the cache's]")
 @click.option("--device-map", default="auto", help="As in transformers, for --live.")
-def cache_verify(
-    directory: Path, live: int | None, seed: int, teacher: str | None, device_map: str
-):
+def cache_verify(directory: str, live: int | None, seed: int, teacher: str | None, device_map: str):
     """Check every checksum, shape, range and offset; exit code 1 on any fault.
 
     With --live, stored rows are also compared with what the teacher says now.
@@ -122,29 +121,29 @@ def cache_verify(
       python cli.py cache verify runs/cache
       python cli.py cache verify runs/cache --live 20 --teacher bigcode/starcoder2-3b
     """
+    from cache.share import local_cache
     from cache.verify import verify_cache
 
-    faults = verify_cache(directory)
+    found = local_cache(directory, ())
+    faults = verify_cache(found)
     for fault in faults:
         click.echo(f"{fault.path}: {fault.problem}")
     if faults:
         raise click.ClickException(
-            f"{len(faults)} faults in {directory}. Copy those files again from where the cache "
+            f"{len(faults)} faults in {found}. Copy those files again from where the cache "
             "came from, or delete them and manifest.json and build again with the same options."
         )
-    click.echo(f"{directory} is sound.")
+    click.echo(f"{found} is sound.")
     if live is None:
         return
     from cache.live import verify_live
 
     report = verify_live(
-        directory, num_documents=live, seed=seed, teacher=teacher, device_map=device_map
+        found, num_documents=live, seed=seed, teacher=teacher, device_map=device_map
     )
     click.echo("\n".join(report.lines()))
     if report.faults:
-        raise click.ClickException(
-            f"{directory} does not hold what its teacher says. Build it again."
-        )
+        raise click.ClickException(f"{found} does not hold what its teacher says. Build it again.")
 
 
 @cache_group.command("merge")

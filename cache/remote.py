@@ -48,6 +48,7 @@ class Remote:
         attempt(
             self.where(name),
             lambda: self.fs.get_file(self._path(name), str(local), callback=counted()),
+            fetching=True,
         )
 
     def put(self, sources: Sequence[tuple[str, Path]], *, jobs: int, on_bytes: OnBytes) -> None:

@@ -31,12 +31,12 @@ class RemoteUnreachable(CacheError):
     """The remote does not answer, or stopped answering."""
 
 
-def attempt(where: str, action: Callable[[], Result]) -> Result:
+def attempt(where: str, action: Callable[[], Result], *, fetching: bool = False) -> Result:
     """What the action returns, tried a few times where the network fails.
 
     Raises:
-        CacheError: the remote refuses it. RemoteUnreachable: it does not answer.
-        OSError: the local disk is full.
+        CacheError: the remote refuses it, or is full. RemoteUnreachable: it does not answer.
+        OSError: the local disk is full, when `fetching`.
     """
     for wait in (*WAITS, None):
         try:
@@ -44,7 +44,7 @@ def attempt(where: str, action: Callable[[], Result]) -> Result:
         except CacheError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _DISK:
+            if fetching and _is_full(error):
                 raise
             failure = _sentence(where, error)
             if wait is None or not isinstance(failure, RemoteUnreachable):
@@ -60,14 +60,25 @@ def missing_library(scheme: str, error: Exception) -> CacheError:
     return CacheError(f"{scheme}:// needs a library that is not installed: {what}")
 
 
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
 def _sentence(where: str, error: Exception) -> CacheError:
     names = " ".join(kind.__name__ for kind in type(error).__mro__)
     reason = str(error) or type(error).__name__
+    if _is_full(error):
+        return CacheError(
+            f"{where} could not be written: {reason}.\nFree some space there and give the same "
+            "command again: it goes on where it stopped."
+        )
     if isinstance(error, FileNotFoundError) or any(name in names for name in _ABSENT):
         return CacheError(
             f"{where} is not there: {reason}.\nMend the URL, or make the bucket first."
         )
-    if isinstance(error, PermissionError) or any(name in names for name in _CREDENTIALS):
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = isinstance(error, PermissionError) or status in (401, 403)
+    if refused or any(name in names for name in _CREDENTIALS):
         return CacheError(
             f"{where} refuses access, or no credentials were found: {reason}.\n"
             "docs/sharing.md says where each scheme looks for them."

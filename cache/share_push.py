@@ -45,6 +45,8 @@ def push(
     raw = (directory / MANIFEST_NAME).read_bytes()
     remote = open_remote(url)
     sizes = remote.sizes()
+    if not replace:
+        _require_cache_or_empty(url, sizes)
     found = _found(remote, sizes, MANIFEST_NAME, damaged_is_absent=replace)
     if found is not None and not replace:
         require_same_or_extended(found, manifest, url, "push elsewhere, or give --replace")
@@ -87,6 +89,17 @@ def _found(
         if damaged_is_absent:
             return None
         raise CacheError(f"{error}\nTo overwrite it, give --replace.") from error
+
+
+def _require_cache_or_empty(url: str, sizes: Mapping[str, int]) -> None:
+    if {MANIFEST_NAME, PLAN_NAME, JOURNAL_NAME} & set(sizes):
+        return
+    odd = sorted(name for name in sizes if name != CARD_NAME and not name.startswith("."))
+    if odd:
+        raise CacheError(
+            f"{url} is not empty and holds no cache ({odd[0]}).\nPush elsewhere, or give --replace "
+            "to put the cache among what is there."
+        )
 
 
 def _require_local(directory: Path, missing: list[FileRecord]) -> None:

@@ -141,7 +141,7 @@ def test_a_byte_flipped_on_the_remote_is_refused_by_name_and_does_not_land(
 
 def test_missing_buckets_and_credentials_are_sentences(tiny_cache, line, monkeypatch, tmp_path):
     with pytest.raises(
-        CacheError, match="(?s)s3://nobody/x/.* is not there.*make the bucket first"
+        CacheError, match="is not there: .*\nMend the URL, or make the bucket first"
     ):
         push(tiny_cache, "s3://nobody/x", card=CARD)
     import s3fs
@@ -214,6 +214,16 @@ def small_disk(tmp_path, tiny_cache):
         pytest.skip("mounting a tmpfs is not permitted here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_folder_refuses_a_push_which_goes_on(tiny_cache, small_disk):
+    remote = small_disk / "r"
+    with pytest.raises(CacheError, match="could not be written: .*No space left on device"):
+        push(tiny_cache, str(remote), card=CARD)
+    assert not (remote / MANIFEST_NAME).exists()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    push(tiny_cache, str(remote), card=CARD)
+    assert verify_cache(remote) == []
 
 
 def test_a_full_disk_is_a_sentence_and_the_pull_goes_on(tiny_cache, url, small_disk):
