@@ -1,5 +1,6 @@
 """A folder somewhere else, by fsspec URL: list, read, fetch, put and delete its files."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -114,6 +115,8 @@ def open_remote(url: str) -> Remote:
     """
     import fsspec
 
+    # aiohttp leaves a traceback there for each connection that was cut; what it raises is told.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     scheme = url.split("://")[0] if is_url(url) else "file"
     if scheme == "hf":
         from cache.remote_hub import HubRemote

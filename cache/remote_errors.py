@@ -66,7 +66,7 @@ def _is_full(error: Exception) -> bool:
 
 def _sentence(where: str, error: Exception) -> CacheError:
     names = " ".join(kind.__name__ for kind in type(error).__mro__)
-    reason = str(error) or type(error).__name__
+    reason = str(error).strip().rstrip(".") or type(error).__name__
     if _is_full(error):
         return CacheError(
             f"{where} could not be written: {reason}.\nFree some space there and give the same "
