@@ -129,6 +129,11 @@ class BuildConfig:
             for name, value in decided.items():
                 object.__setattr__(self, name, value)
             return
+        if self.template == TEMPLATE:
+            raise CacheError(
+                f"The template {TEMPLATE!r} is that of a corpus, and a cache of one cannot be "
+                "extended. Build another with cache-teacher and --text-field."
+            )
         for split in self.splits:
             if split not in SPLIT_TASK_IDS:
                 raise CacheError(

@@ -25,6 +25,8 @@ from cache.corpus_config import Corpus
 from cache.corpus_spool import spool_corpus
 from cache.durable import read_sealed_json
 from cache.errors import CacheError
+from cache.extend import extend_cache
+from cache.live import verify_live
 from cache.plan import first_documents, plan_build
 from cache.reader import CacheReader
 from cache.recommend import plan_targets
@@ -440,6 +442,9 @@ def test_a_corpus_is_cached_verified_and_trained_on(tmp_path, tiny_teacher, toke
     )  # fmt: skip
     build_cache(config)
     assert verify_cache(tmp_path / "c") == []
+    assert not verify_live(tmp_path / "c", num_documents=3, seed=0).faults
+    with pytest.raises(CacheError, match="a cache of one cannot be extended"):
+        extend_cache(tmp_path / "c", splits=("test",))
     with CacheReader(tmp_path / "c") as reader:
         everything = range(reader.num_documents("train"))
         held_out = [text for i, text in enumerate(texts_of("a")) if i % 20 != 19]
