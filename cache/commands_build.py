@@ -1,5 +1,6 @@
 """The command `cache-teacher`, and the options that describe its job."""
 
+import os
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, Target
 from cache.corpus_config import Corpus
 from cache.errors import CacheError
 from cache.templates import TEMPLATES
+from cache.workers import parse_share, share_of_launch, take_gpus
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -203,15 +205,28 @@ def _with_corpus(options: dict) -> dict:
     type=float,
     help="First try target formats on a few rows, and take the truest of at most this size.",
 )
+@click.option(
+    "--worker",
+    help="RANK/COUNT, as in 3/64: compute every 64th shard from the fourth on.  [default: that of "
+    "torchrun, else all]",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be cached; load no model.")
-def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetFormat, **options):
+def cache_teacher(
+    dry_run: bool,
+    worker: str | None,
+    bytes_per_token: float | None,
+    targets: TargetFormat,
+    **options,
+):
     """Run the teacher once and store its soft targets.
 
-    A build that was stopped goes on with the same command.
+    A build that was stopped goes on with the same command. Several processes may build one cache,
+    each its share: see --worker.
 
     \b
     Example:
       python cli.py cache-teacher --teacher bigcode/starcoder2-3b --out runs/cache
+      python cli.py cache-teacher --out runs/cache --worker 3/64
       python cli.py cache-teacher --dataset examples/problems.jsonl --out runs/cache --dry-run
       python cli.py cache-teacher --dataset bigcode/starcoderdata --data-dir python --streaming \\
         --text-field content --max-length 1024 --max-tokens 10000000 --out runs/cache
@@ -220,6 +235,14 @@ def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetF
     if bytes_per_token is not None:
         names = [field.name for field in fields(TargetFormat)] + ["dry_run"]
         _require_unset(names, "--bytes-per-token chooses the targets itself")
+    share = parse_share(worker) if worker else share_of_launch(os.environ)
+    if share is not None:
+        if bytes_per_token is not None:
+            raise CacheError(
+                "--bytes-per-token tries settings, which several workers cannot do together.\n"
+                "Find the options with `cache plan`, and give those to all workers."
+            )
+        take_gpus()
     from cache.show import dry_run_table, summary_table
 
     if dry_run:
@@ -245,9 +268,19 @@ def cache_teacher(dry_run: bool, bytes_per_token: float | None, targets: TargetF
                 config, bytes_per_token, on_setting=on_setting
             )
         click.echo(f"Targets: {config.targets.words()}.")
-    from cache.build import build_cache
+    if share is None:
+        from cache.build import build_cache
 
-    Console().print(summary_table(build_cache(config, teacher=teacher)))
+        Console().print(summary_table(build_cache(config, teacher=teacher)))
+        return
+    from cache.build import build_share
+
+    done = build_share(config, share, teacher=teacher)
+    click.echo(f"Worker {share.rank}/{share.count}: {done.num_new_rows:,} rows computed.")
+    if done.summary is None:
+        click.echo(f"{done.num_missing} shards of other workers are still to come.")
+    else:
+        Console().print(summary_table(done.summary))
 
 
 def _require_unset(names: list[str], reason: str) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from cache.build import load_teacher, require_documents
 from cache.config import BuildConfig, TargetFormat
 from cache.errors import CacheError
 from cache.manifest import PLAN_NAME, Plan
 from cache.plan import BuildPlan, first_documents
+from cache.prepare import load_teacher, require_documents
 from cache.soft_targets import require_temperature
 from cache.teacher import Teacher, load_tokenizer
 from cache.trial import Trial, TrialResult

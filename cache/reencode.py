@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from cache.basis import BasisFit
-from cache.build import is_intact
 from cache.calibrate import FIT_ROWS
+from cache.compute import is_intact
 from cache.config import TargetFormat
 from cache.derive import derive_rows, require_derivable
 from cache.durable import file_sha256, make_directory, remove_partials

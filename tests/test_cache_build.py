@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import EXAMPLES, save_teacher, take_interrupts
 
-import cache.build
+import cache.prepare
+import cache.teacher
 from cache.build import build_cache
 from cache.config import BuildConfig, TargetFormat
 from cache.documents import build_documents
@@ -107,7 +108,7 @@ def test_a_killed_build_fits_no_second_basis(tmp_path, tiny_teacher, monkeypatch
     before = datasets_of(tmp_path / "c")
     (tmp_path / "c" / "manifest.json").unlink()
     (tmp_path / "c" / "train" / "shard-00001.h5").unlink()
-    monkeypatch.setattr(cache.build, "fit_basis", None)
+    monkeypatch.setattr(cache.prepare, "fit_basis", None)
     build_cache(config)
     assert datasets_of(tmp_path / "c") == before
     monkeypatch.undo()
@@ -129,7 +130,7 @@ def test_gold_logprob_is_the_loss_of_the_teacher(tmp_path, tiny_teacher):
 def test_a_finished_build_computes_nothing_again(tmp_path, tiny_teacher, monkeypatch):
     config = config_of(tmp_path / "c", tiny_teacher)
     build_cache(config)
-    monkeypatch.setattr(cache.build, "load_causal_lm", None)
+    monkeypatch.setattr(cache.prepare, "load_causal_lm", None)
     assert build_cache(config).already_complete
 
 
@@ -252,7 +253,7 @@ def test_nan_logits_name_the_documents_and_leave_no_shard(tmp_path, tiny_teacher
     model, tokenizer = load_causal_lm(str(tiny_teacher))
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
-    monkeypatch.setattr(cache.build, "load_causal_lm", lambda *a, **k: (model, tokenizer))
+    monkeypatch.setattr(cache.prepare, "load_causal_lm", lambda *a, **k: (model, tokenizer))
     with pytest.raises(CacheError, match=r"NaN or inf .*; batch of task_id 6"):
         build_cache(config_of(tmp_path / "c", tiny_teacher))
     assert not list((tmp_path / "c").rglob("*.h5*"))
@@ -271,7 +272,7 @@ def test_a_vocabulary_that_does_not_fit_the_head_is_refused(tmp_path, tiny_teach
 
 
 def test_documents_beyond_the_teachers_positions_are_refused(tmp_path, tiny_teacher, monkeypatch):
-    monkeypatch.setattr(cache.build.Teacher, "max_positions", 100)
+    monkeypatch.setattr(cache.teacher.Teacher, "max_positions", 100)
     with pytest.raises(CacheError, match="--max-length 100"):
         build_cache(config_of(tmp_path / "c", tiny_teacher))
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import EXAMPLES
 from test_cli import run
 
-import cache.build
+import cache.prepare
 import cache.recommend
 from cache.build import build_cache
 from cache.config import BuildConfig, TargetFormat
@@ -137,7 +137,7 @@ def test_a_begun_build_keeps_its_recommendation_without_another_trial(
 ):
     config = config_of(tmp_path / "c", tiny_teacher)
     chosen, teacher = with_recommended_targets(config, 100.0, num_rows=1000)
-    monkeypatch.setattr(cache.build, "load_teacher", None)  # it is loaded once
+    monkeypatch.setattr(cache.prepare, "load_teacher", None)  # it is loaded once
     summary = build_cache(chosen, teacher=teacher)
     monkeypatch.undo()
     assert summary.row_bytes / summary.num_rows < 106

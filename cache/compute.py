@@ -1,0 +1,71 @@
+"""The shards of stage one: the teacher run over documents, its rows encoded and written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.config import BuildConfig
+from cache.errors import CacheError
+from cache.finish import open_shard_file
+from cache.identity import Identity
+from cache.layout import ShardLayout
+from cache.manifest import ShardPlan
+from cache.plan import plan_batches
+from cache.prepare import Prepared
+from cache.progress import BuildProgress
+from cache.rows import compute_rows
+from cache.shard import content_sha256
+from cache.tail_file import load_codec
+from cache.writer import ShardAssembly, ShardWriter
+
+
+class ShardMaker:
+    """Computes shards of a prepared directory, each on its own: its bytes depend on no other."""
+
+    def __init__(self, config: BuildConfig, prepared: Prepared):
+        """Read the tail's file."""
+        self._config, self._prepared = config, prepared
+        self._identity = prepared.disk_plan.identity
+        self._layout = ShardLayout.of(self._identity)
+        codec = load_codec(config.out, self._identity)
+        self._codec = codec.to(prepared.teacher.head.weight.device)
+
+    def missing(self, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
+        """Those that are not there, or not whole."""
+        return [s for s in shards if not is_intact(self._config.out, s, self._identity)]
+
+    def make(self, shards: Sequence[ShardPlan], progress: BuildProgress | None = None) -> None:
+        """Compute and write shards.
+
+        Raises:
+            CacheError: NaN logits, a full disk.
+        """
+        writer = ShardWriter(self._identity.shard_sha256)
+        try:
+            for shard in shards:
+                self._make(shard, writer, progress)
+            writer.finish()
+        finally:
+            writer.close()
+
+    def _make(self, shard: ShardPlan, writer: ShardWriter, progress: BuildProgress | None) -> None:
+        path = self._config.out / shard.path
+        documents = self._prepared.plan.documents_of(shard)
+        assembly = ShardAssembly(documents, self._layout, self._codec.tables)
+        for indices in plan_batches(documents, self._config.batch_tokens):
+            batch = [documents[i] for i in indices]
+            rows = compute_rows(self._prepared.teacher, batch, self._codec)
+            writer.add(assembly, indices, rows)
+            if progress:
+                progress.advance(sum(d.num_rows for d in batch))
+        writer.write(path, assembly)
+        if progress:
+            progress.shard_done(path, shard.num_rows)
+
+
+def is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
+    """Whether an earlier run left this shard whole; its content is read and hashed."""
+    try:
+        with open_shard_file(out, shard, identity) as file:
+            return content_sha256(file.read_all()) == file.content_sha256
+    except CacheError:
+        return False

@@ -1,0 +1,247 @@
+"""Before the shards of stage one: documents, the tail's file, the identity, plan.json."""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from cache.calibrate import fit_basis
+from cache.config import BuildConfig
+from cache.durable import atomic_path, file_sha256
+from cache.errors import CacheError
+from cache.identity import (
+    FORMAT_VERSION,
+    Identity,
+    library_versions,
+    require_same_identity,
+    tokenizer_sha256,
+)
+from cache.lock import prepare_lock
+from cache.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
+from cache.plan import BuildPlan, plan_build
+from cache.tail_file import TAIL_FILE, head_of, load_codec, save_head
+from cache.teacher import Teacher, load_causal_lm, resolve_dtype
+
+_NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """What every process that computes shards needs."""
+
+    plan: BuildPlan
+    """Documents."""
+    disk_plan: Plan
+    """What plan.json says."""
+    teacher: Teacher
+
+
+def prepare(
+    config: BuildConfig, tokenizer, *, teacher: Teacher | None = None, like: Identity | None = None
+) -> Prepared | Manifest:
+    """Make all but the shards where it is not there; the manifest if the cache is complete.
+
+    Of several processes the first does the work, the others wait for it.
+
+    Args:
+        config: the job; its `out` exists, and the process may write to it.
+        teacher: its teacher where that is loaded already.
+        like: identity of a cache that it must agree with in all but the documents.
+
+    Raises:
+        CacheError: as `cache.build.build_cache`.
+    """
+    with prepare_lock(config.out):
+        plan = plan_build(config, tokenizer)
+        require_documents(plan)
+        early = _identity(config, plan, tokenizer, teacher=None)
+        complete = _existing(config, early)
+        if complete is not None:
+            return complete
+        if not _is_prepared(config):
+            teacher = teacher or load_teacher(config, plan)
+            _write_tail(config, plan, teacher)
+            tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
+            return _planned(config, plan, tokenizer, teacher, like)
+    teacher = teacher or load_teacher(config, plan)
+    return _planned(config, plan, tokenizer, teacher, like)
+
+
+def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
+    """The manifest of the complete cache at `out`, read alone; None if there is work left.
+
+    Raises:
+        CacheError: there is another cache.
+    """
+    if not _has_all_shards(config.out):
+        return None
+    plan = plan_build(config, tokenizer)
+    require_documents(plan)
+    return _existing(config, _identity(config, plan, tokenizer, teacher=None))
+
+
+def _planned(
+    config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher, like: Identity | None
+) -> Prepared:
+    identity = _identity(config, plan, tokenizer, teacher, _tail_width(config, teacher))
+    if like is not None:
+        require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
+    disk_plan = _write_or_check_plan(config, plan, identity)
+    return Prepared(plan=plan, disk_plan=disk_plan, teacher=teacher)
+
+
+def _is_prepared(config: BuildConfig) -> bool:
+    out, has_tail = config.out, config.targets.tail in ("hidden", "lowrank")
+    return (
+        (out / PLAN_NAME).is_file()
+        and (out / TOKENIZER_DIR).is_dir()
+        and (not has_tail or (out / TAIL_FILE).is_file())
+    )
+
+
+def _has_all_shards(out: Path) -> bool:
+    if not (out / MANIFEST_NAME).exists():
+        return False
+    return all((out / shard.path).is_file() for shard in Manifest.read(out).plan.shards)
+
+
+def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
+    width = int(teacher.head.weight.shape[1])
+    return {"hidden": width, "lowrank": min(config.targets.tail_rank, width)}.get(
+        config.targets.tail, 0
+    )
+
+
+def _existing(config: BuildConfig, early: Identity) -> Manifest | None:
+    """The finished cache at `out`, if it is the one asked for; None if there is still work."""
+    out = config.out
+    if (out / MANIFEST_NAME).exists():
+        manifest = Manifest.read(out)
+        require_same_identity(manifest.identity, early, str(out), ignore=_NOT_YET_KNOWN)
+        if _has_all_shards(out):
+            return manifest
+        (out / MANIFEST_NAME).unlink()
+    if (out / PLAN_NAME).exists():
+        found = Plan.read(out).identity
+        require_same_identity(found, early, str(out), ignore=_NOT_YET_KNOWN)
+    return None
+
+
+def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
+    """The teacher that a configuration names.
+
+    Raises:
+        CacheError: it cannot be loaded, or the planned documents do not fit it.
+    """
+    model, _ = load_causal_lm(
+        config.teacher,
+        revision=config.revision,
+        dtype=resolve_dtype(config.dtype),
+        device_map=config.device_map,
+    )
+    teacher = Teacher(model)
+    require_fit(teacher, plan, config)
+    return teacher
+
+
+def require_documents(plan: BuildPlan) -> None:
+    """Raise CacheError where a split has no document left."""
+    for split, documents in plan.documents.items():
+        if not documents:
+            reasons = "; ".join(f"{d.task_id}: {d.reason}" for d in plan.dropped[split][:3])
+            raise CacheError(
+                f"No document of split {split!r} is left ({reasons}).\n"
+                "Raise --max-length, or give --long-documents truncate."
+            )
+
+
+def require_fit(teacher: Teacher, plan: BuildPlan, config: BuildConfig) -> None:
+    """Raise CacheError where documents hold ids or positions that the teacher does not have."""
+    if plan.largest_id >= teacher.vocab_size:
+        raise CacheError(
+            f"The tokenizer of {config.teacher} gives the token id {plan.largest_id}, but the "
+            f"teacher's head has only {teacher.vocab_size} rows.\n"
+            "Tokenizer and weights do not belong together; take both from one source."
+        )
+    limit = teacher.max_positions
+    if limit is not None and plan.longest > limit:
+        raise CacheError(
+            f"The longest document has {plan.longest} tokens, the teacher takes {limit}.\n"
+            f"Give --max-length {limit}."
+        )
+
+
+def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> None:
+    """Make tail.safetensors where the tail needs it and it is not there.
+
+    A basis is fitted on the first documents only, so that it never depends on how far a build
+    came before it was stopped.
+    """
+    path, targets = config.out / TAIL_FILE, config.targets
+    if path.is_file() or targets.tail not in ("hidden", "lowrank"):
+        return
+    if targets.tail == "hidden":
+        save_head(head_of(teacher.model), path)
+    elif config.tail_from is not None:
+        _copy_tail(config.tail_from, path, teacher)
+    else:
+        documents = chain.from_iterable(plan.documents.values())
+        fit_basis(teacher, documents, targets, config.batch_tokens).save(path)
+
+
+def _copy_tail(source: Path, path: Path, teacher: Teacher) -> None:
+    """Take the basis of another cache of this teacher, byte for byte."""
+    identity = Manifest.read(source).identity
+    if identity.targets.tail != "lowrank" or identity.teacher_sha256 != teacher.weights_sha256():
+        raise CacheError(
+            f"--tail-from {source}: that cache has no lowrank tail of this teacher (tail "
+            f"{identity.targets.tail}, teacher {identity.teacher}).\n"
+            "Name a cache built with the same teacher, or leave --tail-from out."
+        )
+    load_codec(source, identity)  # its hash is the identity's
+    with atomic_path(path) as partial:
+        partial.write_bytes((source / TAIL_FILE).read_bytes())
+
+
+def _identity(
+    config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher | None, tail_width: int = 0
+) -> Identity:
+    tail = config.out / TAIL_FILE
+    return Identity(
+        format_version=FORMAT_VERSION,
+        teacher=config.teacher,
+        revision=config.revision,
+        teacher_sha256=teacher.weights_sha256() if teacher else "",
+        vocab_size=teacher.vocab_size if teacher else 0,
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        dataset=config.dataset,
+        dataset_sha256=plan.dataset_sha256,
+        template=config.template,
+        max_length=config.max_length,
+        long_documents=config.long_documents,
+        targets=config.targets,
+        tail_width=tail_width,
+        tail_sha256=file_sha256(tail) if tail_width else "",
+        dtype=str(resolve_dtype(config.dtype)).removeprefix("torch."),
+        libraries=library_versions(),
+    )
+
+
+def _write_or_check_plan(config: BuildConfig, plan: BuildPlan, identity: Identity) -> Plan:
+    wanted = Plan(
+        identity=identity,
+        batch_tokens=config.batch_tokens,
+        shards=plan.shards,
+        dropped=plan.dropped_json(),
+    )
+    if not (config.out / PLAN_NAME).exists():
+        wanted.write(config.out)
+        return wanted
+    found = Plan.read(config.out)
+    require_same_identity(found.identity, identity, str(config.out))
+    if found.batch_tokens != wanted.batch_tokens or found.shards != wanted.shards:
+        raise CacheError(
+            f"{config.out} was begun with other batches or shards (batch_tokens "
+            f"{found.batch_tokens}, {len(found.shards)} shards; asked for {wanted.batch_tokens}, "
+            f"{len(wanted.shards)}).\nGive the same --batch-tokens and --shard-tokens as then."
+        )
+    return found

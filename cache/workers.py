@@ -1,0 +1,114 @@
+"""How several processes divide the shards of one cache; imports nothing heavy."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.durable import read_sealed_json, write_sealed_json
+from cache.errors import CacheError
+
+COST_RECORDS = "share-*.json"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Every `count`-th shard, from shard `rank` on."""
+
+    rank: int
+    """Which worker, counted from 0."""
+    count: int
+    """How many workers there are."""
+
+    def __post_init__(self):
+        if not 0 <= self.rank < self.count:
+            raise CacheError(
+                f"worker {self.rank}/{self.count}: workers are counted from 0, so that the last "
+                f"of {self.count} is {self.count - 1}/{self.count}."
+            )
+
+    @property
+    def name(self) -> str:
+        """Of its lock and its record of costs."""
+        return f"share-{self.rank}-of-{self.count}"
+
+    @property
+    def siblings(self) -> str:
+        """Pattern of the names of shares of the same division."""
+        return f"share-*-of-{self.count}"
+
+    def of(self, shards: Sequence[_T]) -> Sequence[_T]:
+        """The shards of this share."""
+        return shards[self.rank :: self.count]
+
+
+def parse_share(words: str) -> Share:
+    """The share that `3/64` names.
+
+    Raises:
+        CacheError: it names none.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", words)
+    if match is None:
+        raise CacheError(f"--worker {words!r} is no share; give RANK/COUNT, as in 3/64.")
+    return Share(rank=int(match[1]), count=int(match[2]))
+
+
+def share_of_launch(environment: Mapping[str, str]) -> Share | None:
+    """The share of a process that torchrun or accelerate launched with others; else None."""
+    if int(environment.get("WORLD_SIZE", "1")) < 2 or "RANK" not in environment:
+        return None
+    return Share(rank=int(environment["RANK"]), count=int(environment["WORLD_SIZE"]))
+
+
+def take_gpus() -> None:
+    """Leave this process its own block of the node's GPUs, where it was launched with others.
+
+    To be called before CUDA is initialised.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < 2:
+        return
+    import torch
+
+    gpus = own_gpus(os.environ, torch.cuda.device_count())
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+
+
+def own_gpus(environment: Mapping[str, str], num_gpus: int) -> list[str]:
+    """The block of GPUs of one of LOCAL_WORLD_SIZE processes; they share where there are fewer."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",")[:num_gpus] if named else [str(gpu) for gpu in range(num_gpus)]
+    if not gpus:
+        return []
+    rank, count = (int(environment[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    size = len(gpus) // count
+    return gpus[rank * size : (rank + 1) * size] if size else [gpus[rank % len(gpus)]]
+
+
+def add_cost(out: Path, share: Share, *, rows: int, seconds: float) -> None:
+    """Leave in the directory what a share has cost, with what it cost before."""
+    path = out / f"{share.name}.json"
+    before = read_sealed_json(path) if path.exists() else {"rows": 0, "seconds": 0.0}
+    if rows:
+        write_sealed_json(
+            path, {"rows": before["rows"] + rows, "seconds": before["seconds"] + seconds}
+        )
+
+
+def total_cost(out: Path, *, rows: int, seconds: float) -> dict[str, Any]:
+    """What `created` says of the cost: rows and seconds given, and those of all shares."""
+    records = [read_sealed_json(path) for path in sorted(out.glob(COST_RECORDS))]
+    return {
+        "teacher_rows": rows + sum(record["rows"] for record in records),
+        "teacher_seconds": round(seconds + sum(record["seconds"] for record in records), 3),
+    }
+
+
+def remove_costs(out: Path) -> None:
+    """Delete the records of the shares."""
+    for path in out.glob(COST_RECORDS):
+        path.unlink(missing_ok=True)

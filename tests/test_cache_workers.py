@@ -1,0 +1,187 @@
+"""Several processes that build one cache: the bytes of one, whoever comes first or dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from test_cache_build import ROOT, build_words, cli, config_of, datasets_of, wait_for_shards
+
+from cache.build import build_cache, build_share
+from cache.config import TargetFormat
+from cache.errors import CacheError
+from cache.extend import extend_cache
+from cache.manifest import Manifest
+from cache.reader import CacheReader
+from cache.verify import verify_cache
+from cache.workers import Share, own_gpus, parse_share, share_of_launch, total_cost
+
+LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_teacher):
+    """Datasets of the cache that one process builds with the command of `build_words`."""
+    out = tmp_path_factory.mktemp("whole") / "c"
+    process = cli(*build_words(out, tiny_teacher))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return datasets_of(out), Manifest.read(out)
+
+
+def left_over(out: Path) -> list[str]:
+    patterns = ("*.lock*", "share-*", "*.partial")
+    return [path.name for pattern in patterns for path in out.rglob(pattern)]
+
+
+def test_two_shares_in_turn_are_the_cache_of_one_process(tmp_path, tiny_teacher):
+    build_cache(config_of(tmp_path / "one", tiny_teacher, targets=LOWRANK))
+    config = config_of(tmp_path / "two", tiny_teacher, targets=LOWRANK)
+    first = build_share(config, Share(rank=1, count=2))
+    assert first.summary is None and first.num_missing == 2 and first.num_new_rows > 0
+    assert total_cost(config.out, rows=0, seconds=0.0)["teacher_rows"] == first.num_new_rows
+    second = build_share(config, Share(rank=0, count=2))
+    created = second.summary.manifest.created
+    assert created["teacher_rows"] == first.num_new_rows + second.num_new_rows
+    assert created["teacher_rows"] == second.summary.num_rows
+    assert created["teacher_seconds"] > 0
+    assert datasets_of(tmp_path / "one") == datasets_of(tmp_path / "two")
+    assert verify_cache(config.out) == [] and left_over(config.out) == []
+    again = build_share(config, Share(rank=0, count=2))
+    assert again.num_new_rows == 0 and again.summary.already_complete
+
+
+def test_processes_at_once_prepare_once_and_one_of_them_finishes(tmp_path, tiny_teacher, whole):
+    words = build_words(tmp_path / "c", tiny_teacher)
+    processes = [cli(*words, "--worker", f"{rank}/2") for rank in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert datasets_of(tmp_path / "c") == whole[0]
+    assert left_over(tmp_path / "c") == []
+    assert sum("rows computed" in output for output in outputs) == 2
+    created = Manifest.read(tmp_path / "c").created
+    assert created["teacher_rows"] == whole[1].created["teacher_rows"]
+
+
+def test_torchrun_gives_each_process_its_share(tmp_path, tiny_teacher, whole):
+    words = build_words(tmp_path / "c", tiny_teacher)
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "cli.py", *words],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Worker 0/2" in result.stdout and "Worker 1/2" in result.stdout
+    assert datasets_of(tmp_path / "c") == whole[0]
+
+
+def test_a_killed_worker_goes_on_while_another_works(tmp_path, tiny_teacher, whole):
+    words = build_words(tmp_path / "c", tiny_teacher)
+    killed = cli(*words, "--worker", "0/2")
+    wait_for_shards(killed, tmp_path / "c", 1)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    processes = [cli(*words, "--worker", f"{rank}/2") for rank in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert datasets_of(tmp_path / "c") == whole[0]
+    assert left_over(tmp_path / "c") == []
+
+
+def test_the_same_share_all_and_other_divisions_are_refused(tmp_path, tiny_teacher):
+    words = build_words(tmp_path / "c", tiny_teacher)
+    process = cli(*words, "--worker", "0/2")
+    wait_for_shards(process, tmp_path / "c", 1)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        refused = f"pid {process.pid} .share-0-of-2."
+        config = config_of(tmp_path / "c", tiny_teacher)
+        for share in (Share(rank=0, count=2), Share(rank=1, count=3)):
+            with pytest.raises(CacheError, match=refused):
+                build_share(config, share)
+        with pytest.raises(CacheError, match=refused):
+            build_cache(config)
+    finally:
+        process.send_signal(signal.SIGCONT)
+        output, _ = process.communicate()
+    assert process.returncode == 0 and "shards of other workers are still to come" in output
+
+
+def read_until(ended, folder: Path, answers) -> None:
+    """Open the cache and read it, again and again; answers with the hashes of what was read."""
+    hashes, first = set(), True
+    while first or not ended.is_set():
+        first = False
+        with CacheReader(folder) as reader:
+            ids = [reader.read("train", [i]).targets.topk_ids.numpy().tobytes() for i in range(3)]
+        hashes.add(sha256(b"".join(ids)).hexdigest())
+    answers.put(hashes)
+
+
+def test_twenty_readers_see_nothing_change_while_the_cache_is_extended(tmp_path, tiny_teacher):
+    folder = tmp_path / "c"
+    build_cache(config_of(folder, tiny_teacher, limit=3))
+    processes = get_context("fork")
+    ended, answers = processes.Event(), processes.Queue()
+    readers = [
+        processes.Process(target=read_until, args=(ended, folder, answers), daemon=True)
+        for _ in range(20)
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        extend_cache(folder, splits=("validation",), limit=4, shard_tokens=200)
+    finally:
+        ended.set()
+    found = [answers.get(timeout=60) for _ in readers]
+    for reader in readers:
+        reader.join()
+    assert len(found) == 20 and len(set.union(*found)) == 1
+    assert verify_cache(folder) == []
+
+
+def test_readers_leave_no_trace_in_a_read_only_folder(tmp_path, tiny_teacher):
+    folder = tmp_path / "c"
+    build_cache(config_of(folder, tiny_teacher, limit=3))
+    paths = (folder, *folder.rglob("*"))
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = [(p, p.stat().st_mtime_ns) for p in paths]
+    with CacheReader(folder) as reader:
+        assert len(reader.read("train", [0, 1, 2]).task_ids) == 3
+        assert before == [(p, p.stat().st_mtime_ns) for p in (folder, *folder.rglob("*"))]
+    assert build_cache(config_of(folder, tiny_teacher, limit=3)).already_complete
+    assert before == [(p, p.stat().st_mtime_ns) for p in (folder, *folder.rglob("*"))]
+    for path in paths:
+        path.chmod(0o755)
+
+
+def test_all_that_is_made_is_the_groups_where_the_umask_says_so(tmp_path, tiny_teacher):
+    before = os.umask(0o002)
+    try:
+        config = config_of(tmp_path / "c", tiny_teacher, targets=LOWRANK)
+        build_share(config, Share(rank=0, count=2))
+        build_share(config, Share(rank=1, count=2))
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "c", *(tmp_path / "c").rglob("*")):
+        assert path.stat().st_mode & 0o060 == 0o060, path
+
+
+def test_shares_and_gpus_are_divided_evenly():
+    assert parse_share("3/64") == Share(rank=3, count=64)
+    shards = list(range(7))
+    assert sorted(s for r in range(3) for s in Share(rank=r, count=3).of(shards)) == shards
+    for words, problem in (("64/64", "last of 64 is 63/64"), ("3", "give RANK/COUNT")):
+        with pytest.raises(CacheError, match=problem):
+            parse_share(words)
+    assert share_of_launch({}) is None and share_of_launch({"WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert share_of_launch({"WORLD_SIZE": "4", "RANK": "2"}) == Share(rank=2, count=4)
+    launch = {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    assert own_gpus(launch, 8) == ["4", "5", "6", "7"]
+    assert own_gpus({**launch, "CUDA_VISIBLE_DEVICES": "3,5,6,7"}, 4) == ["6", "7"]
+    assert own_gpus(launch, 1) == ["0"] and own_gpus(launch, 0) == []
