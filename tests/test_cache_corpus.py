@@ -30,6 +30,7 @@ from cache.live import verify_live
 from cache.plan import first_documents, plan_build
 from cache.reader import CacheReader
 from cache.recommend import plan_targets
+from cache.spool import Spool
 from cache.teacher import load_tokenizer
 from cache.verify import verify_cache
 from distill.config import TrainConfig
@@ -245,6 +246,33 @@ def test_a_killed_spool_goes_on_in_mid_stream_to_the_same_bytes(
     assert found.manifest.plan == expected.manifest.plan
     assert datasets_of(tmp_path / "killed") == datasets_of(tmp_path / "whole")
     assert not (tmp_path / "killed/corpus").exists()
+
+
+@pytest.mark.parametrize("saves", [1, 6, 12, 17])
+def test_two_streams_go_on_wherever_they_were_stopped(
+    tmp_path, tiny_teacher, tokenizer, saves, monkeypatch
+):
+    monkeypatch.setattr(cache.corpus, "BATCH_TEXTS", 4)
+    write_jsonl(tmp_path / "both/train.jsonl", texts_of("a", 150))
+    write_jsonl(tmp_path / "both/test.jsonl", texts_of("b", 150))
+    config = config_of(
+        tmp_path / "c", tiny_teacher, str(tmp_path / "both"), splits=("train", "test"),
+        corpus={"max_tokens": 3000},
+    )  # fmt: skip
+    save, left = Spool.save, [saves]
+
+    def save_and_stop(self, position):
+        save(self, position)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Spool, "save", save_and_stop)
+        plan_build(config, tokenizer)
+    documents = plan_build(config, tokenizer).documents
+    assert tokens_of(documents["train"]) == packed(tokenizer, texts_of("a", 150))[:3000]
+    assert tokens_of(documents["test"]) == packed(tokenizer, texts_of("b", 150))[:3000]
 
 
 def count_texts(monkeypatch) -> list[str]:
