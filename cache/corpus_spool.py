@@ -1,7 +1,6 @@
 """From a stream of texts to a spool of tokens, in memory that does not grow with the stream."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,16 @@ from cache.config import BuildConfig
 from cache.corpus import TextStream
 from cache.corpus_config import VALIDATION, Corpus
 from cache.documents import require_end_of_text
-from cache.durable import make_directory
 from cache.errors import CacheError
 from cache.identity import tokenizer_sha256
-from cache.lock import writer_lock
 from cache.progress import counted_progress
 from cache.spool import SPOOL_DIR, Spool
 
 
 def spool_corpus(config: BuildConfig, tokenizer) -> Spool:
     """The complete spool of a configuration's corpus, begun or taken up at `out`.
+
+    Nobody else may write to `out` meanwhile.
 
     Every text is closed by end-of-text; the tokens are cut into documents of `max_length`.
 
@@ -29,23 +28,8 @@ def spool_corpus(config: BuildConfig, tokenizer) -> Spool:
     corpus = config.corpus
     assert corpus is not None
     require_end_of_text(tokenizer)
-    directory = config.out / SPOOL_DIR
-    make_directory(directory)
-    with writer_lock(directory):
-        spool = _spooled(config, corpus, tokenizer, directory)
-    for split, spooled in spool.splits.items():
-        if not spooled.num_tokens:
-            raise CacheError(
-                f"{config.dataset}: no text came into the split {split!r}.\n"
-                "Read more (--limit, --max-tokens), hold out more (--validation-every), or name "
-                "another --split; and another --out."
-            )
-    return spool
-
-
-def _spooled(config: BuildConfig, corpus: Corpus, tokenizer, directory: Path) -> Spool:
     spool = Spool(
-        directory,
+        config.out / SPOOL_DIR,
         config.cached_splits,
         max_length=config.max_length,
         shard_tokens=config.shard_tokens,
@@ -56,6 +40,13 @@ def _spooled(config: BuildConfig, corpus: Corpus, tokenizer, directory: Path) ->
             for number in range(spool.position.get("split", 0), len(config.splits)):
                 _SplitReader(config, corpus, tokenizer, spool, number).run(on_tokens)
         spool.finish()
+    for split, spooled in spool.splits.items():
+        if not spooled.num_tokens:
+            raise CacheError(
+                f"{config.dataset}: no text came into the split {split!r}.\n"
+                "Read more (--limit, --max-tokens), hold out more (--validation-every), or name "
+                "another --split; and another --out."
+            )
     return spool
 
 
