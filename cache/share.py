@@ -12,7 +12,7 @@ import click
 
 from cache.durable import atomic_path, file_sha256, make_directory
 from cache.errors import CacheError
-from cache.lock import writer_lock
+from cache.lock import prepare_lock, writer_lock
 from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
 from cache.remote import OnBytes, Remote, in_threads, is_url, open_remote
 from cache.remote_errors import RemoteUnreachable
@@ -100,18 +100,18 @@ def pull(
 def local_cache(where: str, splits: Sequence[str] = ("train", "validation")) -> Path:
     """The local folder of a cache: a path as it is, a URL after its splits were pulled.
 
-    Where the network is gone and an earlier call left all that is needed, a warning is printed.
-
-    Raises:
-        CacheError: as `pull`.
+    Waits for another process that pulls it. Where the network is gone and an earlier call left
+    all that is needed, a warning is printed.
     """
     if not is_url(where):
         return Path(where)
     directory = local_folder(where)
     from cache.share_progress import byte_progress
 
+    make_directory(directory)
+    pulling = byte_progress(f"pulling {where}")
     try:
-        with byte_progress(f"pulling {where}") as (on_bytes, on_total):
+        with prepare_lock(directory), pulling as (on_bytes, on_total):
             pull(
                 where,
                 directory,

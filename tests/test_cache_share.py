@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,19 @@ def test_a_local_copy_serves_where_the_network_is_gone(
     with pytest.raises(RemoteUnreachable):
         local_cache(url)
     assert local_cache(str(tiny_cache)) == tiny_cache
+
+
+def test_two_commands_that_need_one_url_pull_it_once(tiny_cache, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGITCACHE_HOME", str(tmp_path / "home"))
+    push(tiny_cache, url, card=CARD)
+    moved = []
+    monkeypatch.setattr(
+        "cache.share.pull", lambda *args, **options: moved.append(pull(*args, **options))
+    )
+    with ThreadPoolExecutor() as pool:
+        folders = list(pool.map(local_cache, [url] * 3))
+    assert set(folders) == {local_folder(url)}
+    assert sorted(done.num_bytes for done in moved) == [0, 0, Manifest.read(tiny_cache).num_bytes]
 
 
 def test_train_trains_from_a_url(tiny_cache, url, tmp_path, monkeypatch):
