@@ -110,7 +110,7 @@ def _open(corpus: Corpus, index: int, split: str):
     source = corpus.sources[index]
     path, options = source, {}
     if Path(source).suffix in _FILE_KINDS:
-        if not Path(source).is_file():
+        if "://" not in source and not Path(source).is_file():
             raise CacheError(
                 f"There is no file {source}. --dataset takes a hub id, folder or file."
             )

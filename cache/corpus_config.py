@@ -11,7 +11,7 @@ TEMPLATE = "text"
 LONG_DOCUMENTS = "pack"
 """What an identity says of a corpus' long texts: they go on in the next document."""
 VALIDATION = "validation"
-_TAKEN = ("corpus", "lengths", "tokenizer")
+_TAKEN = ("corpus", "extension", "lengths", "tokenizer")
 """Folders of a cache that are no splits."""
 
 
@@ -20,7 +20,7 @@ class Corpus:
     """Which texts are read, from where, and how many."""
 
     sources: tuple[str, ...]
-    """Hub ids, local folders, or .jsonl, .json, .parquet, .csv or .txt files."""
+    """Hub ids, local folders, or paths or URLs of .jsonl, .json, .parquet, .csv or .txt files."""
     text_field: str
     """Column that holds the text."""
     weights: tuple[float, ...] = ()

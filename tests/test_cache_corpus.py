@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from test_cache_build import ROOT, datasets_of
 import cache.corpus
 import cache.corpus_spool
 import cli
-from cache.build import build_cache
+from cache.build import build_cache, build_share
 from cache.config import BuildConfig, TargetFormat
 from cache.corpus import TextBatch, TextStream
 from cache.corpus_config import Corpus
@@ -33,6 +36,7 @@ from cache.recommend import plan_targets
 from cache.spool import Spool
 from cache.teacher import load_tokenizer
 from cache.verify import verify_cache
+from cache.workers import Share
 from distill.config import TrainConfig
 from distill.recipe import Recipe
 from distill.train import train
@@ -132,6 +136,21 @@ def test_every_source_streamed_or_not_gives_the_texts_one_after_the_other(
     assert {len(ids) for ids in per_shard[:-1]} == {512}
     other = config_of(tmp_path / "o", tiny_teacher, sources["jsonl"], shard_tokens=3000)
     assert plan.dataset_sha256 == plan_build(other, tokenizer).dataset_sha256
+
+
+def test_a_file_is_streamed_over_http(tmp_path, tiny_teacher, tokenizer, sources):
+    folder = Path(sources["jsonl"]).parent
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.parquet"
+        plan = plan_build(config_of(tmp_path, tiny_teacher, url), tokenizer)
+        server.shutdown()
+    assert tokens_of(plan.documents["train"]) == packed(tokenizer, texts_of("a"))
 
 
 def test_a_text_file_is_a_text_a_line(tmp_path, tiny_teacher, tokenizer, sources):
@@ -273,6 +292,17 @@ def test_two_streams_go_on_wherever_they_were_stopped(
     documents = plan_build(config, tokenizer).documents
     assert tokens_of(documents["train"]) == packed(tokenizer, texts_of("a", 150))[:3000]
     assert tokens_of(documents["test"]) == packed(tokenizer, texts_of("b", 150))[:3000]
+
+
+def test_workers_share_one_reading_of_the_corpus(tmp_path, tiny_teacher, sources, monkeypatch):
+    alone, shared = (config_of(tmp_path / n, tiny_teacher, sources["jsonl"]) for n in "as")
+    build_cache(alone)
+    seen = count_texts(monkeypatch)
+    first = build_share(shared, Share(rank=1, count=2))
+    assert first.summary is None and (tmp_path / "s/corpus").exists()
+    assert build_share(shared, Share(rank=0, count=2)).summary is not None
+    assert len(seen) == NUM_TEXTS and not (tmp_path / "s/corpus").exists()
+    assert datasets_of(tmp_path / "a") == datasets_of(tmp_path / "s")
 
 
 def count_texts(monkeypatch) -> list[str]:
@@ -471,7 +501,7 @@ def test_a_corpus_is_cached_verified_and_trained_on(tmp_path, tiny_teacher, toke
     build_cache(config)
     assert verify_cache(tmp_path / "c") == []
     assert not verify_live(tmp_path / "c", num_documents=3, seed=0).faults
-    with pytest.raises(CacheError, match="a cache of one cannot be extended"):
+    with pytest.raises(CacheError, match="Name the texts to add with --dataset and --text-field"):
         extend_cache(tmp_path / "c", splits=("test",))
     with CacheReader(tmp_path / "c") as reader:
         everything = range(reader.num_documents("train"))
