@@ -1,0 +1,268 @@
+"""Stage one on a Ray cluster: replicas of the teacher, each handed one shard after another.
+
+The cache stands on a file system that every node sees: replicas write shards there, and only
+their names pass through Ray. Source: Moritz et al. 2018 (Ray).
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cache.build import BuildSummary, summary_of
+from cache.compute import ShardMaker
+from cache.config import BuildConfig
+from cache.durable import make_directory, remove_partials
+from cache.errors import CacheError
+from cache.finish import finish_cache
+from cache.lock import writer_lock
+from cache.manifest import Manifest, Plan, ShardPlan
+from cache.prepare import finished_cache, prepare
+from cache.progress import BuildProgress
+from cache.spool import remove_spool
+from cache.teacher import load_tokenizer
+from cache.workers import remove_costs, total_cost
+
+RETRIES = 3
+"""How often a shard, or the loading of a replica, may be lost with a process before all stops."""
+WAIT_SECONDS = 1.0
+_ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """How a build uses a cluster."""
+
+    workers: int
+    """Replicas at most; those that find no room join when the cluster grows."""
+    address: str | None = None
+    """Of the cluster; None starts one of this machine alone, or takes RAY_ADDRESS."""
+    gpus_per_worker: float | None = None
+    """GPUs of a replica, over which device_map spreads it; None: 1 where there are any."""
+
+    def __post_init__(self):
+        if self.workers < 1:
+            raise CacheError(f"workers is {self.workers}; it must be 1 or more.")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise CacheError(f"gpus_per_worker is {self.gpus_per_worker}; it must be 0 or more.")
+
+
+def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
+    """Build the cache at `config.out` with replicas of the teacher on a Ray cluster.
+
+    The bytes are those of `cache.build.build_cache` on such a device with so many threads.
+
+    Raises:
+        CacheError: as `build_cache`; Ray is not installed, no cluster answers, or processes
+            die again and again.
+    """
+    tokenizer = load_tokenizer(config.teacher, config.revision)
+    complete = finished_cache(config, tokenizer)
+    if complete is not None:
+        return summary_of(complete)
+    make_directory(config.out)
+    config = replace(config, out=config.out.resolve())
+    with writer_lock(config.out), _connected(cluster) as ray:
+        remove_partials(config.out)
+        started = time.monotonic()
+        with _Build(ray, config, cluster) as build:
+            build.run()
+        if build.plan is None:  # complete by now
+            return summary_of(Manifest.read(config.out))
+        seconds = time.monotonic() - started
+        cost = {
+            "teacher_parameters": build.facts["num_parameters"],
+            **total_cost(config.out, rows=build.num_new_rows, seconds=build.teacher_seconds),
+        }
+        device = build.facts["device"]
+        manifest = finish_cache(config.out, build.plan, device=device, cost=cost)
+        remove_costs(config.out)
+        remove_spool(config.out)
+    return summary_of(manifest, num_new_rows=build.num_new_rows, seconds=seconds)
+
+
+class Replica:
+    """A teacher in a process of Ray's."""
+
+    def __init__(self, config: BuildConfig, num_threads: int):
+        """Do nothing yet: what `load` raises reaches the driver as it is."""
+        self._config, self._num_threads = config, num_threads
+        self._maker: ShardMaker | None = None
+
+    def load(self) -> dict[str, Any]:
+        """Load the teacher and prepare the directory; what the record of the build says of it.
+
+        Empty if the cache is complete.
+        """
+        import torch
+
+        torch.set_num_threads(self._num_threads)
+        config = self._config
+        prepared = prepare(config, load_tokenizer(config.teacher, config.revision))
+        if isinstance(prepared, Manifest):
+            return {}
+        self._maker = ShardMaker(config, prepared)
+        teacher = prepared.teacher
+        return {"num_parameters": teacher.num_parameters, "device": str(teacher.device)}
+
+    def make(self, shard: ShardPlan) -> tuple[int, float]:
+        """Compute a shard if it is not there whole; rows computed, and seconds."""
+        assert self._maker is not None
+        started = time.monotonic()
+        missing = self._maker.missing([shard])
+        self._maker.make(missing)
+        return sum(s.num_rows for s in missing), time.monotonic() - started
+
+
+class _Build:
+    """The shards that wait, and the replicas that are loading or at work."""
+
+    def __init__(self, ray: Any, config: BuildConfig, cluster: RayConfig):
+        import torch
+
+        self._ray, self._config, self._cluster = ray, config, cluster
+        self.plan: Plan | None = None
+        self.is_complete = False
+        self.facts: dict[str, Any] = {}
+        self.num_new_rows = self._losses = 0
+        self.teacher_seconds = 0.0
+        self._waiting: deque[ShardPlan] = deque()
+        self._loading: dict[Any, Any] = {}  # by what it will answer: a replica
+        self._working: dict[Any, tuple[Any, ShardPlan]] = {}
+        gpus = cluster.gpus_per_worker
+        if gpus is None:
+            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        _require_room(ray, gpus)
+        self._num_threads = torch.get_num_threads()
+        self._kind = ray.remote(
+            num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": {"PYTHONPATH": _ROOT}}
+        )(Replica)
+
+    def __enter__(self) -> "_Build":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for replica in [*self._loading.values(), *(r for r, _ in self._working.values())]:
+            self._ray.kill(replica)
+
+    def run(self) -> None:
+        """Compute all shards: the first replica prepares them, the others come when it has."""
+        while self.plan is None and not self.is_complete:
+            if not self._loading:
+                self._start()
+            self._await_any(None)
+        if self.plan is None:
+            return
+        total = sum(shard.num_rows for shard in self.plan.shards)
+        with BuildProgress(total=total, done=0) as progress:
+            while self._waiting or self._working:
+                alive = len(self._loading) + len(self._working)
+                for _ in range(alive, min(self._cluster.workers, alive + len(self._waiting))):
+                    self._start()
+                self._await_any(progress)
+
+    def _start(self) -> None:
+        replica = self._kind.remote(self._config, self._num_threads)
+        self._loading[replica.load.remote()] = replica
+
+    def _await_any(self, progress: BuildProgress | None) -> None:
+        ended, _ = self._ray.wait([*self._working, *self._loading], timeout=WAIT_SECONDS)
+        for answer in ended:
+            if answer in self._loading:
+                self._loaded(answer)
+            elif progress is not None:
+                self._made(answer, progress)
+
+    def _loaded(self, answer: Any) -> None:
+        replica = self._loading.pop(answer)
+        facts = self._answer(answer, "while it loaded the teacher")
+        if not facts:
+            self.is_complete = facts is not None
+            return
+        if self.plan is None:
+            self.facts, self.plan = facts, Plan.read(self._config.out)
+            self._waiting.extend(self.plan.shards)
+        self._hand_out(replica)
+
+    def _made(self, answer: Any, progress: BuildProgress) -> None:
+        replica, shard = self._working.pop(answer)
+        made = self._answer(answer, f"at shard {shard.path}")
+        if made is None:
+            self._waiting.appendleft(shard)
+            return
+        num_rows, seconds = made
+        self.num_new_rows += num_rows
+        self.teacher_seconds += seconds if num_rows else 0.0
+        progress.advance(shard.num_rows)
+        progress.shard_done(self._config.out / shard.path, shard.num_rows)
+        self._hand_out(replica)
+
+    def _hand_out(self, replica: Any) -> None:
+        if self._waiting:
+            shard = self._waiting.popleft()
+            self._working[replica.make.remote(shard)] = replica, shard
+        else:
+            self._ray.kill(replica)
+
+    def _answer(self, answer: Any, when: str) -> Any:
+        """The answer; None if the process or its node was lost."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(answer)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, CacheError):
+                raise error.cause from error
+            raise
+        except errors.RayActorError as error:
+            self._losses += 1
+            if self._losses > RETRIES:
+                raise CacheError(
+                    f"{self._losses} processes of Ray's were lost, the last {when}: {error}\n"
+                    "Most often that is a lack of memory: try fewer --workers. The same command "
+                    "goes on."
+                ) from error
+            return None
+
+
+def _require_room(ray: Any, gpus: float) -> None:
+    most = max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+    if gpus > most:
+        raise CacheError(
+            f"A replica needs {gpus:g} GPUs, but no node of the cluster has more than {most:g}.\n"
+            "Give fewer --gpus-per-worker, or add a node."
+        )
+
+
+@contextmanager
+def _connected(cluster: RayConfig) -> Iterator[Any]:
+    """The module `ray`, connected; a cluster started here is stopped at the end."""
+    try:
+        import ray
+    except ImportError as error:
+        raise CacheError(
+            "--engine ray needs Ray, which is not installed. pip install 'logitcache[ray]'"
+        ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(
+            address=cluster.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if cluster.address else False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise CacheError(
+            f"no Ray cluster answers at {cluster.address or 'this machine'}: {error}\n"
+            "Start one with `ray start --head`, or leave --ray-address out for one of this "
+            "machine alone."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
