@@ -6,11 +6,10 @@ from functools import wraps
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 
+from cache.commands_data import data_options, require_unset
 from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
-from cache.corpus_config import Corpus
 from cache.errors import CacheError
 from cache.templates import TEMPLATES
 from cache.workers import parse_share, share_of_launch, take_gpus
@@ -66,66 +65,13 @@ def target_options(command):
 
 def corpus_options(command):
     """Options that say which teacher reads what, and how; `corpus` is made of those about it."""
-
-    @wraps(command)
-    def with_corpus(**options):
-        return command(**_with_corpus(options))
-
+    command = data_options(command, BuildConfig.dataset)
     for option in reversed(
         [
             click.option(
                 "--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file."
             ),
             click.option("--revision", help="Branch, tag or commit of the teacher on the hub."),
-            click.option(
-                "--dataset",
-                "datasets",
-                multiple=True,
-                default=(BuildConfig.dataset,),
-                help="Hub id, or a JSON-lines file. Of a corpus also a folder or a .parquet, "
-                ".csv or .txt file; repeat it for several.",
-            ),
-            click.option(
-                "--split",
-                "splits",
-                multiple=True,
-                help="Repeat it for several.  [default: train and validation; of a corpus, train]",
-            ),
-            click.option(
-                "--text-field",
-                help="Column of the texts: the dataset is a corpus, packed into documents of "
-                "--max-length tokens.",
-            ),
-            click.option(
-                "--weight",
-                "weights",
-                type=float,
-                multiple=True,
-                help="Of a corpus: share of the texts, once for each --dataset.  [default: even]",
-            ),
-            click.option(
-                "--dataset-config",
-                "names",
-                multiple=True,
-                help="Of a corpus: config name, for all datasets or once for each.",
-            ),
-            click.option(
-                "--data-dir",
-                "data_dirs",
-                multiple=True,
-                help="Of a corpus: folder inside the dataset, for all or once for each.",
-            ),
-            click.option(
-                "--streaming", is_flag=True, help="Of a corpus: read it without downloading it."
-            ),
-            click.option(
-                "--max-tokens", type=int, help="Of a corpus: end each split at so many tokens."
-            ),
-            click.option(
-                "--validation-every",
-                type=int,
-                help="Of a corpus: hold out every so many texts as the split validation.",
-            ),
             click.option(
                 "--template",
                 default=BuildConfig.template,
@@ -155,33 +101,10 @@ def corpus_options(command):
                 default=BuildConfig.batch_tokens,
                 help="Padded tokens of a teacher batch.",
             ),
-            click.option(
-                "--limit", type=int, help="Only the first problems, or texts, of each split."
-            ),
         ]
     ):
-        with_corpus = option(with_corpus)
-    return with_corpus
-
-
-def _with_corpus(options: dict) -> dict:
-    """The options of a BuildConfig, `corpus` or `dataset` among them."""
-    names = [field.name for field in fields(Corpus) if field.name != "sources"]
-    asked = {name: options.pop(name) for name in names}
-    sources, splits = options.pop("datasets"), options.pop("splits")
-    if asked["text_field"] is None:
-        given = _given(names) + (["datasets"] if len(sources) > 1 else [])
-        if given:
-            raise CacheError(
-                f"{', '.join(_flag(name) for name in given)}: only a corpus takes so many.\n"
-                "Name the column of its texts with --text-field, or leave it out."
-            )
-        return {**options, "dataset": sources[0], "splits": splits or BuildConfig.splits}
-    _require_unset(["template", "long_documents"], "--text-field packs texts as they stand")
-    if not _given(["datasets"]):
-        raise CacheError("--text-field is given, but no dataset. Name one or more with --dataset.")
-    corpus = Corpus(sources=sources, **asked)
-    return {**options, "corpus": corpus, "splits": splits or ("train",)}
+        command = option(command)
+    return command
 
 
 @click.command("cache-teacher")
@@ -210,10 +133,27 @@ def _with_corpus(options: dict) -> dict:
     help="RANK/COUNT, as in 3/64: compute every 64th shard from the fourth on.  [default: that of "
     "torchrun, else all]",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="This process, or replicas of the teacher on a Ray cluster.",
+)
+@click.option("--workers", type=int, default=1, help="Of Ray: replicas at most.")
+@click.option("--ray-address", help="Of Ray: the cluster.  [default: one of this machine]")
+@click.option(
+    "--gpus-per-worker",
+    type=float,
+    help="Of Ray: GPUs that a replica is spread over.  [default: 1 where there are any]",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be cached; load no model.")
 def cache_teacher(
     dry_run: bool,
     worker: str | None,
+    engine: str,
+    workers: int,
+    ray_address: str | None,
+    gpus_per_worker: float | None,
     bytes_per_token: float | None,
     targets: TargetFormat,
     **options,
@@ -227,6 +167,7 @@ def cache_teacher(
     Example:
       python cli.py cache-teacher --teacher bigcode/starcoder2-3b --out runs/cache
       python cli.py cache-teacher --out runs/cache --worker 3/64
+      python cli.py cache-teacher --out runs/cache --engine ray --ray-address auto --workers 64
       python cli.py cache-teacher --dataset examples/problems.jsonl --out runs/cache --dry-run
       python cli.py cache-teacher --dataset bigcode/starcoderdata --data-dir python --streaming \\
         --text-field content --max-length 1024 --max-tokens 10000000 --out runs/cache
@@ -234,9 +175,14 @@ def cache_teacher(
     config = BuildConfig(targets=targets, **options)
     if bytes_per_token is not None:
         names = [field.name for field in fields(TargetFormat)] + ["dry_run"]
-        _require_unset(names, "--bytes-per-token chooses the targets itself")
+        require_unset(names, "--bytes-per-token chooses the targets itself")
+    if engine == "ray":
+        require_unset(["worker", "bytes_per_token"], "--engine ray divides the work itself")
+    else:
+        names = ["workers", "ray_address", "gpus_per_worker"]
+        require_unset(names, "these belong to --engine ray")
     share = parse_share(worker) if worker else share_of_launch(os.environ)
-    if share is not None:
+    if share is not None and engine == "local":
         if bytes_per_token is not None:
             raise CacheError(
                 "--bytes-per-token tries settings, which several workers cannot do together.\n"
@@ -268,6 +214,12 @@ def cache_teacher(
                 config, bytes_per_token, on_setting=on_setting
             )
         click.echo(f"Targets: {config.targets.words()}.")
+    if engine == "ray":
+        from cache.ray_engine import RayConfig, build_on_ray
+
+        cluster = RayConfig(workers=workers, address=ray_address, gpus_per_worker=gpus_per_worker)
+        Console().print(summary_table(build_on_ray(config, cluster)))
+        return
     if share is None:
         from cache.build import build_cache
 
@@ -281,22 +233,3 @@ def cache_teacher(
         click.echo(f"{done.num_missing} shards of other workers are still to come.")
     else:
         Console().print(summary_table(done.summary))
-
-
-def _require_unset(names: list[str], reason: str) -> None:
-    """Raise CacheError where the command line sets what another option decides."""
-    given = _given(names)
-    if given:
-        words = ", ".join(_flag(name) for name in given)
-        raise CacheError(f"{reason}; leave out {words}, or leave it out.")
-
-
-def _given(names: list[str]) -> list[str]:
-    context = click.get_current_context()
-    return [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
-
-
-def _flag(name: str) -> str:
-    """The option of a parameter, as users type it."""
-    parameters = click.get_current_context().command.params
-    return next(p.opts[0] for p in parameters if p.name == name)

@@ -107,6 +107,8 @@ class BuildConfig:
     """Tokens of a shard; what a killed build loses at most."""
     limit: int | None = None
     """Only the first problems, or texts, of each split."""
+    first_document: int = 0
+    """Number of a corpus' first document in each split; an extension's follow the cache's."""
 
     def __post_init__(self):
         for name in ("max_length", "batch_tokens", "shard_tokens", "limit"):
@@ -131,8 +133,8 @@ class BuildConfig:
             return
         if self.template == TEMPLATE:
             raise CacheError(
-                f"The template {TEMPLATE!r} is that of a corpus, and a cache of one cannot be "
-                "extended. Build another with cache-teacher and --text-field."
+                f"The template {TEMPLATE!r} is that of a corpus. Name the column of its texts with "
+                "--text-field."
             )
         for split in self.splits:
             if split not in SPLIT_TASK_IDS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cache.build import build_cache
 from cache.config import BuildConfig
+from cache.corpus_config import TEMPLATE, Corpus
 from cache.errors import CacheError
 from cache.finish import finish_cache, joint_cost
 from cache.identity import FORMAT_VERSION
@@ -40,6 +41,7 @@ def extend_cache(
     *,
     splits: tuple[str, ...],
     dataset: str | None = None,
+    corpus: Corpus | None = None,
     teacher: str | None = None,
     device_map: str = BuildConfig.device_map,
     shard_tokens: int = BuildConfig.shard_tokens,
@@ -52,9 +54,10 @@ def extend_cache(
     Args:
         splits: to add, or to add to.
         dataset: hub id or JSON-lines file; None takes the cache's own.
+        corpus: texts to add to a cache of texts.
         teacher: where the teacher is now; None takes the cache's name of it.
         shard_tokens: tokens of a new shard.
-        limit: only the first problems of each split.
+        limit: only the first problems, or texts, of each split.
 
     Raises:
         CacheError: the cache is incomplete or of an older format; the teacher, its tokenizer or
@@ -67,14 +70,28 @@ def extend_cache(
             f"version {FORMAT_VERSION} can be extended.\n"
             f"Bring it up to date first: python cli.py cache merge NEW {directory}"
         )
+    _require_same_kind(directory, found, corpus)
     config = _config(
-        directory, found, splits=splits, dataset=dataset, teacher=teacher, device_map=device_map,
-        shard_tokens=shard_tokens, limit=limit,
+        directory, found, splits=splits, dataset=dataset, corpus=corpus, teacher=teacher,
+        device_map=device_map, shard_tokens=shard_tokens, limit=limit,
     )  # fmt: skip
     _require_new(found, config)
     build_cache(config, like=found.identity)
     with writer_lock(directory):
         return _adopt(directory)
+
+
+def _require_same_kind(directory: Path, found: Manifest, corpus: Corpus | None) -> None:
+    if corpus is None and found.identity.template == TEMPLATE:
+        raise CacheError(
+            f"{directory} holds the texts of a corpus ({found.identity.dataset}).\n"
+            "Name the texts to add with --dataset and --text-field."
+        )
+    if corpus is not None and found.identity.template != TEMPLATE:
+        raise CacheError(
+            f"{directory} holds problems in the template {found.identity.template!r}, and a corpus "
+            "has none.\nLeave --text-field out, or build another cache with cache-teacher."
+        )
 
 
 def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
@@ -89,6 +106,7 @@ def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
         tail_from=directory if identity.targets.tail == "lowrank" else None,
         dtype=dtype_name(identity.dtype),
         batch_tokens=found.plan.batch_tokens,
+        first_document=max(s.first_document + s.num_documents for s in found.plan.shards),
         **given
         | {"dataset": given["dataset"] or identity.dataset}
         | {"teacher": given["teacher"] or identity.teacher},

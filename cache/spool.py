@@ -164,12 +164,19 @@ class SpooledDocuments(Sequence[Document]):
     """Documents of a split, read from the spool as they are asked for; a slice is a list."""
 
     def __init__(
-        self, directory: Path, split: str, *, num_tokens: int, max_length: int, file_tokens: int
+        self,
+        directory: Path,
+        split: str,
+        *,
+        num_tokens: int,
+        max_length: int,
+        file_tokens: int,
+        first_document: int = 0,
     ):
-        """Read nothing yet; arguments as in `Spool`, and the split's tokens."""
+        """Read nothing yet; arguments as in `Spool`, the split's tokens and its first number."""
         self._directory, self._split = directory, split
         self._num_tokens, self._max_length = num_tokens, max_length
-        self._file_tokens = file_tokens
+        self._file_tokens, self._first_document = file_tokens, first_document
 
     def __len__(self) -> int:
         return -(-self._num_tokens // self._max_length)
@@ -187,8 +194,8 @@ class SpooledDocuments(Sequence[Document]):
         return self._read(index % len(self))
 
     def _read(self, index: int) -> Document:
-        number, first = divmod(index * self._max_length, self._file_tokens)
-        path = file_path(self._directory, self._split, number)
+        file_number, first = divmod(index * self._max_length, self._file_tokens)
+        path = file_path(self._directory, self._split, file_number)
         try:
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -197,12 +204,14 @@ class SpooledDocuments(Sequence[Document]):
                 "command again: the corpus is read anew."
             ) from error
         token_ids = tokens[first : first + self._max_length].astype(np.int64)
-        return Document(task_id=index, token_ids=token_ids, prompt_length=1)
+        number = self._first_document + index
+        return Document(task_id=number, token_ids=token_ids, prompt_length=1)
 
 
 def remove_spool(out: Path) -> None:
     """Delete the spool of a cache, if there is one."""
-    shutil.rmtree(out / SPOOL_DIR, ignore_errors=True)
+    if (out / SPOOL_DIR).exists():
+        shutil.rmtree(out / SPOOL_DIR, ignore_errors=True)
 
 
 def file_path(directory: Path, split: str, number: int) -> Path:

@@ -15,6 +15,7 @@ from test_cli import run
 import cache.extend
 from cache.build import build_cache
 from cache.config import BuildConfig, TargetFormat
+from cache.corpus_config import Corpus
 from cache.errors import CacheError
 from cache.extend import EXTENSION_DIR, extend_cache
 from cache.manifest import Manifest
@@ -115,9 +116,13 @@ def test_a_call_killed_while_it_takes_shards_over_goes_on(tmp_path, made, monkey
 
 def test_a_call_killed_right_after_its_manifest_adds_nothing_twice(tmp_path, made, monkeypatch):
     directory, dataset = made("c", 0, 4), more(tmp_path, 4, 3)
+
+    def die_at_the_end(path, **options):
+        assert path != directory / EXTENSION_DIR, "killed"
+
     with monkeypatch.context() as patch:
-        patch.setattr(cache.extend.shutil, "rmtree", lambda path: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(cache.extend.shutil, "rmtree", die_at_the_end)
+        with pytest.raises(AssertionError, match="killed"):
             extend_cache(directory, splits=("train",), dataset=dataset)
     extend_cache(directory, splits=("train",), dataset=dataset)
     with CacheReader(directory) as reader:
@@ -179,3 +184,45 @@ def test_rows_are_those_of_a_build_of_all(tmp_path, made):
         for name in ("topk_ids", "topk_logprobs", "tail_log_mass"):
             mine, theirs = (r.read_rows("train", range(7), name) for r in (one, other))
             np.testing.assert_array_equal(mine, theirs)
+
+
+def texts(path: Path, first: int, count: int) -> str:
+    lines = [json.dumps({"content": json.loads(line)["code"]}) for line in examples(first, count)]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_more_texts_are_added_to_a_corpus(tmp_path, tiny_teacher):
+    def config(name: str, first: int, count: int) -> BuildConfig:
+        source = texts(tmp_path / f"{name}.jsonl", first, count)
+        return BuildConfig(
+            out=tmp_path / name, teacher=str(tiny_teacher), splits=("train",), max_length=64,
+            corpus=Corpus(sources=(source,), text_field="content"),
+            targets=TargetFormat(top_k=8, tail="mass"),
+        )  # fmt: skip
+
+    build_cache(config("c", 0, 4))
+    build_cache(config("more", 4, 4))
+    words = ["cache", "extend", tmp_path / "c", "--split", "train", "--text-field", "content"]
+    code, output = run(*words, "--dataset", tmp_path / "more.jsonl")
+    assert code == 0, output
+    with CacheReader(tmp_path / "c") as both, CacheReader(tmp_path / "more") as added:
+        first = both.num_documents("train") - added.num_documents("train")
+        one = both.read("train", range(first, both.num_documents("train")))
+        other = added.read("train", range(added.num_documents("train")))
+        assert both.read("train", range(first)).task_ids.tolist() == list(range(first))
+    np.testing.assert_array_equal(one.token_ids, other.token_ids)
+    np.testing.assert_array_equal(one.task_ids, other.task_ids + first)
+    assert verify_cache(tmp_path / "c") == []
+
+
+def test_problems_and_texts_do_not_mix(tmp_path, made):
+    directory = made("c", 0, 2)
+    corpus = Corpus(sources=(texts(tmp_path / "t.jsonl", 0, 2),), text_field="content")
+    with pytest.raises(CacheError, match="holds problems in the template 'instruction'"):
+        extend_cache(directory, splits=("train",), corpus=corpus)
+
+
+def test_the_command_wants_to_know_what_to_add(made):
+    code, output = run("cache", "extend", made("c", 0, 2))
+    assert code == 1 and "extended by what is named; give --split" in output
