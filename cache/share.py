@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from cache.durable import atomic_path, file_sha256, make_directory
+from cache.durable import atomic_path, file_sha256, make_directory, remove_partials
 from cache.errors import CacheError
 from cache.lock import prepare_lock, writer_lock
 from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
@@ -85,6 +85,7 @@ def pull(
     make_directory(directory)
     on_total(done.num_bytes)
     with writer_lock(directory):
+        remove_partials(directory)
         if local is not None and not same:
             if {file.path for file in missing} & {file.path for file in local.files}:
                 (directory / MANIFEST_NAME).unlink()

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from cache.share_push import JOURNAL_NAME, push
 from cache.verify import verify_cache
 
 CARD = "# card\n"
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,9 @@ def test_a_pull_cut_in_the_middle_is_no_cache_and_goes_on(tiny_cache, url, line,
     with pytest.raises(CacheError, match="`cache pull`, give that command again"):
         CacheReader(tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.partial"))
+    (tmp_path / "c" / "train" / "x.h5.host-1.partial").write_bytes(b"of a killed pull")
     done = pull(url, tmp_path / "c")
+    assert not list((tmp_path / "c").rglob("*.partial"))
     assert done.num_kept > 0 and 0 < done.num_bytes < manifest.num_bytes
     assert verify_cache(tmp_path / "c") == []
 
@@ -193,14 +196,23 @@ def test_a_local_copy_serves_where_the_network_is_gone(
 def test_two_commands_that_need_one_url_pull_it_once(tiny_cache, url, tmp_path, monkeypatch):
     monkeypatch.setenv("LOGITCACHE_HOME", str(tmp_path / "home"))
     push(tiny_cache, url, card=CARD)
-    moved = []
-    monkeypatch.setattr(
-        "cache.share.pull", lambda *args, **options: moved.append(pull(*args, **options))
+    script = (
+        "import sys, cache.share as share\n"
+        "pull = share.pull\n"
+        "def told(*args, **options): print(pull(*args, **options).num_bytes)\n"
+        "share.pull = told\n"
+        "print(share.local_cache(sys.argv[1]))\n"
     )
-    with ThreadPoolExecutor() as pool:
-        folders = list(pool.map(local_cache, [url] * 3))
-    assert set(folders) == {local_folder(url)}
-    assert sorted(done.num_bytes for done in moved) == [0, 0, Manifest.read(tiny_cache).num_bytes]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    answers = [process.communicate()[0].split() for process in started]
+    assert {folder for _, folder in answers} == {str(local_folder(url))}
+    assert sorted(int(moved) for moved, _ in answers) == [0, Manifest.read(tiny_cache).num_bytes]
+    assert verify_cache(local_folder(url)) == []
 
 
 def test_train_trains_from_a_url(tiny_cache, url, tmp_path, monkeypatch):
