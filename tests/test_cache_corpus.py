@@ -419,6 +419,11 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, splits, message)
         BuildConfig(out=tmp_path, corpus=corpus, splits=splits)
 
 
+def test_the_template_of_corpora_needs_one(tmp_path):
+    with pytest.raises(CacheError, match="The template 'text' is that of a corpus"):
+        BuildConfig(out=tmp_path, template="text")
+
+
 def run(*words) -> tuple[int, str]:
     result = CliRunner().invoke(cli.main, [str(word) for word in words])
     return result.exit_code, result.output
