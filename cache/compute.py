@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cache.config import BuildConfig
 from cache.errors import CacheError
 from cache.finish import open_shard_file
@@ -31,7 +33,16 @@ class ShardMaker:
 
     def missing(self, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
         """Those that are not there, or not whole."""
-        return [s for s in shards if not is_intact(self._config.out, s, self._identity)]
+        out = self._config.out
+        return [
+            s for s in shards if not (is_intact(out, s, self._identity) and self._has_documents(s))
+        ]
+
+    def _has_documents(self, shard: ShardPlan) -> bool:
+        """Whether a shard's tokens are those planned: its identity does not tell."""
+        planned = [document.token_ids for document in self._prepared.plan.documents_of(shard)]
+        with open_shard_file(self._config.out, shard, self._identity) as file:
+            return np.array_equal(file.read("token_ids"), np.concatenate(planned))
 
     def make(self, shards: Sequence[ShardPlan], progress: BuildProgress | None = None) -> None:
         """Compute and write shards.

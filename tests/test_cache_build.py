@@ -377,3 +377,22 @@ def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch)
     sliced = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     np.testing.assert_array_equal(whole["topk_ids"][:, 0], sliced["topk_ids"][:, 0])
     np.testing.assert_allclose(whole["topk_logprobs"], sliced["topk_logprobs"], atol=2e-3)
+
+
+def test_shards_of_other_problems_of_the_same_size_are_not_taken(tmp_path, tiny_teacher):
+    """Their identity does not tell, where a plan was deleted."""
+    lines = EXAMPLES.read_text().splitlines()[:2]
+    for name, text in (("one", "1"), ("two", "2")):
+        problems = [json.loads(line) | {"test_list": [f"assert f() == {text}"]} for line in lines]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(p) for p in problems))
+    given = {"teacher": str(tiny_teacher), "targets": TargetFormat(top_k=8, tail="mass")}
+    out = tmp_path / "c"
+    build_cache(
+        BuildConfig(out=out, dataset=str(tmp_path / "one.jsonl"), splits=("test",), **given)
+    )
+    (out / "manifest.json").unlink()
+    (out / "plan.json").unlink()
+    summary = build_cache(
+        BuildConfig(out=out, dataset=str(tmp_path / "two.jsonl"), splits=("test",), **given)
+    )
+    assert summary.num_new_rows == summary.num_rows
