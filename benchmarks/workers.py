@@ -1,0 +1,73 @@
+"""How much sooner two workers build a cache than one, on this machine.
+
+    python benchmarks/workers.py --teacher MODEL --out /tmp/workers [--limit 8] [--shard-tokens 400]
+
+Each worker is a process with one thread. The seconds are those of whole processes: starting
+Python and loading the teacher, which every worker does for itself, are among them.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  (its filters)
+
+from cache.manifest import Manifest
+
+ROOT = Path(__file__).parent.parent
+
+
+def build(out: Path, num_workers: int, arguments: argparse.Namespace) -> float:
+    """Build a cache with some workers at once; seconds until the last one ends."""
+    command = [
+        sys.executable, "cli.py", "cache-teacher", "--teacher", arguments.teacher,
+        "--dataset", arguments.dataset, "--split", "train", "--limit", str(arguments.limit),
+        "--shard-tokens", str(arguments.shard_tokens), "--out", str(out),
+    ]  # fmt: skip
+    started = time.monotonic()
+    workers = [
+        subprocess.Popen(
+            [*command, "--worker", f"{rank}/{num_workers}"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        )
+        for rank in range(num_workers)
+    ]  # fmt: skip
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        sys.exit(f"workers ended with {codes}")
+    return time.monotonic() - started
+
+
+def datasets(out: Path) -> dict[str, bytes]:
+    """The bytes of all datasets."""
+    content = {}
+    for path in sorted(out.rglob("*.h5")):
+        with h5py.File(path, "r") as file:
+            for name in file:
+                content[f"{path.relative_to(out)}:{name}"] = file[name][()].tobytes()
+    return content
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--dataset", default=str(ROOT / "examples" / "problems.jsonl"))
+    parser.add_argument("--out", type=Path, required=True, help="Gets a cache for each try.")
+    parser.add_argument("--limit", type=int, default=8, help="Problems.")
+    parser.add_argument("--shard-tokens", type=int, default=400)
+    arguments = parser.parse_args()
+    seconds = {n: build(arguments.out / str(n), n, arguments) for n in (1, 2)}
+    created = {n: Manifest.read(arguments.out / str(n)).created for n in seconds}
+    for n, taken in seconds.items():
+        teacher = created[n]["teacher_seconds"]
+        print(f"{n} workers: {taken:.1f} s in all; {teacher:.1f} s of teachers, summed")
+    same = datasets(arguments.out / "1") == datasets(arguments.out / "2")
+    print(f"time ratio {seconds[1] / seconds[2]:.2f}; the same bytes: {same}")
+
+
+if __name__ == "__main__":
+    main()
