@@ -19,7 +19,7 @@ from cache.config import BuildConfig
 from cache.durable import make_directory, remove_partials
 from cache.errors import CacheError
 from cache.finish import finish_cache
-from cache.lock import writer_lock
+from cache.lock import prepare_lock, writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.prepare import finished_cache, prepare
 from cache.progress import BuildProgress
@@ -79,9 +79,11 @@ def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
             **total_cost(config.out, rows=build.num_new_rows, seconds=build.teacher_seconds),
         }
         device = build.facts["device"]
-        manifest = finish_cache(config.out, build.plan, device=device, cost=cost)
-        remove_costs(config.out)
-        remove_spool(config.out)
+        with prepare_lock(config.out):  # a replica may have died with it
+            remove_partials(config.out)  # or in the middle of a shard
+            manifest = finish_cache(config.out, build.plan, device=device, cost=cost)
+            remove_costs(config.out)
+            remove_spool(config.out)
     return summary_of(manifest, num_new_rows=build.num_new_rows, seconds=seconds)
 
 

@@ -19,6 +19,8 @@ from cache.errors import CacheError
 from cache.verify import verify_cache
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
+# A cluster of its own, which does not go well beside another one on two cores.
+pytestmark = pytest.mark.slow
 
 from cache.ray_engine import RayConfig, build_on_ray  # noqa: E402
 

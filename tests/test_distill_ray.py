@@ -14,6 +14,8 @@ from distill.progress import console
 from distill.sweep import sweep
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
+# A cluster of its own, which does not go well beside another one on two cores.
+pytestmark = pytest.mark.slow
 
 RECIPES = """
 defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1}
