@@ -98,9 +98,17 @@ def _take(lock: SoftFileLease, directory: Path, what: str = "") -> None:
             owner, waited = found[0], time.monotonic() - started
             is_here = owner is not None and is_running(owner.hostname.split("?")[0], owner.pid)
             lives = is_here or first != found or waited > 2 * LEASE_SECONDS
+            if owner is None and first == found and waited > PROBE_SECONDS:
+                _remove_empty(Path(lock.lock_file))
             if lives and waited > PROBE_SECONDS:
                 raise _refusal(directory, _holder(lock), what)
         time.sleep(POLL_SECONDS)
+
+
+def _remove_empty(path: Path) -> None:
+    """Remove a lock whose maker died before it wrote its name."""
+    if path.stat().st_size == 0:
+        path.unlink()
 
 
 def _require_unheld(paths: Iterable[Path], directory: Path) -> None:
