@@ -4,13 +4,9 @@ The cache stands on a file system that every node sees: replicas write shards th
 their names pass through Ray. Source: Moritz et al. 2018 (Ray).
 """
 
-import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cache.build import BuildSummary, summary_of
@@ -23,6 +19,7 @@ from cache.lock import prepare_lock, writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.prepare import finished_cache, prepare
 from cache.progress import BuildProgress
+from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster
 from cache.spool import remove_spool
 from cache.teacher import load_tokenizer
 from cache.workers import remove_costs, total_cost
@@ -30,7 +27,6 @@ from cache.workers import remove_costs, total_cost
 RETRIES = 3
 """How often a shard, or the loading of a replica, may be lost with a process before all stops."""
 WAIT_SECONDS = 1.0
-_ROOT = str(Path(__file__).resolve().parent.parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
         return summary_of(complete)
     make_directory(config.out)
     config = replace(config, out=config.out.resolve())
-    with writer_lock(config.out), _connected(cluster) as ray:
+    with writer_lock(config.out), ray_cluster(cluster.address, CacheError) as ray:
         remove_partials(config.out)
         started = time.monotonic()
         with _Build(ray, config, cluster) as build:
@@ -135,14 +131,10 @@ class _Build:
         self._waiting: deque[ShardPlan] = deque()
         self._loading: dict[Any, Any] = {}  # by what it will answer: a replica
         self._working: dict[Any, tuple[Any, ShardPlan]] = {}
-        gpus = cluster.gpus_per_worker
-        if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        gpus = gpus_or_one(ray, cluster.gpus_per_worker)
         _require_room(ray, gpus)
         self._num_threads = torch.get_num_threads()
-        self._kind = ray.remote(
-            num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": {"PYTHONPATH": _ROOT}}
-        )(Replica)
+        self._kind = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=WORKER_ENVIRONMENT)(Replica)
 
     def __enter__(self) -> "_Build":
         return self
@@ -237,34 +229,3 @@ def _require_room(ray: Any, gpus: float) -> None:
             f"A replica needs {gpus:g} GPUs, but no node of the cluster has more than {most:g}.\n"
             "Give fewer --gpus-per-worker, or add a node."
         )
-
-
-@contextmanager
-def _connected(cluster: RayConfig) -> Iterator[Any]:
-    """The module `ray`, connected; a cluster started here is stopped at the end."""
-    try:
-        import ray
-    except ImportError as error:
-        raise CacheError(
-            "--engine ray needs Ray, which is not installed. pip install 'logitcache[ray]'"
-        ) from error
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        ray.init(
-            address=cluster.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if cluster.address else False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise CacheError(
-            f"no Ray cluster answers at {cluster.address or 'this machine'}: {error}\n"
-            "Start one with `ray start --head`, or leave --ray-address out for one of this "
-            "machine alone."
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()

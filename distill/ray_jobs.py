@@ -4,17 +4,16 @@ The cache and the sweep's directory stand on a file system that every node sees:
 and the board reads their logs there. Source: Moritz et al. 2018 (Ray).
 """
 
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster
 from cache.reader import CacheReader
 from distill.config import SweepConfig
 from distill.errors import DistillError
@@ -26,7 +25,6 @@ from distill.result import FAILED, RunOutcome
 
 RETRIES = 2
 """How often a student whose process or node was lost goes on from its last checkpoint."""
-_ROOT = str(Path(__file__).resolve().parent.parent)
 
 
 def run_ray_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -> list[RunOutcome]:
@@ -41,14 +39,14 @@ def run_ray_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -
     """
     if not recipes:
         return []
-    with _cluster(config) as ray:
-        gpus = _gpus_per_job(ray, config)
+    with ray_cluster(config.ray_address, DistillError) as ray:
+        gpus = gpus_or_one(ray, config.gpus_per_job)
         _require_room(ray, config, gpus)
         task = ray.remote(
             num_cpus=config.cpus_per_job,
             num_gpus=gpus,
             max_retries=RETRIES,
-            runtime_env={"env_vars": {"PYTHONPATH": _ROOT}},
+            runtime_env=WORKER_ENVIRONMENT,
         )(_train)
         running = {}
         for recipe in recipes:
@@ -108,43 +106,6 @@ def _train(recipe: dict[str, Any], config_line: str, log: str) -> dict[str, Any]
     config = config_from_json(config_line)
     with CacheReader(config.cache) as reader:
         return asdict(run_recipe(recipe_from_mapping(recipe), config, reader))
-
-
-@contextmanager
-def _cluster(config: SweepConfig) -> Iterator[Any]:
-    """The module `ray`, connected; a cluster started here is stopped at the end."""
-    try:
-        import ray
-    except ImportError as error:
-        raise DistillError(
-            "--engine ray needs Ray, which is not installed. pip install 'logitcache[ray]'"
-        ) from error
-    started = not ray.is_initialized()
-    if started:
-        try:
-            ray.init(
-                address=config.ray_address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=None if config.ray_address else False,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DistillError(
-                f"no Ray cluster answers at {config.ray_address or 'this machine'}: {error}\n"
-                "Start one with `ray start --head`, or leave --ray-address out for one of this "
-                "machine alone."
-            ) from error
-    try:
-        yield ray
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _gpus_per_job(ray: Any, config: SweepConfig) -> float:
-    if config.gpus_per_job is not None:
-        return config.gpus_per_job
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
 def _require_room(ray: Any, config: SweepConfig, gpus: float) -> None:
