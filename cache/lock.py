@@ -98,17 +98,9 @@ def _take(lock: SoftFileLease, directory: Path, what: str = "") -> None:
             owner, waited = found[0], time.monotonic() - started
             is_here = owner is not None and is_running(owner.hostname.split("?")[0], owner.pid)
             lives = is_here or first != found or waited > 2 * LEASE_SECONDS
-            if owner is None and first == found and waited > PROBE_SECONDS:
-                _remove_empty(Path(lock.lock_file))
             if lives and waited > PROBE_SECONDS:
                 raise _refusal(directory, _holder(lock), what)
         time.sleep(POLL_SECONDS)
-
-
-def _remove_empty(path: Path) -> None:
-    """Remove a lock whose maker died before it wrote its name."""
-    if path.stat().st_size == 0:
-        path.unlink()
 
 
 def _require_unheld(paths: Iterable[Path], directory: Path) -> None:
@@ -136,6 +128,7 @@ def _taken(lock: SoftFileLease) -> bool:
         lock.acquire(timeout=0)
         os.chmod(lock.lock_file, 0o666 & ~current_umask())  # so that the group can take it over
     except Timeout:
+        _remove_if_nameless(Path(lock.lock_file))
         return False
     except OSError as error:
         owner = _holder(lock)
@@ -143,6 +136,14 @@ def _taken(lock: SoftFileLease) -> bool:
             raise _refusal(Path(lock.lock_file).parent, owner, "") from error
         raise CacheError(write_failure(Path(lock.lock_file), error)) from error
     return True
+
+
+def _remove_if_nameless(path: Path) -> None:
+    """Remove a lock whose maker died before it wrote its name."""
+    with suppress(OSError):  # gone, or not this user's to remove
+        found = path.stat()
+        if found.st_size == 0 and time.time() - found.st_mtime > PROBE_SECONDS:
+            path.unlink()
 
 
 def _holder(lock: SoftFileLease) -> str:

@@ -15,7 +15,7 @@ import pytest
 import cache.lock
 from cache.durable import atomic_path, remove_partials
 from cache.errors import CacheError
-from cache.lock import LOCK_NAME, prepare_lock, share_lock, writer_lock
+from cache.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, share_lock, writer_lock
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
@@ -184,3 +184,11 @@ def test_files_are_the_groups_where_the_umask_says_so(tmp_path):
     finally:
         os.umask(before)
     assert modes == [0o664, 0o664]
+
+
+def test_a_lock_without_a_name_is_taken_over_by_all_who_wait(tmp_path):
+    """Its maker died before it wrote its name."""
+    for name, lock in ((LOCK_NAME, writer_lock), (PREPARE_LOCK, prepare_lock)):
+        (tmp_path / name).touch()
+        with lock(tmp_path):
+            assert (tmp_path / name).stat().st_size > 0
