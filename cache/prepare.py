@@ -72,7 +72,9 @@ def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
     Raises:
         CacheError: there is another cache.
     """
-    if not _has_all_shards(config.out):
+    if not (config.out / MANIFEST_NAME).exists():
+        return None
+    if not _has_all_shards(config.out, Manifest.read(config.out)):
         return None
     plan = plan_build(config, tokenizer)
     require_documents(plan)
@@ -98,10 +100,8 @@ def _is_prepared(config: BuildConfig) -> bool:
     )
 
 
-def _has_all_shards(out: Path) -> bool:
-    if not (out / MANIFEST_NAME).exists():
-        return False
-    return all((out / shard.path).is_file() for shard in Manifest.read(out).plan.shards)
+def _has_all_shards(out: Path, manifest: Manifest) -> bool:
+    return all((out / shard.path).is_file() for shard in manifest.plan.shards)
 
 
 def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
@@ -117,7 +117,7 @@ def _existing(config: BuildConfig, early: Identity) -> Manifest | None:
     if (out / MANIFEST_NAME).exists():
         manifest = Manifest.read(out)
         require_same_identity(manifest.identity, early, str(out), ignore=_NOT_YET_KNOWN)
-        if _has_all_shards(out):
+        if _has_all_shards(out, manifest):
             return manifest
         (out / MANIFEST_NAME).unlink()
     if (out / PLAN_NAME).exists():

@@ -72,15 +72,15 @@ class Source:
         for file in self.manifest.files:
             if file.path in left_out or file.path.startswith(f"{LENGTHS_DIR}/"):
                 continue
+            self.require_sound(file.path)
             self.copy(file.path, out / file.path)
 
     def copy(self, path: str, to: Path) -> None:
-        """Copy one of its files.
+        """Copy one of its files that was found sound.
 
         Raises:
-            CacheError: it is damaged, or the disk is full.
+            CacheError: the disk is full.
         """
-        self.require_sound(path)
         with atomic_path(to) as partial:
             shutil.copyfile(self.directory / path, partial)
 
