@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cache.compute import ShardMaker
 from cache.config import BuildConfig
@@ -10,7 +11,7 @@ from cache.durable import make_directory, remove_partials
 from cache.finish import finish_cache
 from cache.identity import Identity
 from cache.lock import prepare_lock, share_lock, writer_lock
-from cache.manifest import Manifest, ShardPlan
+from cache.manifest import Manifest, Plan, ShardPlan
 from cache.prepare import Prepared, finished_cache, prepare
 from cache.progress import BuildProgress
 from cache.spool import remove_spool
@@ -77,7 +78,7 @@ def build_cache(
             return summary_of(prepared)
         remove_partials(config.out)
         num_new_rows, seconds = _compute(config, prepared, prepared.disk_plan.shards)
-        manifest = finish(config, prepared, num_new_rows, seconds)
+        manifest = _finish(config, prepared, num_new_rows, seconds)
     return summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
 
 
@@ -114,7 +115,7 @@ def build_share(
             num_missing = sum(not (config.out / shard.path).is_file() for shard in shards)
             manifest = None
             if not num_missing:
-                manifest = finished_cache(config, tokenizer) or finish(config, prepared, 0, 0.0)
+                manifest = finished_cache(config, tokenizer) or _finish(config, prepared, 0, 0.0)
     summary = None
     if manifest is not None:
         summary = summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
@@ -134,20 +135,35 @@ def _compute(
     return new, time.monotonic() - started
 
 
-def finish(config: BuildConfig, prepared: Prepared, num_new_rows: int, seconds: float) -> Manifest:
+def _finish(config: BuildConfig, prepared: Prepared, num_rows: int, seconds: float) -> Manifest:
+    teacher = prepared.teacher
+    return finish_build(
+        config.out, prepared.disk_plan, num_parameters=teacher.num_parameters,
+        device=str(teacher.device), num_rows=num_rows, seconds=seconds,
+    )  # fmt: skip
+
+
+def finish_build(
+    out: Path, plan: Plan, *, num_parameters: int, device: str, num_rows: int, seconds: float
+) -> Manifest:
     """Write the manifest of a directory whose shards are all there, and tidy up.
+
+    Args:
+        num_parameters: of the teacher.
+        device: it ran on.
+        num_rows: computed by the caller, beside what shares have recorded.
+        seconds: spent on those.
 
     Raises:
         CacheError: a shard is damaged, or the disk is full.
     """
     cost = {
-        "teacher_parameters": prepared.teacher.num_parameters,
-        **total_cost(config.out, rows=num_new_rows, seconds=seconds),
+        "teacher_parameters": num_parameters,
+        **total_cost(out, rows=num_rows, seconds=seconds),
     }
-    device = str(prepared.teacher.device)
-    manifest = finish_cache(config.out, prepared.disk_plan, device=device, cost=cost)
-    remove_costs(config.out)
-    remove_spool(config.out)
+    manifest = finish_cache(out, plan, device=device, cost=cost)
+    remove_costs(out)
+    remove_spool(out)
     return manifest
 
 

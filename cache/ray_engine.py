@@ -9,20 +9,17 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cache.build import BuildSummary, summary_of
+from cache.build import BuildSummary, finish_build, summary_of
 from cache.compute import ShardMaker
 from cache.config import BuildConfig
 from cache.durable import make_directory, remove_partials
 from cache.errors import CacheError
-from cache.finish import finish_cache
 from cache.lock import prepare_lock, writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.prepare import finished_cache, prepare
 from cache.progress import BuildProgress
 from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster
-from cache.spool import remove_spool
 from cache.teacher import load_tokenizer
-from cache.workers import remove_costs, total_cost
 
 RETRIES = 3
 """How often a shard, or the loading of a replica, may be lost with a process before all stops."""
@@ -70,16 +67,12 @@ def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
         if build.plan is None:  # complete by now
             return summary_of(Manifest.read(config.out))
         seconds = time.monotonic() - started
-        cost = {
-            "teacher_parameters": build.facts["num_parameters"],
-            **total_cost(config.out, rows=build.num_new_rows, seconds=build.teacher_seconds),
-        }
-        device = build.facts["device"]
         with prepare_lock(config.out):  # a replica may have died with it
             remove_partials(config.out)  # or in the middle of a shard
-            manifest = finish_cache(config.out, build.plan, device=device, cost=cost)
-            remove_costs(config.out)
-            remove_spool(config.out)
+            manifest = finish_build(
+                config.out, build.plan, **build.facts,
+                num_rows=build.num_new_rows, seconds=build.teacher_seconds,
+            )  # fmt: skip
     return summary_of(manifest, num_new_rows=build.num_new_rows, seconds=seconds)
 
 
