@@ -12,7 +12,7 @@ from cache.commands_data import data_options, require_unset
 from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
 from cache.errors import CacheError
 from cache.templates import TEMPLATES
-from cache.workers import parse_share, share_of_launch, take_gpus
+from cache.workers import Share, parse_share, share_of_launch, take_gpus
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -189,21 +189,11 @@ def cache_teacher(
                 "Find the options with `cache plan`, and give those to all workers."
             )
         take_gpus()
-    from cache.show import dry_run_table, summary_table
-
     if dry_run:
-        if config.corpus and config.corpus.max_tokens is None and config.limit is None:
-            raise CacheError(
-                "--dry-run would read the whole corpus. Give --max-tokens or --limit to count "
-                "the first texts."
-            )
-        from cache.plan import first_documents
-        from cache.teacher import load_tokenizer
-
-        tokenizer = load_tokenizer(config.teacher, config.revision)
-        with first_documents(config, tokenizer) as plan:
-            Console().print(dry_run_table(plan, config, len(tokenizer)))
+        _print_plan(config)
         return
+    from cache.show import summary_table
+
     teacher = None
     if bytes_per_token is not None:
         from cache.progress import counted_progress
@@ -225,9 +215,29 @@ def cache_teacher(
 
         Console().print(summary_table(build_cache(config, teacher=teacher)))
         return
-    from cache.build import build_share
+    _build_share(config, share)
 
-    done = build_share(config, share, teacher=teacher)
+
+def _print_plan(config: BuildConfig) -> None:
+    if config.corpus and config.corpus.max_tokens is None and config.limit is None:
+        raise CacheError(
+            "--dry-run would read the whole corpus. Give --max-tokens or --limit to count "
+            "the first texts."
+        )
+    from cache.plan import first_documents
+    from cache.show import dry_run_table
+    from cache.teacher import load_tokenizer
+
+    tokenizer = load_tokenizer(config.teacher, config.revision)
+    with first_documents(config, tokenizer) as plan:
+        Console().print(dry_run_table(plan, config, len(tokenizer)))
+
+
+def _build_share(config: BuildConfig, share: Share) -> None:
+    from cache.build import build_share
+    from cache.show import summary_table
+
+    done = build_share(config, share)
     click.echo(f"Worker {share.rank}/{share.count}: {done.num_new_rows:,} rows computed.")
     if done.summary is None:
         click.echo(f"{done.num_missing} shards of other workers are still to come.")
