@@ -1,6 +1,8 @@
 """A Ray cluster: connected to, or started on this machine for as long as it is needed."""
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,3 +53,29 @@ def gpus_or_one(ray: Any, given: float | None) -> float:
     if given is not None:
         return given
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def require_room(
+    ray: Any,
+    address: str | None,
+    failure: type[ValueError],
+    *,
+    who: str,
+    gpus: float,
+    cpus: int = 1,
+) -> None:
+    """Raise `failure` if no node has what `who` needs and none can join.
+
+    A cluster with an address may grow, often from no GPU node at all: then only say what it needs.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return
+    most = {name: max(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    found = (
+        f"{who} needs {cpus} CPUs and {gpus:g} GPUs, but no node of the cluster has more than "
+        f"{most['CPU']:g} and {most['GPU']:g}."
+    )
+    if not (address or os.environ.get("RAY_ADDRESS")):
+        raise failure(f"{found} Ask for less, or give --ray-address of a cluster that has more.")
+    print(f"{found} Waiting for one to join.", file=sys.stderr, flush=True)

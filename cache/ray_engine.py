@@ -4,8 +4,9 @@ The cache stands on a file system that every node sees: replicas write shards th
 their names pass through Ray. Source: Moritz et al. 2018 (Ray).
 """
 
+import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +19,12 @@ from cache.lock import prepare_lock, writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.prepare import finished_cache, prepare
 from cache.progress import BuildProgress
-from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster
+from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
 from cache.teacher import load_tokenizer
 
 RETRIES = 3
-"""How often a shard, or the loading of a replica, may be lost with a process before all stops."""
+"""How often in turn a shard, or the loading of a replica, may be lost with its process; nodes come
+and go, but a shard that is lost once more is at fault itself."""
 WAIT_SECONDS = 1.0
 
 
@@ -119,13 +121,14 @@ class _Build:
         self.plan: Plan | None = None
         self.is_complete = False
         self.facts: dict[str, Any] = {}
-        self.num_new_rows = self._losses = 0
+        self.num_new_rows = 0
         self.teacher_seconds = 0.0
+        self._losses: Counter[str] = Counter()  # by what a process was at
         self._waiting: deque[ShardPlan] = deque()
         self._loading: dict[Any, Any] = {}  # by what it will answer: a replica
         self._working: dict[Any, tuple[Any, ShardPlan]] = {}
         gpus = gpus_or_one(ray, cluster.gpus_per_worker)
-        _require_room(ray, gpus)
+        require_room(ray, cluster.address, CacheError, who="a replica", gpus=gpus)
         self._num_threads = torch.get_num_threads()
         self._kind = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=WORKER_ENVIRONMENT)(Replica)
 
@@ -199,26 +202,20 @@ class _Build:
         """The answer; None if the process or its node was lost."""
         errors = self._ray.exceptions
         try:
-            return self._ray.get(answer)
+            found = self._ray.get(answer)
         except errors.RayTaskError as error:
             if isinstance(error.cause, CacheError):
                 raise error.cause from error
             raise
         except errors.RayActorError as error:
-            self._losses += 1
-            if self._losses > RETRIES:
+            self._losses[when] += 1
+            if self._losses[when] > RETRIES:
                 raise CacheError(
-                    f"{self._losses} processes of Ray's were lost, the last {when}: {error}\n"
+                    f"{self._losses[when]} processes of Ray's were lost {when}: {error}\n"
                     "Most often that is a lack of memory: try fewer --workers. The same command "
                     "goes on."
                 ) from error
+            print(f"A process of Ray's was lost {when}: done again.", file=sys.stderr, flush=True)
             return None
-
-
-def _require_room(ray: Any, gpus: float) -> None:
-    most = max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-    if gpus > most:
-        raise CacheError(
-            f"A replica needs {gpus:g} GPUs, but no node of the cluster has more than {most:g}.\n"
-            "Give fewer --gpus-per-worker, or add a node."
-        )
+        del self._losses[when]
+        return found

@@ -100,8 +100,13 @@ class SweepConfig:
                 "cluster has room for. Leave --jobs out; --cpus-per-job and --gpus-per-job say "
                 "what each needs."
             )
-        if self.engine == "local" and (self.ray_address or self.gpus_per_job is not None):
-            raise DistillError("--ray-address and --gpus-per-job need --engine ray.")
+        if self.engine == "local" and (
+            self.ray_address or self.gpus_per_job is not None or self.cpus_per_job != 1
+        ):
+            raise DistillError(
+                "--ray-address, --gpus-per-job and --cpus-per-job need --engine ray. On this "
+                "machine --jobs divides the cores."
+            )
         if self.gpus_per_job is not None and self.gpus_per_job < 0:
             raise DistillError(f"gpus_per_job is {self.gpus_per_job}; it cannot be negative.")
 

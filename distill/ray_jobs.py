@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster
+from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
 from cache.reader import CacheReader
 from distill.config import SweepConfig
 from distill.errors import DistillError
@@ -41,7 +41,10 @@ def run_ray_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -
         return []
     with ray_cluster(config.ray_address, DistillError) as ray:
         gpus = gpus_or_one(ray, config.gpus_per_job)
-        _require_room(ray, config, gpus)
+        require_room(
+            ray, config.ray_address, DistillError,
+            who="a student", cpus=config.cpus_per_job, gpus=gpus,
+        )  # fmt: skip
         task = ray.remote(
             num_cpus=config.cpus_per_job,
             num_gpus=gpus,
@@ -106,18 +109,6 @@ def _train(recipe: dict[str, Any], config_line: str, log: str) -> dict[str, Any]
     config = config_from_json(config_line)
     with CacheReader(config.cache) as reader:
         return asdict(run_recipe(recipe_from_mapping(recipe), config, reader))
-
-
-def _require_room(ray: Any, config: SweepConfig, gpus: float) -> None:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(n.get("CPU", 0) >= config.cpus_per_job and n.get("GPU", 0) >= gpus for n in nodes):
-        return
-    most = {name: max(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-    raise DistillError(
-        f"a student needs {config.cpus_per_job} CPUs and {gpus:g} GPUs, but no node of the cluster "
-        f"has more than {most['CPU']:g} and {most['GPU']:g}. Change --cpus-per-job and "
-        "--gpus-per-job, or add a node."
-    )
 
 
 def _log(config: SweepConfig, name: str) -> Path:

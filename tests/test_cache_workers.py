@@ -4,33 +4,63 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from hashlib import sha256
 from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
-from test_cache_build import ROOT, build_words, cli, config_of, datasets_of, wait_for_shards
+from click.testing import CliRunner
+from conftest import EXAMPLES
+from test_cache_build import ROOT, build_words, config_of, datasets_of
 
 from cache.build import build_cache, build_share
-from cache.config import TargetFormat
+from cache.config import BuildConfig, TargetFormat
 from cache.errors import CacheError
 from cache.extend import extend_cache
 from cache.manifest import Manifest
 from cache.reader import CacheReader
 from cache.verify import verify_cache
 from cache.workers import Share, own_gpus, parse_share, share_of_launch, total_cost
+from cli import main
 
+FORK = get_context("fork")
 LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
+
+
+def small_batches(out: Path, teacher: Path) -> BuildConfig:
+    """What `build_words` asks for: many shards, that take a moment each."""
+    return BuildConfig(
+        out=out, teacher=str(teacher), dataset=str(EXAMPLES), splits=("train",),
+        targets=TargetFormat(top_k=8), shard_tokens=400, batch_tokens=64,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tiny_teacher):
-    """Datasets of the cache that one process builds with the command of `build_words`."""
+    """Datasets of the cache that one process builds."""
     out = tmp_path_factory.mktemp("whole") / "c"
-    process = cli(*build_words(out, tiny_teacher))
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return datasets_of(out), Manifest.read(out)
+    manifest = build_cache(small_batches(out, tiny_teacher)).manifest
+    return datasets_of(out), manifest
+
+
+def start_share(config: BuildConfig, rank: int) -> ForkProcess:
+    """A process that computes every second shard from `rank` on."""
+    process = FORK.Process(target=build_share, args=(config, Share(rank=rank, count=2)))
+    process.start()
+    return process
+
+
+def exit_codes(processes: list[ForkProcess]) -> list[int | None]:
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def wait_for_a_shard(process: ForkProcess, out: Path) -> None:
+    while process.is_alive() and not list(out.rglob("*.h5")):
+        time.sleep(0.002)
 
 
 def left_over(out: Path) -> list[str]:
@@ -55,15 +85,20 @@ def test_two_shares_in_turn_are_the_cache_of_one_process(tmp_path, tiny_teacher)
     assert again.num_new_rows == 0 and again.summary.already_complete
 
 
+def test_the_command_says_what_other_workers_still_owe(tmp_path, tiny_teacher):
+    words = [*build_words(tmp_path / "c", tiny_teacher), "--limit", "5"]
+    first = CliRunner().invoke(main, [*words, "--worker", "1/2"])
+    assert "2 shards of other workers are still to come" in first.output, first.output
+    second = CliRunner().invoke(main, [*words, "--worker", "0/2"])
+    assert "Worker 0/2" in second.output and verify_cache(tmp_path / "c") == []
+
+
 def test_processes_at_once_prepare_once_and_one_of_them_finishes(tmp_path, tiny_teacher, whole):
-    words = build_words(tmp_path / "c", tiny_teacher)
-    processes = [cli(*words, "--worker", f"{rank}/2") for rank in range(2)]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert datasets_of(tmp_path / "c") == whole[0]
-    assert left_over(tmp_path / "c") == []
-    assert sum("rows computed" in output for output in outputs) == 2
-    created = Manifest.read(tmp_path / "c").created
+    config = small_batches(tmp_path / "c", tiny_teacher)
+    assert exit_codes([start_share(config, rank) for rank in range(2)]) == [0, 0]
+    assert datasets_of(config.out) == whole[0]
+    assert left_over(config.out) == []
+    created = Manifest.read(config.out).created
     assert created["teacher_rows"] == whole[1].created["teacher_rows"]
 
 
@@ -80,35 +115,31 @@ def test_torchrun_gives_each_process_its_share(tmp_path, tiny_teacher, whole):
 
 
 def test_a_killed_worker_goes_on_while_another_works(tmp_path, tiny_teacher, whole):
-    words = build_words(tmp_path / "c", tiny_teacher)
-    killed = cli(*words, "--worker", "0/2")
-    wait_for_shards(killed, tmp_path / "c", 1)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    processes = [cli(*words, "--worker", f"{rank}/2") for rank in range(2)]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert datasets_of(tmp_path / "c") == whole[0]
-    assert left_over(tmp_path / "c") == []
+    config = small_batches(tmp_path / "c", tiny_teacher)
+    killed = start_share(config, 0)
+    wait_for_a_shard(killed, config.out)
+    killed.kill()
+    assert exit_codes([killed]) == [-signal.SIGKILL]
+    assert exit_codes([start_share(config, rank) for rank in range(2)]) == [0, 0]
+    assert datasets_of(config.out) == whole[0]
+    assert left_over(config.out) == []
 
 
 def test_the_same_share_all_and_other_divisions_are_refused(tmp_path, tiny_teacher):
-    words = build_words(tmp_path / "c", tiny_teacher)
-    process = cli(*words, "--worker", "0/2")
-    wait_for_shards(process, tmp_path / "c", 1)
-    process.send_signal(signal.SIGSTOP)
+    config = small_batches(tmp_path / "c", tiny_teacher)
+    process = start_share(config, 0)
+    wait_for_a_shard(process, config.out)
+    os.kill(process.pid, signal.SIGSTOP)
     try:
         refused = f"pid {process.pid} .share-0-of-2."
-        config = config_of(tmp_path / "c", tiny_teacher)
         for share in (Share(rank=0, count=2), Share(rank=1, count=3)):
             with pytest.raises(CacheError, match=refused):
                 build_share(config, share)
         with pytest.raises(CacheError, match=refused):
             build_cache(config)
     finally:
-        process.send_signal(signal.SIGCONT)
-        output, _ = process.communicate()
-    assert process.returncode == 0 and "shards of other workers are still to come" in output
+        os.kill(process.pid, signal.SIGCONT)
+    assert exit_codes([process]) == [0]
 
 
 def read_until(ended, folder: Path, answers) -> None:
@@ -125,10 +156,9 @@ def read_until(ended, folder: Path, answers) -> None:
 def test_twenty_readers_see_nothing_change_while_the_cache_is_extended(tmp_path, tiny_teacher):
     folder = tmp_path / "c"
     build_cache(config_of(folder, tiny_teacher, limit=3))
-    processes = get_context("fork")
-    ended, answers = processes.Event(), processes.Queue()
+    ended, answers = FORK.Event(), FORK.Queue()
     readers = [
-        processes.Process(target=read_until, args=(ended, folder, answers), daemon=True)
+        FORK.Process(target=read_until, args=(ended, folder, answers), daemon=True)
         for _ in range(20)
     ]
     for reader in readers:

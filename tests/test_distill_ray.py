@@ -107,6 +107,7 @@ def test_a_student_that_fits_no_node_is_refused(tmp_path, tiny_cache):
         ({"engine": "slurm"}, "engine is 'slurm'; choose from local, ray"),
         ({"engine": "ray", "jobs": 2}, "Leave --jobs out"),
         ({"ray_address": "auto"}, "need --engine ray"),
+        ({"cpus_per_job": 2}, "need --engine ray"),
         ({"engine": "ray", "gpus_per_job": -1.0}, "cannot be negative"),
         ({"engine": "ray", "cpus_per_job": 0}, "cpus_per_job is 0"),
     ],
