@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache.compute import ShardMaker
 from cache.config import BuildConfig
+from cache.corpus_range import as_created
 from cache.durable import make_directory, remove_partials
 from cache.finish import finish_cache
 from cache.identity import Identity
@@ -14,7 +15,7 @@ from cache.lock import prepare_lock, share_lock, writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.prepare import Prepared, finished_cache, prepare
 from cache.progress import BuildProgress
-from cache.spool import remove_spool
+from cache.spool import remove_spool, spooled_texts
 from cache.teacher import Teacher, load_tokenizer
 from cache.workers import Share, add_cost, remove_costs, total_cost
 
@@ -157,11 +158,12 @@ def finish_build(
     Raises:
         CacheError: a shard is damaged, or the disk is full.
     """
-    cost = {
+    record = {
         "teacher_parameters": num_parameters,
         **total_cost(out, rows=num_rows, seconds=seconds),
+        **as_created(spooled_texts(out)),
     }
-    manifest = finish_cache(out, plan, device=device, cost=cost)
+    manifest = finish_cache(out, plan, device=device, record=record)
     remove_costs(out)
     remove_spool(out)
     return manifest

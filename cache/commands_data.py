@@ -67,6 +67,9 @@ def data_options(command, default: str | None):
                 "--streaming", is_flag=True, help="Of a corpus: read it without downloading it."
             ),
             click.option(
+                "--skip", default=0, help="Of a corpus: pass over the first texts of each split."
+            ),
+            click.option(
                 "--max-tokens", type=int, help="Of a corpus: end each split at so many tokens."
             ),
             click.option(

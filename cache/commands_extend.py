@@ -28,6 +28,8 @@ def cache_extend(directory: Path, **options):
       python cli.py cache extend runs/cache --split train --dataset more.jsonl
       python cli.py cache extend runs/texts --split train --dataset more.parquet \\
         --text-field content
+      python cli.py cache extend runs/texts --split train --dataset texts.jsonl \\
+        --text-field content --skip 50000
     """
     require_given("splits", "A cache is extended by what is named")
     from cache.extend import extend_cache

@@ -107,8 +107,6 @@ class BuildConfig:
     """Tokens of a shard; what a killed build loses at most."""
     limit: int | None = None
     """Only the first problems, or texts, of each split."""
-    first_document: int = 0
-    """Number of a corpus' first document in each split; an extension's follow the cache's."""
 
     def __post_init__(self):
         for name in ("max_length", "batch_tokens", "shard_tokens", "limit"):

@@ -62,6 +62,8 @@ class TextStream:
                     stopping_strategy="first_exhausted",
                 )
             )
+        if corpus.skip:
+            self._rows = self._rows.skip(corpus.skip)
         if position is not None:
             self._guarded(lambda: self._rows.load_state_dict(position))
 

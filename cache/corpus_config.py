@@ -31,6 +31,8 @@ class Corpus:
     """Folder inside each source; one holds for all."""
     streaming: bool = False
     """Read while downloading, instead of downloading and converting first."""
+    skip: int = 0
+    """Texts of each split that are passed over first."""
     max_tokens: int | None = None
     """Tokens at which the stream of a split ends, what is held out included."""
     validation_every: int | None = None
@@ -54,6 +56,8 @@ class Corpus:
         parts = {(s, self.name(i), self.data_dir(i)) for i, s in enumerate(self.sources)}
         if not num or len(parts) != num:
             raise CacheError(f"The corpus' datasets are {self.sources}; name each part once.")
+        if self.skip < 0:
+            raise CacheError(f"skip is {self.skip}; it must be 0 or more.")
         if self.max_tokens is not None and self.max_tokens < 2:
             raise CacheError(f"max_tokens is {self.max_tokens}; it must be 2 or more.")
         if self.validation_every is not None and self.validation_every < 2:
@@ -87,15 +91,22 @@ class Corpus:
                 f"{', '.join(splits)}. Give one --split other than {VALIDATION}, or leave it out."
             )
 
-    def words(self, limit: int | None) -> str:
-        """All that decides which texts are read, in a line: what an identity calls the dataset."""
+    @property
+    def stream_words(self) -> str:
+        """All that decides the texts and their order, in a line, but not how many are read."""
         sources = []
         for index, source in enumerate(self.sources):
             inside = [part for part in (self.name(index), self.data_dir(index)) if part]
             source += f" ({', '.join(inside)})" if inside else ""
             share = f"{self.probabilities[index]:.4g} " if len(self.sources) > 1 else ""
             sources.append(share + source)
-        words = [" + ".join(sources), f"field {self.text_field}"]
+        return f"{' + '.join(sources)}, field {self.text_field}"
+
+    def words(self, limit: int | None) -> str:
+        """All that decides which texts are read, in a line: what an identity calls the dataset."""
+        words = [self.stream_words]
+        if self.skip:
+            words.append(f"after {self.skip} texts")
         if limit is not None:
             words.append(f"first {limit} texts")
         if self.max_tokens is not None:

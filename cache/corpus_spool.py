@@ -8,6 +8,7 @@ import numpy as np
 from cache.config import BuildConfig
 from cache.corpus import TextStream
 from cache.corpus_config import VALIDATION, Corpus
+from cache.corpus_range import TextRange
 from cache.documents import require_end_of_text
 from cache.errors import CacheError
 from cache.identity import tokenizer_sha256
@@ -57,7 +58,7 @@ class _SplitReader:
         self._corpus, self._limit, self._tokenizer = corpus, config.limit, tokenizer
         self._spool, self._number, self._split = spool, number, config.splits[number]
         begun = spool.position if spool.position.get("split") == number else {}
-        self._num_texts = begun.get("num_texts", 0)
+        self._num_texts = begun.get("num_texts", corpus.skip)
         self._num_tokens = begun.get("num_tokens", 0)
         self._position = begun.get("stream")
 
@@ -69,6 +70,12 @@ class _SplitReader:
                 self._take(token_ids)
                 if self._is_full():
                     break
+            self._spool.texts[self._split] = TextRange(
+                stream=self._corpus.stream_words,
+                split=self._split,
+                first=self._corpus.skip,
+                end=self._num_texts,
+            )
             self._spool.save(
                 {
                     "split": self._number,
@@ -102,7 +109,7 @@ class _SplitReader:
     def _is_full(self) -> bool:
         most = self._corpus.max_tokens
         return (most is not None and self._num_tokens >= most) or (
-            self._limit is not None and self._num_texts >= self._limit
+            self._limit is not None and self._num_texts - self._corpus.skip >= self._limit
         )
 
 

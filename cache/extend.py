@@ -1,8 +1,8 @@
 """More documents for a complete cache: other splits, or other problems of a split it has.
 
 The extension is a cache of its own, built in a folder of the first one by the same teacher with
-the same settings. Once that is complete its shards are copied over and a new manifest takes the
-place of the old one. Shards never change, so readers notice nothing until they open it anew.
+the same settings. Once that is complete its shards are added and a new manifest takes the place
+of the old one. Shards never change, so readers notice nothing until they open it anew.
 """
 
 import shutil
@@ -12,12 +12,19 @@ from pathlib import Path
 from cache.build import build_cache
 from cache.config import BuildConfig
 from cache.corpus_config import TEMPLATE, Corpus
+from cache.corpus_range import TextRange, first_overlap, ranges_of
 from cache.errors import CacheError
-from cache.finish import finish_cache, joint_cost
+from cache.finish import finish_cache, joint_record
 from cache.identity import FORMAT_VERSION
 from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan
-from cache.merge import MergeStep, merged_plan, plan_steps, require_distinct_documents
+from cache.merge import (
+    MergeStep,
+    merged_plan,
+    plan_steps,
+    require_distinct_documents,
+    write_step,
+)
 from cache.progress import BuildProgress
 from cache.source import Source
 from cache.teacher import dtype_name
@@ -106,7 +113,6 @@ def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
         tail_from=directory if identity.targets.tail == "lowrank" else None,
         dtype=dtype_name(identity.dtype),
         batch_tokens=found.plan.batch_tokens,
-        first_document=max(s.first_document + s.num_documents for s in found.plan.shards),
         **given
         | {"dataset": given["dataset"] or identity.dataset}
         | {"teacher": given["teacher"] or identity.teacher},
@@ -115,11 +121,29 @@ def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
 
 def _require_new(found: Manifest, config: BuildConfig) -> None:
     """Raise CacheError where a split to add is there already and nothing else was named."""
+    if config.out.exists():  # begun by an earlier call
+        return
+    if config.corpus is not None:
+        _require_new_texts(found, config, config.corpus)
     there = [split for split in config.splits if split in found.identity.dataset_sha256]
-    if there and config.dataset == found.identity.dataset and not config.out.exists():
+    if there and config.dataset == found.identity.dataset:
         raise CacheError(
             f"The cache holds {', '.join(there)} of {config.dataset} already.\n"
             "Name another --split, or give --dataset other problems."
+        )
+
+
+def _require_new_texts(found: Manifest, config: BuildConfig, corpus: Corpus) -> None:
+    end = None if config.limit is None else corpus.skip + config.limit
+    new = [
+        TextRange(stream=corpus.stream_words, split=split, first=corpus.skip, end=end)
+        for split in config.splits
+    ]
+    there = first_overlap(ranges_of(found), new)
+    if there is not None:
+        raise CacheError(
+            f"The cache holds {there.words()} of this corpus already.\n"
+            f"To go on after them, give --skip {there.end}."
         )
 
 
@@ -136,9 +160,9 @@ def _adopt(directory: Path) -> Extension:
         require_distinct_documents([main, added])
         steps = plan_steps([main, added])
         plan = merged_plan([main, added], steps)
-        _copy_shards(directory, steps, added)
-        cost = joint_cost([main.manifest, added.manifest])
-        created = {**cost, EXTENSIONS: [*before, added.identity.sha256]}
+        _add_shards(directory, plan, steps, added)
+        record = joint_record([main.manifest, added.manifest])
+        created = {**record, EXTENSIONS: [*before, added.identity.sha256]}
         device = str(main.manifest.created.get("device", ""))
         manifest = _finish(directory, plan, main, device=device, created=created)
     shutil.rmtree(added.directory)
@@ -152,15 +176,14 @@ def _adopt(directory: Path) -> Extension:
 def _finish(directory: Path, plan: Plan, main: Source, *, device: str, created: dict) -> Manifest:
     own = {shard.path for shard in main.manifest.plan.shards}
     known = [record for record in main.manifest.files if record.path in own]
-    manifest = finish_cache(directory, plan, device=device, cost=created, known=known)
+    manifest = finish_cache(directory, plan, device=device, record=created, known=known)
     plan.write(directory)
     return manifest
 
 
-def _copy_shards(directory: Path, steps: list[MergeStep], added: Source) -> None:
+def _add_shards(directory: Path, plan: Plan, steps: list[MergeStep], added: Source) -> None:
     new = [step for step in steps if step.source is added]
     with BuildProgress(total=sum(step.shard.num_rows for step in new), done=0) as progress:
         for step in new:
-            added.sound_arrays(step.source_shard)
-            added.copy(step.source_shard.path, directory / step.shard.path)
+            write_step(directory, step, plan.identity)
             progress.advance(step.shard.num_rows)

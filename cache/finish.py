@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.corpus_range import as_created, ranges_of
 from cache.durable import file_sha256
 from cache.fidelity import summarise
 from cache.identity import Identity, machine_description
@@ -26,13 +27,14 @@ def finish_cache(
     plan: Plan,
     *,
     device: str,
-    cost: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     known: Sequence[FileRecord] = (),
 ) -> Manifest:
     """Write the manifest of a directory in which every shard is written: it is complete.
 
     Args:
-        cost: what the teacher's run cost, by the names in `COST`, where that is known.
+        record: more for `created`: what the teacher's run cost, by the names in `COST`, where
+            that is known, and the texts that were read.
         known: records of shards that were hashed before and are not read again for that.
 
     Raises:
@@ -56,20 +58,24 @@ def finish_cache(
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": machine_description(),
             "device": device,
-            **(cost or {}),
+            **(record or {}),
         },
     )
     manifest.write(out)
     return manifest
 
 
-def joint_cost(manifests: Sequence[Manifest]) -> dict[str, float]:
-    """What the teacher's runs of several caches cost together; empty if one does not say."""
+def joint_record(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """What `created` says of several caches together: the texts read, and the teacher's cost.
+
+    The cost is left out if one of them does not say it.
+    """
+    texts = as_created(one for manifest in manifests for one in ranges_of(manifest))
     costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
     if any(None in cost for cost in costs):
-        return {}
+        return texts
     parameters, rows, seconds = zip(*costs, strict=True)
-    return dict(zip(COST, (parameters[0], sum(rows), sum(seconds)), strict=True))
+    return {**dict(zip(COST, (parameters[0], sum(rows), sum(seconds)), strict=True)), **texts}
 
 
 def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFile:

@@ -1,8 +1,9 @@
 """Several caches of one teacher, made from other problems or splits, into one.
 
 A cache may be built in parts, each on its own machine. The parts must agree in everything but
-their problems. Shards are copied as they are, after their checksums were compared; those of an
-older format are written anew, so a merge of one cache brings that up to date.
+their documents. Shards are copied as they are, after their checksums were compared; those of an
+older format are written anew, so a merge of one cache brings that up to date, and so are those of
+a corpus whose documents get other numbers.
 
 The merged cache's `dataset_sha256` of a split is the hash of the one source that has it, or
 `json_sha256` of the list of the hashes of all that have it, in the order of the sources.
@@ -10,12 +11,17 @@ The merged cache's `dataset_sha256` of a split is the hash of the one source tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
+from cache.corpus_config import TEMPLATE
+from cache.corpus_range import first_overlap, ranges_of
 from cache.durable import json_sha256, make_directory, remove_partials
 from cache.errors import CacheError
-from cache.finish import finish_cache, joint_cost
-from cache.identity import FORMAT_VERSION, require_same_identity
+from cache.finish import finish_cache, joint_record
+from cache.identity import FORMAT_VERSION, Identity, require_same_identity
 from cache.lock import writer_lock
 from cache.manifest import Manifest, Plan, ShardPlan
 from cache.progress import BuildProgress
@@ -41,7 +47,8 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
 
     Raises:
         CacheError: no source, one that is incomplete or damaged, identities that differ in more
-            than the dataset, a task_id that a split would hold twice, or something else at `out`.
+            than the dataset, a problem or text that would be there twice, or another cache at
+            `out`.
     """
     if not directories:
         raise CacheError("There is nothing to merge; name one complete cache or more.")
@@ -59,8 +66,8 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
         plan.write(out)
         _write_shards(out, plan, steps)
         sources[0].copy_other_files(out)
-        cost = joint_cost([source.manifest for source in sources])
-        return finish_cache(out, plan, device=_devices(sources), cost=cost)
+        record = joint_record([source.manifest for source in sources])
+        return finish_cache(out, plan, device=_devices(sources), record=record)
 
 
 def _require_mergeable(source: Source, first: Source) -> None:
@@ -78,7 +85,11 @@ def _require_mergeable(source: Source, first: Source) -> None:
 
 
 def require_distinct_documents(sources: Sequence[Source]) -> None:
-    """Raise CacheError where a split would hold a task_id twice."""
+    """Raise CacheError where a split would hold a problem, or a corpus a text, twice."""
+    if sources[0].identity.template == TEMPLATE:
+        for one, other in combinations(sources, 2):
+            _require_distinct_texts(one, other)
+        return
     holders: dict[tuple[str, int], Path] = {}
     for source in sources:
         for shard in source.manifest.plan.shards:
@@ -92,6 +103,18 @@ def require_distinct_documents(sources: Sequence[Source]) -> None:
                         "Leave one of them out, or build it again from other problems."
                     )
                 holders[shard.split, task_id] = source.directory
+
+
+def _require_distinct_texts(one: Source, other: Source) -> None:
+    twice = first_overlap(ranges_of(one.manifest), ranges_of(other.manifest))
+    hashes = one.identity.dataset_sha256.items() & other.identity.dataset_sha256.items()
+    if twice is None and not hashes:
+        return
+    what = twice.words() if twice else f"the texts of {min(hashes)[0]}"
+    raise CacheError(
+        f"{one.directory} holds {what}, and {other.directory} holds some or all of them too.\n"
+        "Leave one of them out, or build it again from other texts (--skip)."
+    )
 
 
 def plan_steps(sources: Sequence[Source]) -> list[MergeStep]:
@@ -141,14 +164,30 @@ def merged_plan(sources: Sequence[Source], steps: Sequence[MergeStep]) -> Plan:
 def _write_shards(out: Path, plan: Plan, steps: Sequence[MergeStep]) -> None:
     with BuildProgress(total=sum(shard.num_rows for shard in plan.shards), done=0) as progress:
         for step in steps:
-            path = out / step.shard.path
-            arrays = step.source.sound_arrays(step.source_shard)
-            if step.source.identity.format_version == FORMAT_VERSION:
-                step.source.copy(step.source_shard.path, path)
-            else:
-                write_shard(path, arrays, identity_sha256=plan.identity.shard_sha256)
-            progress.shard_done(path, step.shard.num_rows)
+            write_step(out, step, plan.identity)
+            progress.shard_done(out / step.shard.path, step.shard.num_rows)
             progress.advance(step.shard.num_rows)
+
+
+def write_step(out: Path, step: MergeStep, identity: Identity) -> None:
+    """Copy a shard; write it anew if its format is older, or its documents get other numbers.
+
+    Problems keep their task_id; documents of a corpus are numbered by their place.
+
+    Raises:
+        CacheError: it is damaged, or the disk is full.
+    """
+    arrays = step.source.sound_arrays(step.source_shard)
+    numbers = arrays["task_ids"]
+    if identity.template == TEMPLATE:
+        numbers = step.shard.first_document + np.arange(len(numbers), dtype=numbers.dtype)
+    is_current = step.source.identity.format_version == FORMAT_VERSION
+    path = out / step.shard.path
+    if is_current and np.array_equal(numbers, arrays["task_ids"]):
+        step.source.copy(step.source_shard.path, path)
+    else:
+        arrays["task_ids"] = numbers
+        write_shard(path, arrays, identity_sha256=identity.shard_sha256)
 
 
 def _devices(sources: Sequence[Source]) -> str:

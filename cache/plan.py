@@ -122,7 +122,6 @@ def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
             num_tokens=split.num_tokens,
             max_length=config.max_length,
             file_tokens=spool.file_tokens,
-            first_document=config.first_document,
         )
         for name, split in spool.splits.items()
     }

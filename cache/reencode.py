@@ -19,7 +19,7 @@ from cache.derive import derive_rows, require_derivable
 from cache.durable import file_sha256, make_directory, remove_partials
 from cache.errors import CacheError
 from cache.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
-from cache.finish import finish_cache, joint_cost
+from cache.finish import finish_cache, joint_record
 from cache.identity import FORMAT_VERSION
 from cache.layout import ShardLayout
 from cache.lock import writer_lock
@@ -69,7 +69,7 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
         plan.write(out)
         _write_shards(out, plan, source, found, head)
         source.copy_other_files(out, but=(TAIL_FILE,))
-        return finish_cache(out, plan, device="cpu", cost=joint_cost([source.manifest]))
+        return finish_cache(out, plan, device="cpu", record=joint_record([source.manifest]))
 
 
 def _write_tail(

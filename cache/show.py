@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cache.build import BuildSummary
 from cache.config import BuildConfig
+from cache.corpus_range import ranges_of
 from cache.fidelity import Fidelity
 from cache.inspect import (
     example_tokens,
@@ -84,6 +85,7 @@ def _identity_table(reader: CacheReader) -> Table:
         "teacher weights": identity.teacher_sha256,
         "tokenizer": f"{identity.tokenizer_sha256}, vocabulary {identity.vocab_size:,}",
         "dataset": identity.dataset,
+        **_texts(reader),
         "template": f"{identity.template}, up to {identity.max_length} tokens",
         "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
@@ -91,6 +93,12 @@ def _identity_table(reader: CacheReader) -> Table:
         "built": ", ".join(reader.manifest.created[name] for name in ("date", "machine", "device")),
     }
     return _facts("Identity", facts)
+
+
+def _texts(reader: CacheReader) -> dict[str, str]:
+    """What was read of a corpus; where an extension goes on."""
+    ranges = ranges_of(reader.manifest)
+    return {"texts": ", ".join(one.words() for one in ranges)} if ranges else {}
 
 
 def _size_table(reader: CacheReader) -> Table:

@@ -9,12 +9,13 @@ import base64
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from cache.corpus_range import TEXTS, TextRange
 from cache.documents import Document
 from cache.durable import atomic_path, read_sealed_json, write_sealed_json
 from cache.errors import CacheError
@@ -71,6 +72,8 @@ class Spool:
         self.splits = {split: SpooledSplit() for split in splits}
         self.position: dict[str, Any] = {}
         """Where the caller's stream stands; {} at its beginning."""
+        self.texts: dict[str, TextRange] = {}
+        """Those read so far, by split of the corpus."""
         self.complete = False
         self._options = dict(options)
         if (directory / STATE_NAME).exists():
@@ -139,6 +142,7 @@ class Spool:
             "options": self._options,
             "position": self.position,
             "splits": splits,
+            TEXTS: list(map(asdict, self.texts.values())),
             "complete": self.complete,
         }
         write_sealed_json(self.directory / STATE_NAME, content)
@@ -157,6 +161,7 @@ class Spool:
         for name, state in content["splits"].items():
             pending = np.frombuffer(base64.b64decode(state.pop("pending")), dtype=_DTYPE)
             self.splits[name] = SpooledSplit(**state, pending=[pending])
+        self.texts = {one["split"]: TextRange(**one) for one in content[TEXTS]}
         self.position, self.complete = content["position"], content["complete"]
 
 
@@ -171,12 +176,11 @@ class SpooledDocuments(Sequence[Document]):
         num_tokens: int,
         max_length: int,
         file_tokens: int,
-        first_document: int = 0,
     ):
-        """Read nothing yet; arguments as in `Spool`, the split's tokens and its first number."""
+        """Read nothing yet; arguments as in `Spool`, and the split's tokens."""
         self._directory, self._split = directory, split
         self._num_tokens, self._max_length = num_tokens, max_length
-        self._file_tokens, self._first_document = file_tokens, first_document
+        self._file_tokens = file_tokens
 
     def __len__(self) -> int:
         return -(-self._num_tokens // self._max_length)
@@ -204,8 +208,14 @@ class SpooledDocuments(Sequence[Document]):
                 "command again: the corpus is read anew."
             ) from error
         token_ids = tokens[first : first + self._max_length].astype(np.int64)
-        number = self._first_document + index
-        return Document(task_id=number, token_ids=token_ids, prompt_length=1)
+        return Document(task_id=index, token_ids=token_ids, prompt_length=1)
+
+
+def spooled_texts(out: Path) -> list[TextRange]:
+    """The texts that a cache's spool holds; none where there is no spool."""
+    path = out / SPOOL_DIR / STATE_NAME
+    contents = read_sealed_json(path)[TEXTS] if path.exists() else []
+    return [TextRange(**content) for content in contents]
 
 
 def remove_spool(out: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -184,6 +185,29 @@ def test_every_nth_text_is_held_out_and_a_limit_counts_texts(
     assert tokens_of(plan.documents["validation"]) == packed(tokenizer, texts[9::10])
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("names", [("jsonl",), ("parquet",), ("jsonl", "other")])
+def test_texts_passed_over_are_those_that_a_shorter_stream_read(sources, names, streaming):
+    given = {"sources": tuple(sources[name] for name in names), "text_field": "content"}
+    corpus = Corpus(streaming=streaming, **given)
+    whole = list(chain.from_iterable(b.texts for b in TextStream(corpus, "train").batches()))
+    rest = TextStream(replace(corpus, skip=70), "train")
+    assert list(chain.from_iterable(batch.texts for batch in rest.batches())) == whole[70:]
+
+
+def test_a_limit_and_what_is_held_out_count_from_the_first_text_of_all(
+    tmp_path, tiny_teacher, tokenizer, sources
+):
+    later = {"skip": 15, "validation_every": 10}
+    config = config_of(tmp_path, tiny_teacher, sources["jsonl"], limit=20, corpus=later)
+    plan = plan_build(config, tokenizer)
+    texts = texts_of("a")[15:35]
+    held_out = [texts[4], texts[14]]
+    assert tokens_of(plan.documents["validation"]) == packed(tokenizer, held_out)
+    train_texts = [text for text in texts if text not in held_out]
+    assert tokens_of(plan.documents["train"]) == packed(tokenizer, train_texts)
+
+
 def test_several_splits_are_streams_of_their_own(tmp_path, tiny_teacher, tokenizer):
     folder = tmp_path / "both"
     write_jsonl(folder / "train.jsonl", texts_of("a", 20))
@@ -267,16 +291,16 @@ def test_a_killed_spool_goes_on_in_mid_stream_to_the_same_bytes(
     assert not (tmp_path / "killed/corpus").exists()
 
 
-@pytest.mark.parametrize("saves", [1, 6, 12, 17])
+@pytest.mark.parametrize(("saves", "skip"), [(1, 0), (6, 0), (6, 3), (12, 0), (12, 3), (17, 0)])
 def test_two_streams_go_on_wherever_they_were_stopped(
-    tmp_path, tiny_teacher, tokenizer, saves, monkeypatch
+    tmp_path, tiny_teacher, tokenizer, saves, skip, monkeypatch
 ):
     monkeypatch.setattr(cache.corpus, "BATCH_TEXTS", 4)
     write_jsonl(tmp_path / "both/train.jsonl", texts_of("a", 150))
     write_jsonl(tmp_path / "both/test.jsonl", texts_of("b", 150))
     config = config_of(
         tmp_path / "c", tiny_teacher, str(tmp_path / "both"), splits=("train", "test"),
-        corpus={"max_tokens": 3000},
+        corpus={"max_tokens": 3000, "skip": skip},
     )  # fmt: skip
     save, left = Spool.save, [saves]
 
@@ -290,8 +314,8 @@ def test_two_streams_go_on_wherever_they_were_stopped(
         patched.setattr(Spool, "save", save_and_stop)
         plan_build(config, tokenizer)
     documents = plan_build(config, tokenizer).documents
-    assert tokens_of(documents["train"]) == packed(tokenizer, texts_of("a", 150))[:3000]
-    assert tokens_of(documents["test"]) == packed(tokenizer, texts_of("b", 150))[:3000]
+    assert tokens_of(documents["train"]) == packed(tokenizer, texts_of("a", 150)[skip:])[:3000]
+    assert tokens_of(documents["test"]) == packed(tokenizer, texts_of("b", 150)[skip:])[:3000]
 
 
 def test_workers_share_one_reading_of_the_corpus(tmp_path, tiny_teacher, sources, monkeypatch):
@@ -407,6 +431,7 @@ def test_a_stream_that_breaks_goes_on_once_it_is_mended(
         ({"names": ("x", "y")}, ("train",), "2 of --dataset-config"),
         ({"data_dirs": ("x", "y")}, ("train",), "2 of --data-dir"),
         ({"max_tokens": 1}, ("train",), "max_tokens is 1"),
+        ({"skip": -1}, ("train",), "skip is -1"),
         ({"validation_every": 1}, ("train",), "validation_every is 1"),
         ({"validation_every": 5}, ("train", "validation"), "holds texts out of one split"),
         ({}, ("../up",), "cannot name a folder"),
@@ -433,6 +458,7 @@ def run(*words) -> tuple[int, str]:
     ("words", "message"),
     [
         (("--streaming",), "--streaming: only a corpus"),
+        (("--skip", "5"), "--skip: only a corpus"),
         (("--dataset", "a", "--dataset", "b"), "--dataset: only a corpus"),
         (("--split", "nowhere"), "There is no split 'nowhere'; MBPP has"),
         (("--text-field", "content"), "but no dataset"),

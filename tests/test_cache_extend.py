@@ -192,28 +192,66 @@ def texts(path: Path, first: int, count: int) -> str:
     return str(path)
 
 
-def test_more_texts_are_added_to_a_corpus(tmp_path, tiny_teacher):
-    def config(name: str, first: int, count: int) -> BuildConfig:
-        source = texts(tmp_path / f"{name}.jsonl", first, count)
-        return BuildConfig(
-            out=tmp_path / name, teacher=str(tiny_teacher), splits=("train",), max_length=64,
-            corpus=Corpus(sources=(source,), text_field="content"),
-            targets=TargetFormat(top_k=8, tail="mass"),
-        )  # fmt: skip
+@pytest.fixture
+def corpus(tmp_path, tiny_teacher):
+    """Builds a cache of some texts of one file of ten; returns its directory."""
+    source = texts(tmp_path / "texts.jsonl", 0, 10)
 
-    build_cache(config("c", 0, 4))
-    build_cache(config("more", 4, 4))
-    words = ["cache", "extend", tmp_path / "c", "--split", "train", "--text-field", "content"]
-    code, output = run(*words, "--dataset", tmp_path / "more.jsonl")
+    def make(name: str, *, skip: int = 0, limit: int | None = None, **options) -> Path:
+        options = {"text_field": "content", **options}
+        build_cache(
+            BuildConfig(
+                out=tmp_path / name, teacher=str(tiny_teacher), splits=("train",), max_length=32,
+                corpus=Corpus(sources=(source,), skip=skip, **options),
+                targets=TargetFormat(top_k=8, tail="mass"), limit=limit, shard_tokens=200,
+            )
+        )  # fmt: skip
+        return tmp_path / name
+
+    return make
+
+
+def tokens_of(directory: Path, split: str = "train") -> list[int]:
+    with CacheReader(directory) as reader:
+        found = reader.read(split, range(reader.num_documents(split)))
+        assert found.task_ids.tolist() == list(range(reader.num_documents(split)))
+    return found.token_ids.tolist()
+
+
+def extend_texts(directory: Path, tmp_path: Path, *words) -> tuple[int, str]:
+    options = ["--split", "train", "--text-field", "content", "--dataset", tmp_path / "texts.jsonl"]
+    code, output = run("cache", "extend", directory, *options, *words)
+    return code, " ".join(output.split())
+
+
+def test_a_corpus_goes_on_after_its_last_text_as_often_as_one_likes(tmp_path, corpus):
+    directory = corpus("c", limit=3, validation_every=2)
+    before = files_of(directory)
+    expected = tokens_of(directory)
+    for skip, limit in ((3, 2), (5, 4)):
+        more = ("--validation-every", 2, "--skip", skip, "--limit", limit)
+        code, output = extend_texts(directory, tmp_path, *more)
+        assert code == 0, output
+        part = corpus(f"part-{skip}", skip=skip, limit=limit, validation_every=2)
+        expected += tokens_of(part)
+    assert tokens_of(directory) == expected and before.items() <= files_of(directory).items()
+    assert tokens_of(directory, "validation") and verify_cache(directory) == []
+    code, output = run("cache", "inspect", directory)
+    words = "texts 0 to 3 of train, texts 3 to 5 of train, texts 5 to 9 of train"
+    assert words in " ".join(output.split()), output
+
+
+def test_texts_that_are_there_are_refused_before_the_teacher_runs(tmp_path, corpus, monkeypatch):
+    directory = corpus("c", skip=2, max_tokens=300)
+    end = Manifest.read(directory).created["texts"][0]["end"]
+    monkeypatch.setattr(cache.extend, "build_cache", None)
+    for words in ((), ("--skip", end - 1), ("--limit", 3)):
+        code, output = extend_texts(directory, tmp_path, *words)
+        assert code == 1 and f"holds texts 2 to {end} of train of this corpus already" in output
+        assert f"give --skip {end}" in output
+    monkeypatch.undo()
+    code, output = extend_texts(directory, tmp_path, "--limit", 2)  # those before
     assert code == 0, output
-    with CacheReader(tmp_path / "c") as both, CacheReader(tmp_path / "more") as added:
-        first = both.num_documents("train") - added.num_documents("train")
-        one = both.read("train", range(first, both.num_documents("train")))
-        other = added.read("train", range(added.num_documents("train")))
-        assert both.read("train", range(first)).task_ids.tolist() == list(range(first))
-    np.testing.assert_array_equal(one.token_ids, other.token_ids)
-    np.testing.assert_array_equal(one.task_ids, other.task_ids + first)
-    assert verify_cache(tmp_path / "c") == []
 
 
 def test_problems_and_texts_do_not_mix(tmp_path, made):

@@ -14,6 +14,7 @@ import cache.merge
 import cache.source
 from cache.build import build_cache
 from cache.config import BuildConfig, TargetFormat
+from cache.corpus_config import Corpus
 from cache.durable import json_sha256, write_sealed_json
 from cache.errors import CacheError
 from cache.manifest import Manifest
@@ -323,3 +324,57 @@ def test_a_basis_is_taken_only_from_a_lowrank_cache_of_this_teacher(tmp_path, ti
             tmp_path, "other", tiny_teacher, problems(601, 0, 2),
             targets=TargetFormat(top_k=8), tail_from=parts["first"],
         )  # fmt: skip
+
+
+def corpus_config(folder: Path, name: str, teacher: Path, **options) -> BuildConfig:
+    source = folder / f"{options.pop('source', 'texts')}.jsonl"
+    texts = [json.loads(line)["code"] for line in problems(601, 0, 9)]
+    source.write_text("\n".join(json.dumps({"content": text}) for text in texts))
+    limit = options.pop("limit", None)
+    return BuildConfig(
+        out=folder / name, teacher=str(teacher), splits=("train",), max_length=32, limit=limit,
+        corpus=Corpus(sources=(str(source),), text_field="content", **options),
+        shard_tokens=200, targets=TargetFormat(top_k=64, tail="mass"),
+    )  # fmt: skip
+
+
+def test_corpora_read_in_parts_are_joined_and_numbered_anew(tmp_path, tiny_teacher):
+    parts = [
+        corpus_config(tmp_path, "a", tiny_teacher, limit=5),
+        corpus_config(tmp_path, "b", tiny_teacher, skip=5),
+    ]
+    for config in parts:
+        build_cache(config)
+    merged = merge_caches(tmp_path / "both", [config.out for config in parts])
+    assert verify_cache(tmp_path / "both") == []
+    assert [text["end"] for text in merged.created["texts"]] == [5, 9]
+    with CacheReader(tmp_path / "both") as both:
+        count = both.num_documents("train")
+        assert both.read("train", range(count)).task_ids.tolist() == list(range(count))
+        first = 0
+        for config in parts:
+            with CacheReader(config.out) as part:
+                number = part.num_documents("train")
+                for name in ("topk_ids", "topk_logprobs", "gold_logprob"):
+                    np.testing.assert_array_equal(
+                        both.read_rows("train", range(first, first + number), name),
+                        part.read_rows("train", range(number), name),
+                    )
+            first += number
+    for path in (tmp_path / "a" / "train").glob("*.h5"):  # those that keep their numbers
+        assert path.read_bytes() == (tmp_path / "both" / "train" / path.name).read_bytes()
+
+
+def test_texts_that_two_corpora_hold_are_refused(tmp_path, tiny_teacher):
+    first, other, copy = (
+        corpus_config(tmp_path, "a", tiny_teacher, limit=5),
+        corpus_config(tmp_path, "b", tiny_teacher, skip=4, limit=2),
+        corpus_config(tmp_path, "c", tiny_teacher, limit=5, source="copy"),
+    )
+    for config in (first, other, copy):
+        build_cache(config)
+    with pytest.raises(CacheError, match="a holds texts 0 to 5 of train, and .*b holds some"):
+        merge_caches(tmp_path / "both", [first.out, other.out])
+    with pytest.raises(CacheError, match="a holds the texts of train, and .*c holds"):
+        merge_caches(tmp_path / "both", [first.out, copy.out])
+    assert not (tmp_path / "both").exists()
