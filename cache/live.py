@@ -127,7 +127,7 @@ def _load_teacher(reader: CacheReader, name: str | None, device_map: str | None)
         device_map=device_map,
     )
     teacher = Teacher(model)
-    found = teacher.weights_sha256()
+    found = teacher.weights_sha256
     if found != identity.teacher_sha256:
         raise CacheError(
             f"The weights of {chosen} have the hash {found}; the cache at {reader.path} was "

@@ -191,7 +191,7 @@ def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> None:
 def _copy_tail(source: Path, path: Path, teacher: Teacher) -> None:
     """Take the basis of another cache of this teacher, byte for byte."""
     identity = Manifest.read(source).identity
-    if identity.targets.tail != "lowrank" or identity.teacher_sha256 != teacher.weights_sha256():
+    if identity.targets.tail != "lowrank" or identity.teacher_sha256 != teacher.weights_sha256:
         raise CacheError(
             f"--tail-from {source}: that cache has no lowrank tail of this teacher (tail "
             f"{identity.targets.tail}, teacher {identity.teacher}).\n"
@@ -210,7 +210,7 @@ def _identity(
         format_version=FORMAT_VERSION,
         teacher=config.teacher,
         revision=config.revision,
-        teacher_sha256=teacher.weights_sha256() if teacher else "",
+        teacher_sha256=teacher.weights_sha256 if teacher else "",
         vocab_size=teacher.vocab_size if teacher else 0,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dataset=config.dataset,

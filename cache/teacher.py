@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,12 @@ class Teacher:
         """Logits (N, V), in the model's dtype, of hidden states (N, D)."""
         return self.head(hidden.to(self.head.weight.device))
 
+    @cached_property
     def weights_sha256(self) -> str:
-        """Hash over names, dtypes, shapes and bytes of all parameters and buffers saved."""
+        """Hash over names, dtypes, shapes and bytes of all parameters and buffers saved.
+
+        Taken once: a teacher's weights do not change.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(_materialised_state(self.model).items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

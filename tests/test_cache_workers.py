@@ -102,11 +102,19 @@ def test_processes_at_once_prepare_once_and_one_of_them_finishes(tmp_path, tiny_
     assert created["teacher_rows"] == whole[1].created["teacher_rows"]
 
 
-def test_torchrun_gives_each_process_its_share(tmp_path, tiny_teacher, whole):
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+}
+
+
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
+)
+def test_a_launcher_gives_each_process_its_share(tmp_path, tiny_teacher, whole, launcher):
     words = build_words(tmp_path / "c", tiny_teacher)
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "cli.py", *words],
+        [sys.executable, "-m", *LAUNCHERS[launcher], "cli.py", *words],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
