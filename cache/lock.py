@@ -3,7 +3,7 @@
 A lock is a small file that names its holder. It needs no lock support of the file system, only
 that a file can be made exclusively, which NFS has too. Its holder touches it while it lives: a
 lock whose process is dead on this host, or which nobody on another host touches for a minute, is
-taken over. Readers take no lock.
+taken over, with an exchange of names or, where there is none, by `dead_lock`. Readers take no lock.
 """
 
 import os
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from cache.durable import current_umask, is_running, write_failure
+from cache.dead_lock import LockWatch, runs_here
+from cache.durable import current_umask, write_failure
 from cache.errors import CacheError
 
 LOCK_NAME = "writing.lock"
@@ -65,8 +66,9 @@ def prepare_lock(directory: Path) -> Iterator[None]:
         CacheError: the directory cannot be written.
     """
     lock = _lease(directory / PREPARE_LOCK)
+    watch = LockWatch(lock, seconds=LEASE_SECONDS)
     told = None
-    while not _taken(lock):
+    while not _taken(lock, watch):
         owner = _holder(lock)
         if owner and owner != told:
             print(f"Waiting for {owner}, which prepares {directory}.", file=sys.stderr, flush=True)
@@ -90,16 +92,20 @@ def _held(path: Path, directory: Path, what: str = "") -> Iterator[None]:
 
 def _take(lock: SoftFileLease, directory: Path, what: str = "") -> None:
     """Take a lock, at once or from a holder that is dead; raise CacheError if it lives."""
-    first, started = None, time.monotonic()
-    while not _taken(lock):
+    watch = LockWatch(lock, seconds=LEASE_SECONDS)
+    first, started, told = None, time.monotonic(), False
+    while not _taken(lock, watch):
         with suppress(FileNotFoundError):
             found = lock.owner, Path(lock.lock_file).stat().st_mtime_ns
             first = first or found
-            owner, waited = found[0], time.monotonic() - started
-            is_here = owner is not None and is_running(owner.hostname.split("?")[0], owner.pid)
-            lives = is_here or first != found or waited > 2 * LEASE_SECONDS
-            if lives and waited > PROBE_SECONDS:
-                raise _refusal(directory, _holder(lock), what)
+            waited = time.monotonic() - started
+            lives = runs_here(lock) or first != found or waited > 2 * LEASE_SECONDS
+            if waited > PROBE_SECONDS:
+                if lives:
+                    raise _refusal(directory, _holder(lock), what)
+                if not told:
+                    _tell_of_the_wait(directory, _holder(lock))
+                    told = True
         time.sleep(POLL_SECONDS)
 
 
@@ -110,6 +116,14 @@ def _require_unheld(paths: Iterable[Path], directory: Path) -> None:
             lock = _lease(path)
             _take(lock, directory, "" if path.name == LOCK_NAME else f" ({path.stem})")
             lock.release()
+
+
+def _tell_of_the_wait(directory: Path, owner: str) -> None:
+    print(
+        f"{directory} was being written by {owner or 'another process'}. Whether that is still so "
+        f"shows within {LEASE_SECONDS:.0f} seconds; waiting.",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
 
 
 def _refusal(directory: Path, owner: str, what: str) -> CacheError:
@@ -123,12 +137,12 @@ def _lease(path: Path) -> SoftFileLease:
     return SoftFileLease(path, lease_duration=LEASE_SECONDS)
 
 
-def _taken(lock: SoftFileLease) -> bool:
+def _taken(lock: SoftFileLease, watch: LockWatch) -> bool:
     try:
         lock.acquire(timeout=0)
         os.chmod(lock.lock_file, 0o666 & ~current_umask())  # so that the group can take it over
     except Timeout:
-        _remove_if_nameless(Path(lock.lock_file))
+        watch.remove_if_dead()
         return False
     except OSError as error:
         owner = _holder(lock)
@@ -136,14 +150,6 @@ def _taken(lock: SoftFileLease) -> bool:
             raise _refusal(Path(lock.lock_file).parent, owner, "") from error
         raise CacheError(write_failure(Path(lock.lock_file), error)) from error
     return True
-
-
-def _remove_if_nameless(path: Path) -> None:
-    """Remove a lock whose maker died before it wrote its name."""
-    with suppress(OSError):  # gone, or not this user's to remove
-        found = path.stat()
-        if found.st_size == 0 and time.time() - found.st_mtime > PROBE_SECONDS:
-            path.unlink()
 
 
 def _holder(lock: SoftFileLease) -> str:

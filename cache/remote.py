@@ -26,10 +26,15 @@ class Remote:
     def __init__(self, url: str, fs: Any, root: str):
         """The folder `root` of an fsspec filesystem, called `url` in messages."""
         self.url = url.rstrip("/")
-        self.fs = fs
+        self._fs = fs
         self.root = root.rstrip("/")
         self.stop = Event()
         """Set where a transfer failed: the others end at their next piece."""
+
+    @property
+    def fs(self) -> Any:
+        """The filesystem, to be used by the thread that asks for it."""
+        return self._fs
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file of the folder, by path inside it; empty where it is absent."""
@@ -54,12 +59,13 @@ class Remote:
 
     def put(self, sources: Sequence[tuple[str, Path]], *, jobs: int, on_bytes: OnBytes) -> None:
         """Put local files in, under their names, several at a time."""
+        self._make_parents(name for name, _ in sources)
         in_threads(sources, lambda source: self._put(*source, on_bytes), jobs, self.stop)
 
     def write(self, contents: dict[str, bytes]) -> None:
         """Put small files in, in their order."""
+        self._make_parents(contents)
         for name, content in contents.items():
-            self._make_parent(name)
             attempt(self.where(name), partial(self.fs.pipe_file, self._path(name), content))
 
     def delete(self, names: Iterable[str]) -> None:
@@ -72,18 +78,21 @@ class Remote:
         return f"{self.url}/{name}"
 
     def _put(self, name: str, local: Path, on_bytes: OnBytes) -> None:
-        self._make_parent(name)
         counted = _counted(on_bytes, self.stop)
         attempt(
             self.where(name),
             lambda: self.fs.put_file(str(local), self._path(name), callback=counted()),
         )
 
-    def _make_parent(self, name: str) -> None:
+    def _make_parents(self, names: Iterable[str]) -> None:
         # On object stores there are no folders, and making one may mean making a bucket.
-        if not {"s3", "s3a", "gs", "gcs"} & set(_protocols(self.fs)):
-            parent = self._path(name).rpartition("/")[0]
-            attempt(self.where(name), lambda: self.fs.makedirs(parent, exist_ok=True))
+        if is_url(self.url) and self.url.split("://")[0] in ("s3", "s3a", "gs", "gcs"):
+            return
+        for folder in sorted({self._path(name).rpartition("/")[0] for name in names}):
+            attempt(self.url, partial(self._make_folder, folder))
+
+    def _make_folder(self, path: str) -> None:
+        self.fs.makedirs(path, exist_ok=True)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -122,6 +131,12 @@ def open_remote(url: str) -> Remote:
         from cache.remote_hub import HubRemote
 
         return HubRemote(url)
+    if scheme in ("ssh", "sftp"):
+        try:
+            from cache.remote_ssh import SshRemote
+        except ImportError as error:
+            raise missing_library(scheme, error) from error
+        return SshRemote(url)
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
@@ -175,7 +190,3 @@ def _counted(on_bytes: OnBytes, stop: Event) -> Callable[[], Any]:
         counted = value
 
     return lambda: Callback(hooks={"bytes": hook})
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

@@ -23,7 +23,7 @@ PACKAGES = {
 }
 """What to install, by scheme, where fsspec has the scheme and its library is missing."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_CREDENTIALS = ("NoCredentials", "Credential", "Authentication", "TokenNotFound", "SSHException")
+_CREDENTIALS = ("NoCredentials", "Credential", "Authentication", "TokenNotFound")
 _ABSENT = ("RepositoryNotFound", "RevisionNotFound", "EntryNotFound", "NoSuchBucket")
 
 

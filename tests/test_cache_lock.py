@@ -8,11 +8,15 @@ import sys
 import tempfile
 import threading
 import time
+from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease, Timeout
 
 import cache.lock
+from cache.dead_lock import LockWatch
 from cache.durable import atomic_path, remove_partials
 from cache.errors import CacheError
 from cache.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, share_lock, writer_lock
@@ -186,9 +190,98 @@ def test_files_are_the_groups_where_the_umask_says_so(tmp_path):
     assert modes == [0o664, 0o664]
 
 
-def test_a_lock_without_a_name_is_taken_over_by_all_who_wait(tmp_path):
+def test_a_lock_without_a_name_is_taken_over_by_all_who_wait(tmp_path, monkeypatch):
     """Its maker died before it wrote its name."""
+    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 1.5)
     for name, lock in ((LOCK_NAME, writer_lock), (PREPARE_LOCK, prepare_lock)):
         (tmp_path / name).touch()
         with lock(tmp_path):
             assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_lock_without_a_name_yet_is_left_alone_whatever_its_time(tmp_path):
+    """Another host's clock may be an hour late, and its maker about to write the name."""
+    marker = tmp_path / LOCK_NAME
+    marker.touch()
+    os.utime(marker, (time.time() - 3600,) * 2)
+    watch = LockWatch(SoftFileLease(marker, lease_duration=60), seconds=60)
+    for _ in range(2):
+        watch.remove_if_dead()
+        assert marker.exists()
+
+
+class NoExchange(SoftFileLease):
+    """A lock on NFS, SMB or sshfs: one that is there is never exchanged for another."""
+
+    def acquire(self, *args, **options):
+        if os.path.exists(self.lock_file):
+            raise Timeout(self.lock_file)
+        return super().acquire(*args, **options)
+
+
+@pytest.fixture
+def no_exchange(monkeypatch):
+    monkeypatch.setattr(cache.lock, "SoftFileLease", NoExchange)
+
+
+@pytest.mark.parametrize("lock", [writer_lock, prepare_lock])
+def test_without_exchange_a_dead_process_of_this_host_is_followed_at_once(
+    tmp_path, holder, no_exchange, lock
+):
+    process = holder(f"{lock.__name__}(folder)")
+    process.kill()
+    process.wait()
+    with lock(tmp_path):
+        assert f"pid={os.getpid()}\n" in next(tmp_path.glob("*.lock")).read_text()
+    assert not list(tmp_path.glob("*.lock*"))
+
+
+def test_without_exchange_one_at_a_time_follows_a_dead_host(tmp_path, holder, no_exchange):
+    process = holder("prepare_lock(folder)")
+    process.kill()
+    process.wait()
+    marker = tmp_path / PREPARE_LOCK
+    marker.write_text(marker.read_text().replace("duration=60.0", "duration=1.5"))
+    of_another_host(marker)
+
+    def hold():
+        cache.lock.LEASE_SECONDS = 1.5
+        with prepare_lock(tmp_path):
+            (tmp_path / "inside").touch(exist_ok=False)
+            time.sleep(0.05)
+            (tmp_path / "inside").unlink()
+
+    processes = [get_context("fork").Process(target=hold) for _ in range(8)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join()
+    assert [each.exitcode for each in processes] == [0] * 8
+    assert not list(tmp_path.glob("*.lock*"))
+
+
+def test_without_exchange_a_process_that_died_removing_a_lock_is_followed(
+    tmp_path, no_exchange, monkeypatch
+):
+    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 1.0)
+    (tmp_path / LOCK_NAME).touch()
+    (tmp_path / f"{LOCK_NAME}.{sha256(b'').hexdigest()[:16]}.partial").touch()
+    with writer_lock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_pid_of_another_container_of_the_same_name_means_nothing(
+    tmp_path, holder, monkeypatch, capfd
+):
+    """A container that is started again has the host name and the pids of the one before."""
+    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 2.0)
+    holder()
+    marker = tmp_path / LOCK_NAME
+    text = marker.read_text().replace("duration=60.0", "duration=2.0")
+    host = f"host={socket.gethostname()}"
+    before = next(line for line in text.splitlines() if line.startswith(host))
+    marker.write_text(text.replace(before, f"{host}?pidns-1"))
+    with writer_lock(tmp_path):
+        assert "?pidns-1\n" not in marker.read_text()
+    assert "shows within 2 seconds; waiting" in capfd.readouterr().err

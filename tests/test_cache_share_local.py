@@ -191,6 +191,7 @@ def test_urls_that_lead_nowhere_are_sentences(url, message, tmp_path, monkeypatc
 
     for name in ("gcsfs", "paramiko"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "cache.remote_ssh", raising=False)
     with pytest.raises(CacheError, match=message):
         pull(url, tmp_path / "c")
 
