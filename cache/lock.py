@@ -99,7 +99,7 @@ def _take(lock: SoftFileLease, directory: Path, what: str = "") -> None:
             found = lock.owner, Path(lock.lock_file).stat().st_mtime_ns
             first = first or found
             waited = time.monotonic() - started
-            lives = runs_here(lock) or first != found or waited > 2 * LEASE_SECONDS
+            lives = runs_here(lock) or first != found or waited > 3 * LEASE_SECONDS
             if waited > PROBE_SECONDS:
                 if lives:
                     raise _refusal(directory, _holder(lock), what)
