@@ -13,11 +13,9 @@ from pathlib import Path
 
 from filelock import SoftFileLease
 
-from cache.durable import PARTIAL_SUFFIX, is_running
+from cache.durable import PARTIAL_SUFFIX, is_running, pid_namespace
 
 _NAMESPACE_MARK = "?pidns-"
-_INITIAL_NAMESPACE = 0xEFFFFFFC
-"""The one that the kernel starts with; filelock's names of hosts leave it out."""
 
 
 class LockWatch:
@@ -65,18 +63,9 @@ def runs_here(lock: SoftFileLease) -> bool | None:
     if owner is None:
         return None
     host, _, namespace = owner.hostname.partition(_NAMESPACE_MARK)
-    if host != socket.gethostname() or namespace != _pid_namespace():
+    if host != socket.gethostname() or namespace != pid_namespace():
         return None
     return is_running(host, owner.pid)
-
-
-def _pid_namespace() -> str:
-    """Of this process, as filelock adds it to a host's name; pids mean nothing in another."""
-    try:
-        number = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:  # no Linux
-        number = _INITIAL_NAMESPACE
-    return "" if number == _INITIAL_NAMESPACE else f"{number:x}"
 
 
 def _read(path: Path) -> tuple[bytes, int]:

@@ -13,6 +13,8 @@ from typing import Any
 from cache.errors import CacheError
 
 PARTIAL_SUFFIX = ".partial"
+_INITIAL_NAMESPACE = 0xEFFFFFFC
+"""The one that the kernel starts with; filelock's names of hosts leave it out."""
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         CacheError: the disk is full or the directory cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL_SUFFIX}")
+    partial = path.with_name(f"{path.name}.{_home()}-{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -48,7 +50,7 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a process of another host may have this one's pid
     except OSError as error:
         raise CacheError(write_failure(path, error)) from error
 
@@ -79,6 +81,15 @@ def is_running(host: str, pid: int) -> bool:
     return True
 
 
+def pid_namespace() -> str:
+    """Of this process, as filelock adds it to a host's name; pids mean nothing in another."""
+    try:
+        number = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # no Linux
+        number = _INITIAL_NAMESPACE
+    return "" if number == _INITIAL_NAMESPACE else f"{number:x}"
+
+
 def current_umask() -> int:
     """Permissions that new files of this process do not get."""
     umask = os.umask(0o077)
@@ -86,12 +97,16 @@ def current_umask() -> int:
     return umask
 
 
+def _home() -> str:
+    """Where this process's pid means something: the host and, in a container, its namespace."""
+    return "-".join(filter(None, (socket.gethostname(), pid_namespace())))
+
+
 def _may_be_written(name: str) -> bool:
     writer = name.removesuffix(PARTIAL_SUFFIX)
-    ending = f".{socket.gethostname()}-"
-    _, found, pid = writer.rpartition(ending)
+    _, found, pid = writer.rpartition(f".{_home()}-")
     if not found or not pid.isdigit():
-        return True  # of another host
+        return True  # of another host or container
     return int(pid) != os.getpid() and is_running(socket.gethostname(), int(pid))
 
 
