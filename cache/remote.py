@@ -124,8 +124,9 @@ def open_remote(url: str) -> Remote:
     """
     import fsspec
 
-    # aiohttp leaves a traceback there for each connection that was cut; what it raises is told.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # They leave a traceback there for each connection that was cut; what they raise is told.
+    for library in ("asyncio", "gcsfs"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     scheme = url.split("://")[0] if is_url(url) else "file"
     if scheme == "hf":
         from cache.remote_hub import HubRemote

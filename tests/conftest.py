@@ -46,8 +46,10 @@ def save_tokenizer(folder: Path, vocab_size: int = 384) -> None:
     ).save_pretrained(folder)
 
 
-def save_teacher(folder: Path, *, seed: int = 0, vocab_size: int = 384) -> None:
-    """A random two-layer Starcoder2 with peaked logits, and its tokenizer."""
+def save_teacher(
+    folder: Path, *, seed: int = 0, vocab_size: int = 384, num_layers: int = 2
+) -> None:
+    """A random Starcoder2 with peaked logits, of two layers or more, and its tokenizer."""
     from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
     save_tokenizer(folder, vocab_size)
@@ -56,7 +58,7 @@ def save_teacher(folder: Path, *, seed: int = 0, vocab_size: int = 384) -> None:
         vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
