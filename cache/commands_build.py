@@ -182,40 +182,14 @@ def cache_teacher(
         names = ["workers", "ray_address", "gpus_per_worker"]
         require_unset(names, "these belong to --engine ray")
     share = parse_share(worker) if worker else share_of_launch(os.environ)
-    if share is not None and engine == "local":
-        if bytes_per_token is not None:
-            raise CacheError(
-                "--bytes-per-token tries settings, which several workers cannot do together.\n"
-                "Find the options with `cache plan`, and give those to all workers."
-            )
-        take_gpus()
     if dry_run:
         _print_plan(config)
-        return
-    from cache.show import summary_table
-
-    teacher = None
-    if bytes_per_token is not None:
-        from cache.progress import counted_progress
-        from cache.recommend import with_recommended_targets
-
-        with counted_progress("trying settings", first="running the teacher") as on_setting:
-            config, teacher = with_recommended_targets(
-                config, bytes_per_token, on_setting=on_setting
-            )
-        click.echo(f"Targets: {config.targets.words()}.")
-    if engine == "ray":
-        from cache.ray_engine import RayConfig, build_on_ray
-
-        cluster = RayConfig(workers=workers, address=ray_address, gpus_per_worker=gpus_per_worker)
-        Console().print(summary_table(build_on_ray(config, cluster)))
-        return
-    if share is None:
-        from cache.build import build_cache
-
-        Console().print(summary_table(build_cache(config, teacher=teacher)))
-        return
-    _build_share(config, share)
+    elif engine == "ray":
+        _build_on_ray(config, workers, ray_address, gpus_per_worker)
+    elif share is not None:
+        _build_share(config, share, bytes_per_token)
+    else:
+        _build_here(config, bytes_per_token)
 
 
 def _print_plan(config: BuildConfig) -> None:
@@ -233,7 +207,40 @@ def _print_plan(config: BuildConfig) -> None:
         Console().print(dry_run_table(plan, config, len(tokenizer)))
 
 
-def _build_share(config: BuildConfig, share: Share) -> None:
+def _build_here(config: BuildConfig, bytes_per_token: float | None) -> None:
+    from cache.build import build_cache
+    from cache.show import summary_table
+
+    teacher = None
+    if bytes_per_token is not None:
+        from cache.progress import counted_progress
+        from cache.recommend import with_recommended_targets
+
+        with counted_progress("trying settings", first="running the teacher") as on_setting:
+            config, teacher = with_recommended_targets(
+                config, bytes_per_token, on_setting=on_setting
+            )
+        click.echo(f"Targets: {config.targets.words()}.")
+    Console().print(summary_table(build_cache(config, teacher=teacher)))
+
+
+def _build_on_ray(
+    config: BuildConfig, workers: int, address: str | None, gpus_per_worker: float | None
+) -> None:
+    from cache.ray_engine import RayConfig, build_on_ray
+    from cache.show import summary_table
+
+    cluster = RayConfig(workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+    Console().print(summary_table(build_on_ray(config, cluster)))
+
+
+def _build_share(config: BuildConfig, share: Share, bytes_per_token: float | None) -> None:
+    if bytes_per_token is not None:
+        raise CacheError(
+            "--bytes-per-token tries settings, which several workers cannot do together.\n"
+            "Find the options with `cache plan`, and give those to all workers."
+        )
+    take_gpus()
     from cache.build import build_share
     from cache.show import summary_table
 

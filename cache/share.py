@@ -32,6 +32,15 @@ class Transfer:
     num_kept: int
     """Files that were there already."""
 
+    @classmethod
+    def of(cls, files: Sequence[FileRecord], missing: Sequence[FileRecord]) -> "Transfer":
+        """Of all files, those that are missing move."""
+        return cls(
+            num_files=len(missing),
+            num_bytes=sum(file.num_bytes for file in missing),
+            num_kept=len(files) - len(missing),
+        )
+
     def words(self) -> str:
         """In a line, for people."""
         moved = f"{self.num_files:,} files moved ({self.num_bytes:,} bytes)"
@@ -75,11 +84,7 @@ def pull(
     files = wanted_files(manifest, splits, strict=not for_reading)
     hashed = not (same and for_reading)
     missing = [file for file in files if not _is_whole(directory, file, hashed=hashed)]
-    done = Transfer(
-        num_files=len(missing),
-        num_bytes=sum(file.num_bytes for file in missing),
-        num_kept=len(files) - len(missing),
-    )
+    done = Transfer.of(files, missing)
     if same and not missing:
         return done
     make_directory(directory)

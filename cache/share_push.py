@@ -58,11 +58,7 @@ def push(
         for file in manifest.files
         if sizes.get(file.path) != file.num_bytes or trusted.get(file.path) != file.sha256
     ]
-    done = Transfer(
-        num_files=len(missing),
-        num_bytes=sum(file.num_bytes for file in missing),
-        num_kept=len(manifest.files) - len(missing),
-    )
+    done = Transfer.of(manifest.files, missing)
     if missing or found != manifest:
         _require_local(directory, missing)
         on_total(done.num_bytes)
