@@ -1,7 +1,8 @@
 """Stage one: run the teacher once over every document and leave a cache directory."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,8 @@ class ShareSummary:
 
     num_new_rows: int
     """Rows computed by this call."""
-    num_missing: int
-    """Shards that other workers have not written yet."""
+    missing: Mapping[int, int]
+    """Shards that are not written yet, by the rank of their worker."""
     summary: BuildSummary | None
     """Of the whole cache, if all shards are there."""
 
@@ -102,25 +103,29 @@ def build_share(
     tokenizer = load_tokenizer(config.teacher, config.revision)
     complete = finished_cache(config, tokenizer)
     if complete is not None:
-        return ShareSummary(num_new_rows=0, num_missing=0, summary=summary_of(complete))
+        return ShareSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
     make_directory(config.out)
     with share_lock(config.out, share.name, same=share.siblings):
         prepared = prepare(config, tokenizer, teacher=teacher)
         if isinstance(prepared, Manifest):
-            return ShareSummary(num_new_rows=0, num_missing=0, summary=summary_of(prepared))
+            return ShareSummary(num_new_rows=0, missing={}, summary=summary_of(prepared))
         remove_partials(config.out, of_the_dead=True)
         shards = prepared.disk_plan.shards
         num_new_rows, seconds = _compute(config, prepared, share.of(shards))
         add_cost(config.out, share, rows=num_new_rows, seconds=seconds)
         with prepare_lock(config.out):
-            num_missing = sum(not (config.out / shard.path).is_file() for shard in shards)
+            missing = Counter(
+                number % share.count
+                for number, shard in enumerate(shards)
+                if not (config.out / shard.path).is_file()
+            )
             manifest = None
-            if not num_missing:
+            if not missing:
                 manifest = finished_cache(config, tokenizer) or _finish(config, prepared, 0, 0.0)
     summary = None
     if manifest is not None:
         summary = summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
-    return ShareSummary(num_new_rows=num_new_rows, num_missing=num_missing, summary=summary)
+    return ShareSummary(num_new_rows=num_new_rows, missing=missing, summary=summary)
 
 
 def _compute(

@@ -247,6 +247,8 @@ def _build_share(config: BuildConfig, share: Share, bytes_per_token: float | Non
     done = build_share(config, share)
     click.echo(f"Worker {share.rank}/{share.count}: {done.num_new_rows:,} rows computed.")
     if done.summary is None:
-        click.echo(f"{done.num_missing} shards of other workers are still to come.")
+        workers = ", ".join(f"{rank}/{share.count}" for rank in sorted(done.missing)[:8])
+        more = ", …" if len(done.missing) > 8 else ""
+        click.echo(f"Shards still to come: {sum(done.missing.values())}, of {workers}{more}.")
     else:
         Console().print(summary_table(done.summary))

@@ -121,8 +121,11 @@ def require_complete(directory: Path) -> None:
     if (directory / MANIFEST_NAME).is_file():
         return
     if (directory / PLAN_NAME).is_file():
+        shards = Plan.read(directory).shards
+        num_there = sum((directory / shard.path).is_file() for shard in shards)
         raise CacheError(
-            f"The cache at {directory} is not complete: it has a plan but no manifest.\n"
+            f"The cache at {directory} is not complete: {num_there} of its {len(shards)} shards "
+            "are written, and no manifest.\n"
             f"Give its cache-teacher command again (same options, --out {directory}): "
             "it goes on where it stopped. After a stopped `cache merge`, `cache reencode` or "
             "`cache pull`, give that command again."

@@ -72,7 +72,7 @@ def test_two_shares_in_turn_are_the_cache_of_one_process(tmp_path, tiny_teacher)
     build_cache(config_of(tmp_path / "one", tiny_teacher, targets=LOWRANK))
     config = config_of(tmp_path / "two", tiny_teacher, targets=LOWRANK)
     first = build_share(config, Share(rank=1, count=2))
-    assert first.summary is None and first.num_missing == 2 and first.num_new_rows > 0
+    assert first.summary is None and first.missing == {0: 2} and first.num_new_rows > 0
     assert total_cost(config.out, rows=0, seconds=0.0)["teacher_rows"] == first.num_new_rows
     second = build_share(config, Share(rank=0, count=2))
     created = second.summary.manifest.created
@@ -88,7 +88,7 @@ def test_two_shares_in_turn_are_the_cache_of_one_process(tmp_path, tiny_teacher)
 def test_the_command_says_what_other_workers_still_owe(tmp_path, tiny_teacher):
     words = [*build_words(tmp_path / "c", tiny_teacher), "--limit", "5"]
     first = CliRunner().invoke(main, [*words, "--worker", "1/2"])
-    assert "2 shards of other workers are still to come" in first.output, first.output
+    assert "Shards still to come: 2, of 0/2." in first.output, first.output
     second = CliRunner().invoke(main, [*words, "--worker", "0/2"])
     assert "Worker 0/2" in second.output and verify_cache(tmp_path / "c") == []
 
