@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from cache.errors import CacheError
 
 PARTIAL_SUFFIX = ".partial"
+REREAD_SECONDS = 0.1
 _INITIAL_NAMESPACE = 0xEFFFFFFC
 """The one that the kernel starts with; filelock's names of hosts leave it out."""
 
@@ -138,6 +140,16 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         CacheError: the file is missing, not JSON, or differs from what was written by even
             one byte.
     """
+    try:
+        return _read_sealed(path)
+    except CacheError:
+        if not path.exists():
+            raise
+    time.sleep(REREAD_SECONDS)  # one just replaced may be of both kinds on a network file system
+    return _read_sealed(path)
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease, Timeout
 
+import cache.durable
 import cache.lock
 from cache.dead_lock import LockWatch
-from cache.durable import atomic_path, remove_partials
+from cache.durable import atomic_path, read_sealed_json, remove_partials, write_sealed_json
 from cache.errors import CacheError
 from cache.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, share_lock, writer_lock
 
@@ -286,3 +287,15 @@ def test_the_pid_of_another_container_of_the_same_name_means_nothing(
     with writer_lock(tmp_path):
         assert "?pidns-1\n" not in marker.read_text()
     assert "shows within 2 seconds; waiting" in capfd.readouterr().err
+
+
+def test_a_file_that_is_being_replaced_is_read_again(tmp_path, monkeypatch):
+    """sshfs has cut the first reading of a longer one to the length of the one before."""
+    path = tmp_path / "manifest.json"
+    write_sealed_json(path, {"documents": 55})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    with pytest.raises(CacheError, match="is damaged"):
+        read_sealed_json(path)
+    monkeypatch.setattr(cache.durable.time, "sleep", lambda seconds: path.write_bytes(whole))
+    assert read_sealed_json(path) == {"documents": 55}
