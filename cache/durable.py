@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from cache.errors import CacheError
 
 PARTIAL_SUFFIX = ".partial"
 REREAD_SECONDS = 0.1
+LOST_CONNECTION = (errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN)
+"""What a network file system says when its server is out of reach."""
 _INITIAL_NAMESPACE = 0xEFFFFFFC
 """The one that the kernel starts with; filelock's names of hosts leave it out."""
 
@@ -39,7 +41,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise CacheError(write_failure(path, error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or out of reach
+            partial.unlink()
 
 
 def make_directory(path: Path) -> None:
@@ -185,6 +188,11 @@ def write_failure(path: Path, error: OSError) -> str:
         return (
             f"{path} could not be written: no space left on its disk. Nothing half-written is "
             "left.\nFree some space and give the same command again: it goes on where it stopped."
+        )
+    if error.errno in LOST_CONNECTION:
+        return (
+            f"{path} could not be written: {error.strerror}. The connection to its file system "
+            "was lost.\nGive the same command again when it is back: it goes on where it stopped."
         )
     return (
         f"{path} could not be written: {error.strerror or error}.\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from cache.dead_lock import LockWatch, runs_here
-from cache.durable import current_umask, write_failure
+from cache.durable import LOST_CONNECTION, current_umask, write_failure
 from cache.errors import CacheError
 
 LOCK_NAME = "writing.lock"
@@ -77,7 +77,7 @@ def prepare_lock(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        _release(lock)
 
 
 @contextmanager
@@ -86,8 +86,12 @@ def _held(path: Path, directory: Path, what: str = "") -> Iterator[None]:
     _take(lock, directory, what)
     try:
         yield
+    except OSError as error:
+        if error.errno in LOST_CONNECTION:
+            raise CacheError(write_failure(directory, error)) from error
+        raise
     finally:
-        lock.release()
+        _release(lock)
 
 
 def _take(lock: SoftFileLease, directory: Path, what: str = "") -> None:
@@ -115,7 +119,7 @@ def _require_unheld(paths: Iterable[Path], directory: Path) -> None:
         if path.exists():
             lock = _lease(path)
             _take(lock, directory, "" if path.name == LOCK_NAME else f" ({path.stem})")
-            lock.release()
+            _release(lock)
 
 
 def _tell_of_the_wait(directory: Path, owner: str) -> None:
@@ -150,6 +154,11 @@ def _taken(lock: SoftFileLease, watch: LockWatch) -> bool:
             raise _refusal(Path(lock.lock_file).parent, owner, "") from error
         raise CacheError(write_failure(Path(lock.lock_file), error)) from error
     return True
+
+
+def _release(lock: SoftFileLease) -> None:
+    with suppress(OSError):  # connection lost: the lock is found to be a dead process's
+        lock.release()
 
 
 def _holder(lock: SoftFileLease) -> str:

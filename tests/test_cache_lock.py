@@ -1,5 +1,6 @@
 """One writer at a time, locks of dead processes, half-written files and their permissions."""
 
+import errno
 import os
 import signal
 import socket
@@ -238,6 +239,21 @@ def test_without_exchange_a_dead_process_of_this_host_is_followed_at_once(
     assert not list(tmp_path.glob("*.lock*"))
 
 
+def test_without_exchange_a_later_process_with_the_same_pid_is_not_the_holder(
+    tmp_path, holder, no_exchange
+):
+    process = holder()
+    process.kill()
+    process.wait()
+    marker = tmp_path / LOCK_NAME
+    stale = marker.read_text()
+    assert f"pid={process.pid}\n" in stale and "\nstart=" in stale
+    marker.write_text(stale.replace(f"pid={process.pid}\n", f"pid={os.getpid()}\n"))
+    with writer_lock(tmp_path):
+        with pytest.raises(CacheError, match=f"pid {os.getpid()}"), writer_lock(tmp_path):
+            pass
+
+
 def test_without_exchange_one_at_a_time_follows_a_dead_host(tmp_path, holder, no_exchange):
     process = holder("prepare_lock(folder)")
     process.kill()
@@ -299,3 +315,21 @@ def test_a_file_that_is_being_replaced_is_read_again(tmp_path, monkeypatch):
         read_sealed_json(path)
     monkeypatch.setattr(cache.durable.time, "sleep", lambda seconds: path.write_bytes(whole))
     assert read_sealed_json(path) == {"documents": 55}
+
+
+def test_a_lost_connection_is_told_in_a_sentence(tmp_path, monkeypatch):
+    """The lock cannot be released then, nor the half-written file removed."""
+
+    def lost(*args, **options):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CacheError, match="connection to its file system was lost"):
+        with writer_lock(tmp_path), atomic_path(tmp_path / "file") as partial:
+            partial.touch()
+            monkeypatch.setattr(Path, "unlink", lost)
+            monkeypatch.setattr(SoftFileLease, "release", lost)
+            lost()
+    with pytest.raises(CacheError, match="connection to its file system was lost"):
+        with writer_lock(tmp_path / "other"):
+            lost()
