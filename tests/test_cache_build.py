@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import h5py
@@ -28,6 +30,7 @@ from cache.teacher import load_causal_lm
 from cache.verify import verify_cache
 
 ROOT = Path(__file__).parent.parent
+FORK = get_context("fork")
 
 
 def config_of(out: Path, teacher: Path, **options) -> BuildConfig:
@@ -150,24 +153,37 @@ def build_words(out: Path, teacher: Path) -> list[str]:
     return ["cache-teacher", *(str(word) for pair in options.items() for word in pair)]
 
 
-def wait_for_shards(process: subprocess.Popen, out: Path, count: int) -> None:
-    while process.poll() is None and len(list(out.rglob("*.h5"))) < count:
+def small_batches(out: Path, teacher: Path) -> BuildConfig:
+    """What `build_words` asks for: many shards, that take a moment each."""
+    return BuildConfig(
+        out=out, teacher=str(teacher), dataset=str(EXAMPLES), splits=("train",),
+        targets=TargetFormat(top_k=8), shard_tokens=400, batch_tokens=64,
+    )  # fmt: skip
+
+
+def wait_for_shards(process: subprocess.Popen | ForkProcess, out: Path, count: int) -> None:
+    def is_running() -> bool:
+        return process.is_alive() if isinstance(process, ForkProcess) else process.poll() is None
+
+    while is_running() and len(list(out.rglob("*.h5"))) < count:
         time.sleep(0.002)
 
 
 def test_killed_build_resumes_to_identical_bytes(tmp_path, tiny_teacher):
+    config = small_batches(tmp_path / "killed", tiny_teacher)
     for shards_before_kill in (1, 3, 5):
-        process = cli(*build_words(tmp_path / "killed", tiny_teacher))
-        wait_for_shards(process, tmp_path / "killed", shards_before_kill)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with pytest.raises(CacheError, match="not complete"):
-            CacheReader(tmp_path / "killed")
-    num_before = len(list((tmp_path / "killed").rglob("*.h5")))
-    for out in ("killed", "whole"):
-        process = cli(*build_words(tmp_path / out, tiny_teacher))
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
+        process = FORK.Process(target=build_cache, args=(config,))
+        process.start()
+        wait_for_shards(process, config.out, shards_before_kill)
+        process.kill()
+        process.join()
+        with pytest.raises(CacheError, match="not complete: . of its 28 shards are written"):
+            CacheReader(config.out)
+    num_before = len(list(config.out.rglob("*.h5")))
+    build_cache(config)
+    process = cli(*build_words(tmp_path / "whole", tiny_teacher))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     killed, whole = datasets_of(tmp_path / "killed"), datasets_of(tmp_path / "whole")
     assert num_before < len({name.split(":")[0] for name in whole})
     assert killed == whole

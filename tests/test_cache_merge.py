@@ -10,6 +10,7 @@ import pytest
 from conftest import EXAMPLES, save_teacher
 from test_cli import run
 
+import cache.lock
 import cache.merge
 import cache.source
 from cache.build import build_cache
@@ -279,7 +280,8 @@ def test_a_stopped_merge_given_again_ends_with_the_same_bytes(tmp_path, parts, m
     assert not list((tmp_path / "m").rglob("*.partial"))
 
 
-def test_a_merge_stopped_before_its_plan_can_be_given_again(tmp_path, parts):
+def test_a_merge_stopped_before_its_plan_can_be_given_again(tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 0.5)
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "writing.lock").touch()
     (tmp_path / "m" / "plan.json.partial").write_text("{")

@@ -4,16 +4,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from hashlib import sha256
-from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import EXAMPLES
-from test_cache_build import ROOT, build_words, config_of, datasets_of
+from test_cache_build import (
+    FORK,
+    ROOT,
+    build_words,
+    config_of,
+    datasets_of,
+    small_batches,
+    wait_for_shards,
+)
 
 from cache.build import build_cache, build_share
 from cache.config import BuildConfig, TargetFormat
@@ -25,16 +30,7 @@ from cache.verify import verify_cache
 from cache.workers import Share, own_gpus, parse_share, share_of_launch, total_cost
 from cli import main
 
-FORK = get_context("fork")
 LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
-
-
-def small_batches(out: Path, teacher: Path) -> BuildConfig:
-    """What `build_words` asks for: many shards, that take a moment each."""
-    return BuildConfig(
-        out=out, teacher=str(teacher), dataset=str(EXAMPLES), splits=("train",),
-        targets=TargetFormat(top_k=8), shard_tokens=400, batch_tokens=64,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +52,6 @@ def exit_codes(processes: list[ForkProcess]) -> list[int | None]:
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
-
-
-def wait_for_a_shard(process: ForkProcess, out: Path) -> None:
-    while process.is_alive() and not list(out.rglob("*.h5")):
-        time.sleep(0.002)
 
 
 def left_over(out: Path) -> list[str]:
@@ -125,7 +116,7 @@ def test_a_launcher_gives_each_process_its_share(tmp_path, tiny_teacher, whole, 
 def test_a_killed_worker_goes_on_while_another_works(tmp_path, tiny_teacher, whole):
     config = small_batches(tmp_path / "c", tiny_teacher)
     killed = start_share(config, 0)
-    wait_for_a_shard(killed, config.out)
+    wait_for_shards(killed, config.out, 1)
     killed.kill()
     assert exit_codes([killed]) == [-signal.SIGKILL]
     assert exit_codes([start_share(config, rank) for rank in range(2)]) == [0, 0]
@@ -136,7 +127,7 @@ def test_a_killed_worker_goes_on_while_another_works(tmp_path, tiny_teacher, who
 def test_the_same_share_all_and_other_divisions_are_refused(tmp_path, tiny_teacher):
     config = small_batches(tmp_path / "c", tiny_teacher)
     process = start_share(config, 0)
-    wait_for_a_shard(process, config.out)
+    wait_for_shards(process, config.out, 1)
     os.kill(process.pid, signal.SIGSTOP)
     try:
         refused = f"pid {process.pid} .share-0-of-2."
