@@ -13,7 +13,8 @@ from pathlib import Path
 
 from filelock import SoftFileLease
 
-from cache.durable import PARTIAL_SUFFIX, is_running, pid_namespace
+from cache.durable import PARTIAL_SUFFIX
+from cache.process import is_running, pid_namespace, start_ticks
 
 _NAMESPACE_MARK = "?pidns-"
 
@@ -65,17 +66,9 @@ def runs_here(lock: SoftFileLease) -> bool | None:
     host, _, namespace = owner.hostname.partition(_NAMESPACE_MARK)
     if host != socket.gethostname() or namespace != pid_namespace():
         return None
-    if not is_running(host, owner.pid):
+    if not is_running(owner.pid):
         return False
-    return owner.start is None or _start_ticks(owner.pid) in (None, owner.start % 2**64)
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process started, as filelock writes it; a later one may have an earlier one's pid."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):  # no Linux, or gone
-        return None
+    return owner.start is None or start_ticks(owner.pid) in (None, owner.start % 2**64)
 
 
 def _read(path: Path) -> tuple[bytes, int]:

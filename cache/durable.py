@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
+from cache.process import home, is_running
 
 PARTIAL_SUFFIX = ".partial"
 REREAD_SECONDS = 0.1
 LOST_CONNECTION = (errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN)
 """What a network file system says when its server is out of reach."""
-_INITIAL_NAMESPACE = 0xEFFFFFFC
-"""The one that the kernel starts with; filelock's names of hosts leave it out."""
 
 
 @contextmanager
@@ -30,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         CacheError: the disk is full or the directory cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{_home()}-{os.getpid()}{PARTIAL_SUFFIX}")
+    partial = path.with_name(f"{path.name}.{home()}-{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -73,28 +71,6 @@ def remove_partials(directory: Path, *, of_the_dead: bool = False) -> None:
                 (Path(root) / name).unlink(missing_ok=True)
 
 
-def is_running(host: str, pid: int) -> bool:
-    """Whether this host is the one named, and has such a process."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-def pid_namespace() -> str:
-    """Of this process, as filelock adds it to a host's name; pids mean nothing in another."""
-    try:
-        number = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:  # no Linux
-        number = _INITIAL_NAMESPACE
-    return "" if number == _INITIAL_NAMESPACE else f"{number:x}"
-
-
 def current_umask() -> int:
     """Permissions that new files of this process do not get."""
     umask = os.umask(0o077)
@@ -102,17 +78,12 @@ def current_umask() -> int:
     return umask
 
 
-def _home() -> str:
-    """Where this process's pid means something: the host and, in a container, its namespace."""
-    return "-".join(filter(None, (socket.gethostname(), pid_namespace())))
-
-
 def _may_be_written(name: str) -> bool:
     writer = name.removesuffix(PARTIAL_SUFFIX)
-    _, found, pid = writer.rpartition(f".{_home()}-")
+    _, found, pid = writer.rpartition(f".{home()}-")
     if not found or not pid.isdigit():
         return True  # of another host or container
-    return int(pid) != os.getpid() and is_running(socket.gethostname(), int(pid))
+    return int(pid) != os.getpid() and is_running(int(pid))
 
 
 def file_sha256(path: Path) -> str:
