@@ -18,11 +18,18 @@ class SshRemote(Remote):
     """Every thread has a connection of its own: threads that share one wait for ever."""
 
     def __init__(self, url: str):
-        """Open `ssh://[user@]host[:port]/folder`; nothing is asked of it yet."""
+        """Open `ssh://[user@]host[:port]/folder`; nothing is asked of it yet.
+
+        Raises:
+            CacheError: the URL is not of that form.
+        """
         self._options = infer_storage_options(url)
         self._options.pop("protocol")
+        path = self._options.pop("path").rstrip("/")
+        if not (path and self._options.get("host")):
+            raise CacheError(f"{url}: a cache over ssh is at ssh://[USER@]HOST[:PORT]/FOLDER.")
         self._own = threading.local()
-        super().__init__(url, None, self._options.pop("path"))
+        super().__init__(url, None, path)
 
     @property
     def fs(self) -> Any:

@@ -127,3 +127,9 @@ def test_a_host_that_ssh_does_not_know_is_refused(tiny_cache, url, line, server,
     message = f"SHA256:.*known_hosts has {there} of it.\n.*connect once with ssh"
     with pytest.raises(CacheError, match=message):
         push(tiny_cache, url, card=CARD)
+
+
+@pytest.mark.parametrize("wrong", ["ssh:///folder", "ssh://host", "ssh://host/"])
+def test_a_url_without_a_host_or_a_folder_is_refused(wrong):
+    with pytest.raises(CacheError, match="a cache over ssh is at ssh://"):
+        open_remote(wrong)
