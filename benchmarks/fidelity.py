@@ -15,7 +15,7 @@ import click
 
 from cache.config import BuildConfig, TargetFormat
 from cache.plan import plan_build
-from cache.teacher import Teacher, load_causal_lm, resolve_dtype
+from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
 from cache.trial import Trial, TrialResult
 
 TEMPERATURES = (1.0, 1.5, 1.7, 2.0)
@@ -105,11 +105,11 @@ def main(
 ):
     """Print the table, a line as soon as it is measured."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model, tokenizer = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
+    model = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
     config = BuildConfig(out=Path("unused"), teacher=teacher, dataset=dataset, splits=("train",))
     trial = Trial(
         Teacher(model),
-        plan_build(config, tokenizer).documents["train"],
+        plan_build(config, load_tokenizer(teacher)).documents["train"],
         num_rows=rows,
         batch_tokens=batch_tokens,
         shard_rows=SHARD_ROWS,

@@ -28,8 +28,8 @@ from evaluation.problems import load_benchmark
 def load(model: str | None, student: str, tokenizer: str | None, device: torch.device):
     """A model and its tokenizer; without a model, a student of random weights."""
     if model is not None:
-        loaded, words = load_causal_lm(model, dtype=torch.float32, device_map=None)
-        return loaded.to(device), words
+        loaded = load_causal_lm(model, dtype=torch.float32, device_map=None)
+        return loaded.to(device), load_tokenizer(model)
     if tokenizer is None:
         raise click.UsageError("give --model, or a student's --tokenizer")
     words = load_tokenizer(tokenizer)

@@ -23,7 +23,7 @@ from cache.plan import plan_batches, plan_build
 from cache.row_codec import RowCodec
 from cache.rows import compute_rows, pad_documents
 from cache.tail_file import head_of
-from cache.teacher import Teacher, load_causal_lm, resolve_dtype
+from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
 from cache.writer import ShardAssembly, ShardWriter
 
 
@@ -49,12 +49,12 @@ def codec_of(tail: str, teacher: Teacher, documents, batch_tokens: int) -> RowCo
 @click.option("--repeats", default=3)
 def main(teacher: str, dataset: str, limit: int, batch_tokens: int, repeats: int):
     """Print tokens/s of the bare forward and of stage one with each tail, and their ratios."""
-    model, tokenizer = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
+    model = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
     wrapped = Teacher(model)
     config = BuildConfig(
         out=Path("unused"), teacher=teacher, dataset=dataset, limit=limit, splits=("train",)
     )
-    documents = plan_build(config, tokenizer).documents["train"]
+    documents = plan_build(config, load_tokenizer(teacher)).documents["train"]
     batches = plan_batches(documents, batch_tokens)
     num_tokens = sum(document.num_tokens for document in documents)
 

@@ -265,7 +265,7 @@ def main(teacher, caches, student, batch_size, accumulate, num_steps, precision,
         accumulate=accumulate,
         precision=precision,
     )
-    model, _ = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
+    model = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
     readers = {Path(path).name: CacheReader(path) for path in caches}
     sides = Sides(recipe, readers, model, num_steps)
     num_tokens = sum(batch.num_tokens for step in sides.steps for batch in step)

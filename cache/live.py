@@ -120,7 +120,7 @@ def verify_live(
 def _load_teacher(reader: CacheReader, name: str | None, device_map: str | None) -> Teacher:
     identity = reader.identity
     chosen = name or identity.teacher
-    model, _ = load_causal_lm(
+    model = load_causal_lm(
         chosen,
         revision=identity.revision if chosen == identity.teacher else None,
         dtype=teacher_dtype(identity),

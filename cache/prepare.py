@@ -132,7 +132,7 @@ def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
     Raises:
         CacheError: it cannot be loaded, or the planned documents do not fit it.
     """
-    model, _ = load_causal_lm(
+    model = load_causal_lm(
         config.teacher,
         revision=config.revision,
         dtype=resolve_dtype(config.dtype),

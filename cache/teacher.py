@@ -64,7 +64,7 @@ def load_causal_lm(
     dtype: torch.dtype = torch.float32,
     device_map: str | None = "auto",
 ):
-    """A causal language model in eval mode, and its tokenizer.
+    """A causal language model in eval mode.
 
     Args:
         model: a hub id, a local folder, or a `.gguf` file (dequantised on loading).
@@ -78,7 +78,6 @@ def load_causal_lm(
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a log file wants no bars
-    tokenizer = load_tokenizer(model, revision)
     folder, gguf = _source(model)
     options: dict[str, Any] = dict(gguf)
     if gguf:
@@ -92,7 +91,7 @@ def load_causal_lm(
     except Exception as error:
         raise CacheError(_load_failure("model", model, error)) from error
     gc.collect()  # a dequantised GGUF leaves its reader's arrays behind
-    return loaded.eval(), tokenizer
+    return loaded.eval()
 
 
 def _source(model: str) -> tuple[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
-from cache.teacher import load_causal_lm
+from cache.teacher import load_causal_lm, load_tokenizer
 from evaluation.errors import EvaluationError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -139,9 +139,10 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
     if source.is_teacher:
         device_map = str(device) if device.type == "cuda" else None
         try:
-            model, tokenizer = load_causal_lm(
+            model = load_causal_lm(
                 source.source, revision=source.revision, dtype=dtype, device_map=device_map
             )
+            tokenizer = load_tokenizer(source.source, source.revision)
         except CacheError as error:
             raise EvaluationError(str(error)) from error
         return model.to(device).eval(), tokenizer

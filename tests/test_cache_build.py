@@ -26,7 +26,7 @@ from cache.lock import writer_lock
 from cache.problems import load_problems
 from cache.reader import CacheReader
 from cache.rows import compute_rows
-from cache.teacher import load_causal_lm
+from cache.teacher import load_causal_lm, load_tokenizer
 from cache.verify import verify_cache
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def datasets_of(cache_dir: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
 def test_stored_top_1_is_the_arg_max_for_the_next_token(tmp_path, tiny_teacher, batch_tokens):
     build_cache(config_of(tmp_path / "c", tiny_teacher, batch_tokens=batch_tokens))
-    model, tokenizer = load_causal_lm(str(tiny_teacher))
+    model, tokenizer = load_causal_lm(str(tiny_teacher)), load_tokenizer(str(tiny_teacher))
     documents, _ = build_documents(
         load_problems(str(EXAMPLES), "train")[:10], tokenizer, template="instruction",
         max_length=512,
@@ -89,7 +89,7 @@ def test_stored_top_1_is_the_arg_max_for_the_next_token(tmp_path, tiny_teacher, 
 def test_every_tail_is_built_verified_and_read_back(tmp_path, tiny_teacher, targets):
     manifest = build_cache(config_of(tmp_path / "c", tiny_teacher, targets=targets)).manifest
     assert verify_cache(tmp_path / "c") == []
-    model, _ = load_causal_lm(str(tiny_teacher))
+    model = load_causal_lm(str(tiny_teacher))
     at_two = {row.temperature: row for row in manifest.fidelity}[2.0]
     with CacheReader(tmp_path / "c") as reader:
         documents = reader.read("train", [7, 2])
@@ -122,7 +122,7 @@ def test_a_killed_build_fits_no_second_basis(tmp_path, tiny_teacher, monkeypatch
 
 def test_gold_logprob_is_the_loss_of_the_teacher(tmp_path, tiny_teacher):
     build_cache(config_of(tmp_path / "c", tiny_teacher))
-    model, _ = load_causal_lm(str(tiny_teacher))
+    model = load_causal_lm(str(tiny_teacher))
     with CacheReader(tmp_path / "c") as reader:
         ids = torch.from_numpy(reader.read("train", [4]).token_ids)[None]
         gold = reader.read_rows("train", [4], "gold_logprob").astype(np.float64)
@@ -266,10 +266,10 @@ def test_a_second_writer_is_refused_by_host_and_pid(tmp_path, tiny_teacher):
 
 
 def test_nan_logits_name_the_documents_and_leave_no_shard(tmp_path, tiny_teacher, monkeypatch):
-    model, tokenizer = load_causal_lm(str(tiny_teacher))
+    model = load_causal_lm(str(tiny_teacher))
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
-    monkeypatch.setattr(cache.prepare, "load_causal_lm", lambda *a, **k: (model, tokenizer))
+    monkeypatch.setattr(cache.prepare, "load_causal_lm", lambda *a, **k: model)
     with pytest.raises(CacheError, match=r"NaN or inf .*; batch of task_id 6"):
         build_cache(config_of(tmp_path / "c", tiny_teacher))
     assert not list((tmp_path / "c").rglob("*.h5*"))
@@ -380,7 +380,7 @@ def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch)
     from cache.row_codec import RowCodec
     from cache.teacher import Teacher
 
-    model, tokenizer = load_causal_lm(str(tiny_teacher))
+    model, tokenizer = load_causal_lm(str(tiny_teacher)), load_tokenizer(str(tiny_teacher))
     documents, _ = build_documents(
         load_problems(str(EXAMPLES), "train")[:3], tokenizer, template="instruction",
         max_length=512,
