@@ -58,12 +58,18 @@ class LockWatch:
             claim.unlink()
 
 
+def home_of(hostname: str) -> tuple[str, str]:
+    """Host and pid namespace, which is "" outside of containers, of a holder's host name."""
+    host, _, namespace = hostname.partition(_NAMESPACE_MARK)
+    return host, namespace
+
+
 def runs_here(lock: SoftFileLease) -> bool | None:
     """Whether the process that holds a lock runs on this host; None if it is of another."""
     owner = lock.owner
     if owner is None:
         return None
-    host, _, namespace = owner.hostname.partition(_NAMESPACE_MARK)
+    host, namespace = home_of(owner.hostname)
     if host != socket.gethostname() or namespace != pid_namespace():
         return None
     if not is_running(owner.pid):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from cache.dead_lock import LockWatch, runs_here
+from cache.dead_lock import LockWatch, home_of, runs_here
 from cache.durable import LOST_CONNECTION, current_umask, write_failure
 from cache.errors import CacheError
 
@@ -163,4 +163,7 @@ def _release(lock: SoftFileLease) -> None:
 
 def _holder(lock: SoftFileLease) -> str:
     owner = lock.owner
-    return f"host {owner.hostname}, pid {owner.pid}" if owner else ""
+    if owner is None:
+        return ""
+    host, namespace = home_of(owner.hostname)
+    return f"host {host}, pid {owner.pid}{' of a container' if namespace else ''}"

@@ -302,7 +302,9 @@ def test_the_pid_of_another_container_of_the_same_name_means_nothing(
     marker.write_text(text.replace(before, f"{host}?pidns-1"))
     with writer_lock(tmp_path):
         assert "?pidns-1\n" not in marker.read_text()
-    assert "shows within 2 seconds; waiting" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"written by host {socket.gethostname()}, pid" in told
+    assert "of a container. Whether" in told and "shows within 2 seconds; waiting" in told
 
 
 def test_a_file_that_is_being_replaced_is_read_again(tmp_path, monkeypatch):
