@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cache.inspect import identity_facts, split_sizes
 from cache.manifest import Manifest
 from cache.remote import is_url
 
@@ -117,33 +118,15 @@ def _use(url: str) -> str:
 
 
 def _identity_rows(manifest: Manifest) -> list[tuple[str, ...]]:
-    identity = manifest.identity
-    facts = {
-        "identity": identity.sha256,
-        "teacher": f"{identity.teacher}, revision {identity.revision or 'as found'}",
-        "teacher weights": identity.teacher_sha256,
-        "vocabulary": f"{identity.vocab_size:,}",
-        "dataset": identity.dataset,
-        "template": f"{identity.template}, up to {identity.max_length} tokens",
-        "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
-        "format": f"version {identity.format_version}",
-        "built": str(manifest.created.get("date", "not recorded")),
-    }
-    return list(facts.items())
+    built = str(manifest.created.get("date", "not recorded"))
+    return [*identity_facts(manifest.identity).items(), ("built", built)]
 
 
 def _size_rows(manifest: Manifest) -> list[tuple[str, ...]]:
-    num_bytes = {file.path: file.num_bytes for file in manifest.files}
     rows = []
-    for split in dict.fromkeys(shard.split for shard in manifest.plan.shards):
-        shards = [shard for shard in manifest.plan.shards if shard.split == split]
-        counts = (
-            sum(shard.num_documents for shard in shards),
-            sum(shard.num_tokens for shard in shards),
-            len(shards),
-            sum(num_bytes.get(shard.path, 0) for shard in shards),
-        )
-        rows.append((split, *(f"{count:,}" for count in counts)))
+    for size in split_sizes(manifest):
+        counts = (size.num_documents, size.num_tokens, size.num_shards, size.num_bytes)
+        rows.append((size.split, *(f"{count:,}" for count in counts)))
     return rows
 
 

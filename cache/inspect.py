@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.identity import Identity
+from cache.manifest import Manifest
 from cache.reader import CacheReader
 
 SAMPLE_ROWS = 8192
@@ -32,12 +34,26 @@ class ExampleToken:
     """The teacher's most probable tokens and their probabilities at T = 1."""
 
 
-def split_sizes(reader: CacheReader) -> list[SplitSize]:
+def identity_facts(identity: Identity) -> dict[str, str]:
+    """What a cache is, in words, by name."""
+    return {
+        "identity": identity.sha256,
+        "teacher": f"{identity.teacher}, revision {identity.revision or 'as found'}",
+        "teacher weights": identity.teacher_sha256,
+        "vocabulary": f"{identity.vocab_size:,}",
+        "dataset": identity.dataset,
+        "template": f"{identity.template}, up to {identity.max_length} tokens",
+        "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
+        "format": f"version {identity.format_version}",
+    }
+
+
+def split_sizes(manifest: Manifest) -> list[SplitSize]:
     """Size of each split."""
-    sizes = {file.path: file.num_bytes for file in reader.manifest.files}
+    sizes = {file.path: file.num_bytes for file in manifest.files}
     rows = []
-    for split in reader.splits:
-        shards = [s for s in reader.manifest.plan.shards if s.split == split]
+    for split in dict.fromkeys(shard.split for shard in manifest.plan.shards):
+        shards = [s for s in manifest.plan.shards if s.split == split]
         rows.append(
             SplitSize(
                 split=split,

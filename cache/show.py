@@ -13,6 +13,7 @@ from cache.corpus_range import ranges_of
 from cache.fidelity import Fidelity
 from cache.inspect import (
     example_tokens,
+    identity_facts,
     mean_teacher_loss,
     split_sizes,
 )
@@ -78,20 +79,17 @@ def inspect_tables(reader: CacheReader, tokenizer, *, split: str, document: int)
 
 
 def _identity_table(reader: CacheReader) -> Table:
-    identity = reader.identity
-    facts = {
-        "identity": reader.identity_hash,
-        "teacher": f"{identity.teacher}, revision {identity.revision or 'as found'}",
-        "teacher weights": identity.teacher_sha256,
-        "tokenizer": f"{identity.tokenizer_sha256}, vocabulary {identity.vocab_size:,}",
-        "dataset": identity.dataset,
-        **_texts(reader),
-        "template": f"{identity.template}, up to {identity.max_length} tokens",
-        "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
-        "format": f"version {identity.format_version}",
-        "libraries": ", ".join(f"{k} {v}" for k, v in identity.libraries.items()),
-        "built": ", ".join(reader.manifest.created[name] for name in ("date", "machine", "device")),
-    }
+    identity, created = reader.identity, reader.manifest.created
+    facts: dict[str, str] = {}
+    for name, words in identity_facts(identity).items():
+        if name == "vocabulary":
+            facts["tokenizer"] = f"{identity.tokenizer_sha256}, vocabulary {words}"
+        else:
+            facts[name] = words
+        if name == "dataset":
+            facts |= _texts(reader)
+    facts["libraries"] = ", ".join(f"{k} {v}" for k, v in identity.libraries.items())
+    facts["built"] = ", ".join(created[name] for name in ("date", "machine", "device"))
     return _facts("Identity", facts)
 
 
@@ -104,7 +102,7 @@ def _texts(reader: CacheReader) -> dict[str, str]:
 def _size_table(reader: CacheReader) -> Table:
     names = ("split", "documents", "tokens", "shards", "size", "bytes/token", "teacher CE")
     table = _table("Size", names)
-    for size in split_sizes(reader):
+    for size in split_sizes(reader.manifest):
         table.add_row(
             size.split,
             f"{size.num_documents:,}",

@@ -80,13 +80,18 @@ def take_gpus() -> None:
 
 def own_gpus(environment: Mapping[str, str], num_gpus: int) -> list[str]:
     """The block of GPUs of one of LOCAL_WORLD_SIZE processes; they share where there are fewer."""
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",")[:num_gpus] if named else [str(gpu) for gpu in range(num_gpus)]
+    gpus = visible_gpus(environment, num_gpus)
     if not gpus:
         return []
     rank, count = (int(environment[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     size = len(gpus) // count
     return gpus[rank * size : (rank + 1) * size] if size else [gpus[rank % len(gpus)]]
+
+
+def visible_gpus(environment: Mapping[str, str], num_gpus: int) -> list[str]:
+    """The GPUs that a process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:num_gpus] if named else [str(gpu) for gpu in range(num_gpus)]
 
 
 def add_cost(out: Path, share: Share, *, rows: int, seconds: float) -> None:

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import torch
 
+from cache.workers import visible_gpus
 from distill.config import SweepConfig
 from distill.job import STOP_SECONDS, config_to_json
 from distill.live import Board
@@ -51,10 +52,7 @@ class Place:
 
 def divide_machine(num_jobs: int) -> list[Place]:
     """A place for each of `num_jobs` processes: GPUs in turn, and an even share of the threads."""
-    gpus = [str(index) for index in range(torch.cuda.device_count())]
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if gpus and named:
-        gpus = named.split(",")[: len(gpus)]
+    gpus = visible_gpus(os.environ, torch.cuda.device_count())
     num_threads = max(1, torch.get_num_threads() // num_jobs)
     return [
         Place(gpu=gpus[job % len(gpus)] if gpus else None, num_threads=num_threads)

@@ -54,6 +54,12 @@ def datasets_of(cache_dir: Path) -> dict[str, bytes]:
     return content
 
 
+def left_over(out: Path) -> list[str]:
+    """What a build must not leave in its directory."""
+    patterns = ("*.lock*", "share-*", "*.partial")
+    return [path.name for pattern in patterns for path in out.rglob(pattern)]
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
 def test_stored_top_1_is_the_arg_max_for_the_next_token(tmp_path, tiny_teacher, batch_tokens):
     build_cache(config_of(tmp_path / "c", tiny_teacher, batch_tokens=batch_tokens))

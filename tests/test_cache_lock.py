@@ -75,14 +75,19 @@ def test_the_lock_of_a_killed_writer_is_taken_over(tmp_path, holder):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_lock_of_another_process_that_has_the_pid_now_is_taken_over(tmp_path, holder):
+def leave_lock_of(pid: int, folder: Path, holder) -> None:
+    """The lock of a killed process, as if that had had this pid."""
     process = holder()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    marker = tmp_path / LOCK_NAME
+    marker = folder / LOCK_NAME
     stale = marker.read_text()
     assert f"pid={process.pid}\n" in stale and "\nstart=" in stale
-    marker.write_text(stale.replace(f"pid={process.pid}\n", f"pid={os.getppid()}\n"))
+    marker.write_text(stale.replace(f"pid={process.pid}\n", f"pid={pid}\n"))
+
+
+def test_the_lock_of_another_process_that_has_the_pid_now_is_taken_over(tmp_path, holder):
+    leave_lock_of(os.getppid(), tmp_path, holder)
     with writer_lock(tmp_path):
         pass
 
@@ -242,13 +247,7 @@ def test_without_exchange_a_dead_process_of_this_host_is_followed_at_once(
 def test_without_exchange_a_later_process_with_the_same_pid_is_not_the_holder(
     tmp_path, holder, no_exchange
 ):
-    process = holder()
-    process.kill()
-    process.wait()
-    marker = tmp_path / LOCK_NAME
-    stale = marker.read_text()
-    assert f"pid={process.pid}\n" in stale and "\nstart=" in stale
-    marker.write_text(stale.replace(f"pid={process.pid}\n", f"pid={os.getpid()}\n"))
+    leave_lock_of(os.getpid(), tmp_path, holder)
     with writer_lock(tmp_path):
         with pytest.raises(CacheError, match=f"pid {os.getpid()}"), writer_lock(tmp_path):
             pass

@@ -6,12 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 from conftest import save_teacher
-from test_cache_build import ROOT, build_words, config_of, datasets_of
+from local_ray import replicas, two_cpus
+from test_cache_build import ROOT, build_words, config_of, datasets_of, left_over
 
 from cache.build import build_cache
 from cache.config import TargetFormat
@@ -31,26 +30,8 @@ LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """Two CPUs; nothing of it is left behind."""
-    before = {process.pid for process in psutil.process_iter()}
-    ray.init(
-        num_cpus=2, include_dashboard=False, object_store_memory=80 << 20,
-        log_to_driver=False, logging_level="ERROR",
-    )  # fmt: skip
-    yield
-    ray.shutdown()
-    for _ in range(100):
-        left = [p for p in psutil.process_iter() if p.pid not in before and is_of_ray(p)]
-        if not left:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"left behind: {left}")
-
-
-def is_of_ray(process: psutil.Process) -> bool:
-    try:
-        return "ray" in process.name() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    with two_cpus():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +40,6 @@ def local(tmp_path_factory, tiny_teacher):
     out = tmp_path_factory.mktemp("local") / "c"
     summary = build_cache(config_of(out, tiny_teacher, targets=LOWRANK, shard_tokens=300))
     return summary, datasets_of(out)
-
-
-def left_over(out: Path) -> list[str]:
-    patterns = ("*.lock*", "share-*", "*.partial")
-    return [path.name for pattern in patterns for path in out.rglob(pattern)]
-
-
-def replicas() -> list[psutil.Process]:
-    """The processes of the replicas."""
-    found = psutil.process_iter(["name"])  # passes over those that end meanwhile
-    return [p for p in found if (p.info["name"] or "").startswith("ray::Replica")]
 
 
 def kill_replicas(stop: threading.Event, when, *, at_most: int) -> list[int]:

@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import save_teacher
-from test_cache_build import ROOT, build_words, datasets_of
+from local_ray import replicas
+from test_cache_build import ROOT, build_words, datasets_of, left_over
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
 # A cluster of its own, which does not go well beside another one on two cores.
@@ -37,11 +37,6 @@ def wait_until(true, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def num_replicas() -> int:
-    found = psutil.process_iter(["name"])
-    return sum((p.info["name"] or "").startswith("ray::Replica") for p in found)
-
-
 def build(out: Path, teacher: Path, *words: str) -> subprocess.Popen:
     # One document a batch, so that there is time for nodes to come and go.
     command = [*build_words(out, teacher), "--batch-tokens", "1", "--limit", "30", *words]
@@ -62,10 +57,10 @@ def test_nodes_that_join_late_and_are_lost_leave_the_bytes_of_a_local_build(tmp_
     first = cluster.add_node(**NODE)
     wait_until(lambda: list(out.glob("train/*.h5")), process)
     cluster.add_node(**NODE)
-    wait_until(lambda: num_replicas() == 2, process)
+    wait_until(lambda: len(replicas()) == 2, process)
     cluster.remove_node(first, allow_graceful=False)
     output = process.stderr.read()
     assert process.wait() == 0, output
     assert "A process of Ray's was lost" in output
     assert datasets_of(out) == datasets_of(tmp_path / "local")
-    assert [p.name for pattern in ("*.lock", "*.partial") for p in out.rglob(pattern)] == []
+    assert left_over(out) == []

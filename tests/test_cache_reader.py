@@ -255,7 +255,7 @@ def test_inspection_tells_sizes_mass_and_an_example(tiny_cache):
     from transformers import AutoTokenizer
 
     with CacheReader(tiny_cache) as reader:
-        sizes = split_sizes(reader)
+        sizes = split_sizes(reader.manifest)
         assert [size.num_documents for size in sizes] == [24, 10]
         assert sizes[0].num_bytes == sum(p.stat().st_size for p in (tiny_cache / "train").iterdir())
         fidelity = reader.fidelity()

@@ -16,6 +16,7 @@ from test_cache_build import (
     build_words,
     config_of,
     datasets_of,
+    left_over,
     small_batches,
     wait_for_shards,
 )
@@ -52,11 +53,6 @@ def exit_codes(processes: list[ForkProcess]) -> list[int | None]:
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
-
-
-def left_over(out: Path) -> list[str]:
-    patterns = ("*.lock*", "share-*", "*.partial")
-    return [path.name for pattern in patterns for path in out.rglob(pattern)]
 
 
 def test_two_shares_in_turn_are_the_cache_of_one_process(tmp_path, tiny_teacher):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_ray import two_cpus
 
 from distill.config import SweepConfig
 from distill.errors import DistillError
@@ -30,12 +31,8 @@ recipes: [{name: long}]
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """Two CPUs; nothing of it is left behind."""
-    ray.init(
-        num_cpus=2, include_dashboard=False, object_store_memory=80 << 20,
-        log_to_driver=False, logging_level="ERROR",
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with two_cpus():
+        yield
 
 
 def config_in(folder: Path, cache: Path, text: str, **options) -> SweepConfig:
