@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from cache.commands import cache_group
-from cache.commands_build import cache_teacher
+from cache.commands.build import cache_teacher
+from cache.commands.group import cache_group
 from cache.errors import CacheError
 from distill.commands import sweep, train
 from distill.errors import DistillError

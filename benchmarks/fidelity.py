@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
-from cache.config import BuildConfig, TargetFormat
-from cache.plan import plan_build
-from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
-from cache.trial import Trial, TrialResult
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.plan import plan_build
+from cache.teacher.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
+from cache.tools.trial import Trial, TrialResult
 
 TEMPERATURES = (1.0, 1.5, 1.7, 2.0)
 MBPP_ROWS = 87_225  # train and validation with SmolLM2's tokenizer

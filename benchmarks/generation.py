@@ -14,15 +14,15 @@ from dataclasses import replace
 import click
 import torch
 
-from cache.teacher import load_causal_lm, load_tokenizer
-from distill.shapes import parse_shape
-from distill.student import build_student
+from cache.teacher.teacher import load_causal_lm, load_tokenizer
+from distill.learning.student import build_student
+from distill.settings.shapes import parse_shape
 from evaluation.config import GenerationSettings
 from evaluation.generation.generate import Request, generate_each
 from evaluation.generation.tokens import encode_prompt, padding_id
-from evaluation.latency import synchronize
-from evaluation.models import resolve_device
-from evaluation.problems import load_benchmark
+from evaluation.models.latency import synchronize
+from evaluation.models.sources import resolve_device
+from evaluation.problems.benchmarks import load_benchmark
 
 
 def load(model: str | None, student: str, tokenizer: str | None, device: torch.device):

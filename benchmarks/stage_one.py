@@ -16,15 +16,15 @@ from pathlib import Path
 import click
 import torch
 
-from cache.calibrate import fit_basis
-from cache.config import TAILS, BuildConfig, TargetFormat
-from cache.layout import ShardLayout
-from cache.plan import plan_batches, plan_build
-from cache.row_codec import RowCodec
-from cache.rows import compute_rows, pad_documents
-from cache.tail_file import head_of
-from cache.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
-from cache.writer import ShardAssembly, ShardWriter
+from cache.building.config import TAILS, BuildConfig, TargetFormat
+from cache.building.encode import compute_rows, pad_documents
+from cache.building.fit_basis import fit_basis
+from cache.building.plan import plan_batches, plan_build
+from cache.building.writer import ShardAssembly, ShardWriter
+from cache.storage.layout import ShardLayout
+from cache.storage.tail_file import head_of
+from cache.targets.row_codec import RowCodec
+from cache.teacher.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
 
 
 def synchronise() -> None:

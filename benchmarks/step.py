@@ -33,17 +33,17 @@ from transformers import (
     TrainingArguments,
 )
 
-from cache.reader import CacheReader
-from cache.teacher import load_causal_lm, resolve_dtype
-from distill.batches import Batch
-from distill.epochs import Epochs
-from distill.fused import CPU_PASS_BYTES, SLICE_BYTES
-from distill.learner import Learner
-from distill.objective import row_states
-from distill.precision import start_accelerator
-from distill.recipe import Recipe
-from distill.shapes import parse_shape
-from distill.student import build_student, padding_id
+from cache.reading.reader import CacheReader
+from cache.teacher.teacher import load_causal_lm, resolve_dtype
+from distill.batches.batch import Batch
+from distill.batches.epochs import Epochs
+from distill.learning.learner import Learner
+from distill.learning.objective import row_states
+from distill.learning.precision import start_accelerator
+from distill.learning.student import build_student, padding_id
+from distill.loss.fused import CPU_PASS_BYTES, SLICE_BYTES
+from distill.settings.recipe import Recipe
+from distill.settings.shapes import parse_shape
 
 
 class SlicedCrossEntropy(torch.autograd.Function):

@@ -15,13 +15,13 @@ import click
 import torch
 from transformers import AutoModelForCausalLM
 
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from cache.reader import CacheReader
-from distill.config import TrainConfig
-from distill.loss import sparse_kl_sum
-from distill.recipe import Recipe
-from distill.train import train
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
+from cache.reading.reader import CacheReader
+from distill.loss.terms import sparse_kl_sum
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from distill.settings.recipe import Recipe
 
 KINDS = {
     "renormalised": TargetFormat(top_k=64, logprob_bits=16, tail="renormalize"),

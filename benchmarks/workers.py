@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from cache.manifest import Manifest
+from cache.storage.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,7 +14,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cache.remote import OnBytes
+from cache.remote.remote import OnBytes
 
 
 class Counters(NamedTuple):

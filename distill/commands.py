@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from distill.config import ENGINES, SweepConfig, TrainConfig
-from distill.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES, PRECISIONS
-from distill.recipe_files import find_recipe
+from distill.settings.config import ENGINES, SweepConfig, TrainConfig
+from distill.settings.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES, PRECISIONS
+from distill.settings.recipe_files import find_recipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -91,7 +91,7 @@ def train(
     """
     given = {field: value for field, value in overrides.items() if value is not None}
     recipe = replace(find_recipe(recipe_name, recipes), **given)
-    from cache.share import local_cache
+    from cache.remote.pull import local_cache
 
     config = TrainConfig(
         cache=local_cache(cache),
@@ -102,8 +102,8 @@ def train(
         wandb=wandb,
         wandb_project=wandb_project,
     )
-    from distill.show import summary_table
-    from distill.train import train as run_training
+    from distill.run.tables import summary_table
+    from distill.run.train import train as run_training
 
     Console().print(summary_table(run_training(config)))
 
@@ -142,12 +142,12 @@ def sweep(cache: str, dry_run: bool, **options):
       python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --jobs 4
       python cli.py sweep --cache /shared/cache --out /shared/runs --engine ray --gpus-per-job 0.5
     """
-    from cache.share import local_cache
+    from cache.remote.pull import local_cache
 
     config = SweepConfig(cache=local_cache(cache), **options)
-    from distill.show import plan_table
-    from distill.sweep import plan_sweep
-    from distill.sweep import sweep as run_sweep
+    from distill.run.tables import plan_table
+    from distill.sweep.sweep import plan_sweep
+    from distill.sweep.sweep import sweep as run_sweep
 
     if dry_run:
         Console().print(plan_table(plan_sweep(config)))

@@ -3,13 +3,15 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from evaluation.conditions import Conditions, hash_of
+from evaluation.agreement.held_out import HeldOut
+from evaluation.comparison.conditions import Conditions, hash_of
+from evaluation.comparison.measure import measure_model
+from evaluation.comparison.model_row import ModelRow
+from evaluation.comparison.result import BenchmarkResult, build_result
 from evaluation.config import BenchmarkConfig
-from evaluation.contamination import contamination_remarks, measure_contamination
 from evaluation.errors import EvaluationError
-from evaluation.held_out import HeldOut
-from evaluation.measure import measure_model
-from evaluation.models import (
+from evaluation.judging.self_check import prove_benchmark
+from evaluation.models.sources import (
     list_sources,
     model_identity,
     resolve_device,
@@ -17,13 +19,11 @@ from evaluation.models import (
     split_bystanders,
 )
 from evaluation.page.page import write_html
-from evaluation.problems import load_benchmark, remark_on_judging
+from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
+from evaluation.problems.contamination import contamination_remarks, measure_contamination
 from evaluation.progress import Stages
-from evaluation.report import write_report
-from evaluation.results import BenchmarkResult, build_result
-from evaluation.rows import ModelRow
+from evaluation.report.report import write_report
 from evaluation.sandbox.checks import sandbox_level
-from evaluation.self_check import prove_benchmark
 
 __all__ = ["BenchmarkResult", "prepare", "run_benchmark"]
 
@@ -64,11 +64,11 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
             )
             write_report(result, config.out)
             write_html(asdict(result), conditions.problems, config.out)
-    from evaluation.plots import plot_quality
+    from evaluation.report.plots import plot_quality
 
     plot_quality(result.rows, conditions.benchmark.name, config.out)
     if config.wandb != "disabled":
-        from evaluation.wandb_table import log_table
+        from evaluation.report.wandb_table import log_table
 
         log_table(result, mode=config.wandb, project=config.wandb_project, folder=config.out)
     return result

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cache.config import DTYPE_NAMES
-from cache.templates import TEMPLATES
+from cache.building.config import DTYPE_NAMES
+from cache.data.templates import TEMPLATES
 from evaluation.config import BenchmarkConfig, JudgingConfig
 from evaluation.score_config import ScoreConfig
 
@@ -143,7 +143,7 @@ def evaluate(
     Example:
       python cli.py evaluate --checkpoints runs/* --teacher bigcode/starcoder2-3b
     """
-    from cache.share import local_cache
+    from cache.remote.pull import local_cache
 
     config = BenchmarkConfig(
         checkpoints=(*checkpoints, *more_checkpoints),
@@ -151,7 +151,7 @@ def evaluate(
         **options,
     )
     from evaluation.benchmark import run_benchmark
-    from evaluation.report import to_rich_table
+    from evaluation.report.report import to_rich_table
 
     Console().print(to_rich_table(run_benchmark(config)))
     click.echo(f"Report: {config.out / 'report.html'}, as text {config.out / 'results.md'}")
@@ -195,7 +195,7 @@ def score(**options):
       python cli.py score samples.jsonl --benchmark humaneval
     """
     config = ScoreConfig(**options)
-    from evaluation.score import score_samples, to_rich_score
+    from evaluation.judging.score import score_samples, to_rich_score
 
     Console().print(to_rich_score(score_samples(config)))
     click.echo(f"Score: {config.stem}.score.json")

@@ -12,9 +12,9 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 import pytest
 import torch
 
-torch.set_num_threads(1)
+from tests.support.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "problems.jsonl"
+torch.set_num_threads(1)
 
 
 def take_interrupts() -> None:
@@ -80,8 +80,8 @@ def tiny_teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory, tiny_teacher) -> Path:
     """A real cache of the example problems: 24 train and 10 validation documents, k = 16."""
-    from cache.build import build_cache
-    from cache.config import BuildConfig, TargetFormat
+    from cache.building.config import BuildConfig, TargetFormat
+    from cache.building.local import build_cache
 
     out = tmp_path_factory.mktemp("caches") / "tiny"
     build_cache(

@@ -5,16 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import take_interrupts
 
 import cli
+from tests.conftest import take_interrupts
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "wandb", "h5py", "numpy", "matplotlib"}
 
 

@@ -4,13 +4,12 @@ import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from cache.problems import load_problems
+from cache.data.problems import load_problems
+from tests.support.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "problems.jsonl"
 FIELDS = {
     "task_id": int,
     "text": str,

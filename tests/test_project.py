@@ -12,8 +12,8 @@ import click
 import pytest
 
 import cli
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = ("cache", "distill", "evaluation")
 MAY_IMPORT = {
     "cache": {"cache"},
@@ -45,7 +45,10 @@ def test_imports_point_one_way(package):
 def test_caches_are_read_through_the_reader_alone(package):
     for path in (ROOT / package).rglob("*.py"):
         names = imports_of(path)
-        assert not {"cache.shard", "cache.manifest", "cache.durable", "h5py"} & names, path
+        assert (
+            not {"cache.storage.shard", "cache.storage.manifest", "cache.machine.durable", "h5py"}
+            & names
+        ), path
 
 
 def commands_in(path: Path) -> list[str]:
@@ -93,7 +96,7 @@ def test_an_installed_wheel_runs_and_finds_its_recipes_outside_the_checkout(whee
     script = (
         "import cli, cache, distill, evaluation\n"
         "from pathlib import Path\n"
-        "from distill.recipe_files import find_recipe, recipes_folder\n"
+        "from distill.settings.recipe_files import find_recipe, recipes_folder\n"
         "for module in (cli, cache, distill, evaluation): print(module.__file__)\n"
         "print(recipes_folder() / 'starcoder2-mbpp.yaml')\n"
         "print(Path(cache.__file__).parent / 'FORMAT.md')\n"

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.config import BuildConfig
+from cache.building.config import BuildConfig
+from cache.building.encode import compute_rows
+from cache.building.plan import plan_batches
+from cache.building.prepare import Prepared
+from cache.building.writer import ShardAssembly, ShardWriter
 from cache.errors import CacheError
-from cache.finish import open_shard_file
-from cache.identity import Identity
-from cache.layout import ShardLayout
-from cache.manifest import ShardPlan
-from cache.plan import plan_batches
-from cache.prepare import Prepared
-from cache.progress import BuildProgress
-from cache.rows import compute_rows
-from cache.shard import content_sha256
-from cache.tail_file import load_codec
-from cache.writer import ShardAssembly, ShardWriter
+from cache.machine.progress import BuildProgress
+from cache.storage.finish import open_shard_file
+from cache.storage.identity import Identity
+from cache.storage.layout import ShardLayout
+from cache.storage.manifest import ShardPlan
+from cache.storage.shard import content_sha256
+from cache.storage.tail_file import load_codec
 
 
 class ShardMaker:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.corpus_config import LONG_DOCUMENTS as PACK
-from cache.corpus_config import TEMPLATE, VALIDATION, Corpus
+from cache.data.corpus import LONG_DOCUMENTS as PACK
+from cache.data.corpus import TEMPLATE, VALIDATION, Corpus
+from cache.data.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 from cache.errors import CacheError
-from cache.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
 LONG_DOCUMENTS = ("drop", "truncate")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cache.documents import Document
+from cache.data.documents import Document
 from cache.errors import CacheError
-from cache.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
-from cache.row_codec import EncodedRows, RowCodec
-from cache.teacher import Teacher
+from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
+from cache.targets.row_codec import EncodedRows, RowCodec
+from cache.teacher.teacher import Teacher
 
 # Logits are made for as many rows as fit these bytes in fp32, and reduced in smaller slices,
 # which a core's own cache holds with their temporaries: 10 rows of 49,152 logits took 0.36 ms a

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from cache.basis import BasisFit, TailBasis
-from cache.config import TargetFormat
-from cache.documents import Document
-from cache.plan import plan_batches
-from cache.progress import counted_progress
-from cache.rows import logit_slices
-from cache.tail_file import head_of
-from cache.teacher import Teacher
+from cache.building.config import TargetFormat
+from cache.building.encode import logit_slices
+from cache.building.plan import plan_batches
+from cache.data.documents import Document
+from cache.machine.progress import counted_progress
+from cache.storage.tail_file import head_of
+from cache.targets.basis import BasisFit, TailBasis
+from cache.teacher.teacher import Teacher
 
 FIT_ROWS = 8192
 

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cache.config import BuildConfig
-from cache.corpus_spool import spool_corpus
-from cache.documents import Document, DroppedDocument, build_documents
+from cache.building.config import BuildConfig
+from cache.building.read_corpus import spool_corpus
+from cache.data.documents import Document, DroppedDocument, build_documents
+from cache.data.problems import load_problems
+from cache.data.spool import SPOOL_DIR, SpooledDocuments
 from cache.errors import CacheError
-from cache.identity import dataset_sha256
-from cache.layout import ShardLayout
-from cache.manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardPlan
-from cache.problems import load_problems
-from cache.spool import SPOOL_DIR, SpooledDocuments
+from cache.storage.identity import dataset_sha256
+from cache.storage.layout import ShardLayout
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardPlan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,22 +4,22 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from cache.calibrate import fit_basis
-from cache.config import BuildConfig
-from cache.durable import atomic_path, file_sha256
+from cache.building.config import BuildConfig
+from cache.building.fit_basis import fit_basis
+from cache.building.plan import BuildPlan, plan_build
 from cache.errors import CacheError
-from cache.identity import (
+from cache.machine.durable import atomic_path, file_sha256
+from cache.machine.lock import prepare_lock
+from cache.storage.identity import (
     FORMAT_VERSION,
     Identity,
     library_versions,
     require_same_identity,
     tokenizer_sha256,
 )
-from cache.lock import prepare_lock
-from cache.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
-from cache.plan import BuildPlan, plan_build
-from cache.tail_file import TAIL_FILE, head_of, load_codec, save_head
-from cache.teacher import Teacher, load_causal_lm, resolve_dtype
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
+from cache.storage.tail_file import TAIL_FILE, head_of, load_codec, save_head
+from cache.teacher.teacher import Teacher, load_causal_lm, resolve_dtype
 
 _NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
 
@@ -48,7 +48,7 @@ def prepare(
         like: identity of a cache that it must agree with in all but the documents.
 
     Raises:
-        CacheError: as `cache.build.build_cache`.
+        CacheError: as `cache.building.local.build_cache`.
     """
     with prepare_lock(config.out):
         plan = plan_build(config, tokenizer)

@@ -10,17 +10,17 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cache.build import BuildSummary, finish_build, summary_of
-from cache.compute import ShardMaker
-from cache.config import BuildConfig
-from cache.durable import make_directory, remove_partials
+from cache.building.compute import ShardMaker
+from cache.building.config import BuildConfig
+from cache.building.local import BuildSummary, finish_build, summary_of
+from cache.building.prepare import finished_cache, prepare
 from cache.errors import CacheError
-from cache.lock import prepare_lock, writer_lock
-from cache.manifest import Manifest, Plan, ShardPlan
-from cache.prepare import finished_cache, prepare
-from cache.progress import BuildProgress
-from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
-from cache.teacher import load_tokenizer
+from cache.machine.durable import make_directory, remove_partials
+from cache.machine.lock import prepare_lock, writer_lock
+from cache.machine.progress import BuildProgress
+from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
+from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.teacher.teacher import load_tokenizer
 
 RETRIES = 3
 """How often in turn a shard, or the loading of a replica, may be lost with its process; nodes come
@@ -49,7 +49,7 @@ class RayConfig:
 def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
     """Build the cache at `config.out` with replicas of the teacher on a Ray cluster.
 
-    The bytes are those of `cache.build.build_cache` on such a device with so many threads.
+    The bytes are those of `cache.building.local.build_cache` on such a device with so many threads.
 
     Raises:
         CacheError: as `build_cache`; Ray is not installed, no cluster answers, or processes

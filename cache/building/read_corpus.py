@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from cache.config import BuildConfig
-from cache.corpus import TextStream
-from cache.corpus_config import VALIDATION, Corpus
-from cache.corpus_range import TextRange
-from cache.documents import require_end_of_text
+from cache.building.config import BuildConfig
+from cache.data.corpus import VALIDATION, Corpus
+from cache.data.documents import require_end_of_text
+from cache.data.spool import SPOOL_DIR, Spool
+from cache.data.text_range import TextRange
+from cache.data.text_stream import TextStream
 from cache.errors import CacheError
-from cache.identity import tokenizer_sha256
-from cache.progress import counted_progress
-from cache.spool import SPOOL_DIR, Spool
+from cache.machine.progress import counted_progress
+from cache.storage.identity import tokenizer_sha256
 
 
 def spool_corpus(config: BuildConfig, tokenizer) -> Spool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.durable import read_sealed_json, write_sealed_json
 from cache.errors import CacheError
+from cache.machine.durable import read_sealed_json, write_sealed_json
 
 COST_RECORDS = "share-*.json"
 _T = TypeVar("_T")

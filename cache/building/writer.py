@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.documents import Document
-from cache.fidelity import NUM_MEASURES
-from cache.layout import ShardLayout
-from cache.packing import pack_rows
-from cache.rans import FrequencyTables
-from cache.rows import ComputedRows
-from cache.shard import write_shard
+from cache.building.encode import ComputedRows
+from cache.data.documents import Document
+from cache.storage.layout import ShardLayout
+from cache.storage.packing import pack_rows
+from cache.storage.shard import write_shard
+from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.rans import FrequencyTables
 
 # Batches whose results may wait on the device while the thread is busy writing.
 MAX_WAITING = 4

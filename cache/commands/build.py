@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cache.commands_data import data_options, require_unset
-from cache.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
+from cache.building.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
+from cache.building.workers import Share, parse_share, share_of_launch, take_gpus
+from cache.commands.options import data_options, require_unset
+from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
-from cache.templates import TEMPLATES
-from cache.workers import Share, parse_share, share_of_launch, take_gpus
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -198,9 +198,9 @@ def _print_plan(config: BuildConfig) -> None:
             "--dry-run would read the whole corpus. Give --max-tokens or --limit to count "
             "the first texts."
         )
-    from cache.plan import first_documents
-    from cache.show import dry_run_table
-    from cache.teacher import load_tokenizer
+    from cache.building.plan import first_documents
+    from cache.commands.tables import dry_run_table
+    from cache.teacher.teacher import load_tokenizer
 
     tokenizer = load_tokenizer(config.teacher, config.revision)
     with first_documents(config, tokenizer) as plan:
@@ -208,13 +208,13 @@ def _print_plan(config: BuildConfig) -> None:
 
 
 def _build_here(config: BuildConfig, bytes_per_token: float | None) -> None:
-    from cache.build import build_cache
-    from cache.show import summary_table
+    from cache.building.local import build_cache
+    from cache.commands.tables import summary_table
 
     teacher = None
     if bytes_per_token is not None:
-        from cache.progress import counted_progress
-        from cache.recommend import with_recommended_targets
+        from cache.machine.progress import counted_progress
+        from cache.tools.recommend import with_recommended_targets
 
         with counted_progress("trying settings", first="running the teacher") as on_setting:
             config, teacher = with_recommended_targets(
@@ -227,8 +227,8 @@ def _build_here(config: BuildConfig, bytes_per_token: float | None) -> None:
 def _build_on_ray(
     config: BuildConfig, workers: int, address: str | None, gpus_per_worker: float | None
 ) -> None:
-    from cache.ray_engine import RayConfig, build_on_ray
-    from cache.show import summary_table
+    from cache.building.ray_engine import RayConfig, build_on_ray
+    from cache.commands.tables import summary_table
 
     cluster = RayConfig(workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     Console().print(summary_table(build_on_ray(config, cluster)))
@@ -241,8 +241,8 @@ def _build_share(config: BuildConfig, share: Share, bytes_per_token: float | Non
             "Find the options with `cache plan`, and give those to all workers."
         )
     take_gpus()
-    from cache.build import build_share
-    from cache.show import summary_table
+    from cache.building.local import build_share
+    from cache.commands.tables import summary_table
 
     done = build_share(config, share)
     click.echo(f"Worker {share.rank}/{share.count}: {done.num_new_rows:,} rows computed.")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from cache.commands_build import FOLDER
-from cache.commands_data import data_options, require_given
-from cache.config import BuildConfig
+from cache.building.config import BuildConfig
+from cache.commands.build import FOLDER
+from cache.commands.options import data_options, require_given
 
 
 @click.command("extend")
@@ -32,7 +32,7 @@ def cache_extend(directory: Path, **options):
         --text-field content --skip 50000
     """
     require_given("splits", "A cache is extended by what is named")
-    from cache.extend import extend_cache
+    from cache.tools.extend import extend_cache
 
     added = extend_cache(directory, **options)
     click.echo(

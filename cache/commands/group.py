@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cache.commands_build import FOLDER, corpus_options
-from cache.commands_extend import cache_extend
-from cache.commands_share import cache_pull, cache_push
-from cache.config import TAILS, BuildConfig
+from cache.building.config import TAILS, BuildConfig
+from cache.commands.build import FOLDER, corpus_options
+from cache.commands.extend import cache_extend
+from cache.commands.remote import cache_pull, cache_push
 from cache.errors import CacheError
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -37,16 +37,16 @@ def cache_inspect(directory: str, split: str | None, document: int, plot: Path |
     """
     from transformers import AutoTokenizer
 
-    from cache.reader import CacheReader
-    from cache.share import local_cache
-    from cache.show import inspect_tables
+    from cache.commands.tables import inspect_tables
+    from cache.reading.reader import CacheReader
+    from cache.remote.pull import local_cache
 
     with CacheReader(local_cache(directory, ())) as reader:
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
         split = split or reader.splits[0]
         Console().print(inspect_tables(reader, tokenizer, split=split, document=document))
         if plot is not None:
-            from cache.plots import plot_fidelity
+            from cache.tools.plots import plot_fidelity
 
             plot_fidelity(reader.fidelity(), plot)
             click.echo(f"Plot: {plot}")
@@ -86,9 +86,9 @@ def cache_plan(
     if max_tv is not None and bytes_per_token is not None:
         raise CacheError("Give one of --max-tv and --bytes-per-token.")
     config = BuildConfig(out=Path(), **options)
-    from cache.progress import counted_progress
-    from cache.recommend import plan_targets, recommend
-    from cache.show import settings_table
+    from cache.commands.tables import settings_table
+    from cache.machine.progress import counted_progress
+    from cache.tools.recommend import plan_targets, recommend
 
     with counted_progress("trying settings", first="running the teacher") as on_setting:
         settings = plan_targets(
@@ -99,7 +99,7 @@ def cache_plan(
         chosen = recommend(settings, max_tv=max_tv, bytes_per_token=bytes_per_token)
     Console().print(settings_table(settings, chosen))
     if plot is not None:
-        from cache.plots import plot_settings
+        from cache.tools.plots import plot_settings
 
         plot_settings(settings, chosen, plot)
         click.echo(f"Plot: {plot}")
@@ -121,8 +121,8 @@ def cache_verify(directory: str, live: int | None, seed: int, teacher: str | Non
       python cli.py cache verify runs/cache
       python cli.py cache verify runs/cache --live 20 --teacher bigcode/starcoder2-3b
     """
-    from cache.share import local_cache
-    from cache.verify import verify_cache
+    from cache.remote.pull import local_cache
+    from cache.tools.verify import verify_cache
 
     found = local_cache(directory, ())
     faults = verify_cache(found)
@@ -136,7 +136,7 @@ def cache_verify(directory: str, live: int | None, seed: int, teacher: str | Non
     click.echo(f"{found} is sound.")
     if live is None:
         return
-    from cache.live import verify_live
+    from cache.tools.verify_live import verify_live
 
     report = verify_live(
         found, num_documents=live, seed=seed, teacher=teacher, device_map=device_map
@@ -158,7 +158,7 @@ def cache_merge(out: Path, sources: tuple[Path, ...]):
     Example:
       python cli.py cache merge runs/cache runs/cache-a runs/cache-b
     """
-    from cache.merge import merge_caches
+    from cache.tools.merge import merge_caches
 
     shards = merge_caches(out, sources).plan.shards
     click.echo(
@@ -188,10 +188,10 @@ def cache_reencode(source: Path, out: Path, **changes):
       python cli.py cache reencode runs/cache runs/smaller --top-k 8 --tail mass
       python cli.py cache reencode runs/hidden runs/lowrank --tail lowrank --tail-bytes 192
     """
-    from cache.derive import changed_targets
-    from cache.manifest import Manifest
-    from cache.reencode import reencode_cache
-    from cache.show import fidelity_table
+    from cache.commands.tables import fidelity_table
+    from cache.storage.manifest import Manifest
+    from cache.targets.derive import changed_targets
+    from cache.tools.reencode import reencode_cache
 
     found = Manifest.read(source)
     manifest = reencode_cache(source, out, changed_targets(found.identity.targets, changes))

@@ -6,8 +6,8 @@ from functools import wraps
 import click
 from click.core import ParameterSource
 
-from cache.config import BuildConfig
-from cache.corpus_config import Corpus
+from cache.building.config import BuildConfig
+from cache.data.corpus import Corpus
 from cache.errors import CacheError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cache.commands_build import FOLDER
+from cache.commands.build import FOLDER
 
 _jobs = click.option("--jobs", type=click.IntRange(1), default=8, help="Files moved at once.")
 
@@ -37,10 +37,10 @@ def cache_push(
       python cli.py cache push runs/cache s3://bucket/starcoder2-mbpp
       python cli.py cache push runs/cache hf://datasets/org/name --data-license cc-by-4.0
     """
-    from cache.card import cache_card, find_license
-    from cache.manifest import Manifest
+    from cache.remote.card import cache_card, find_license
+    from cache.remote.push import push
     from cache.share_progress import byte_progress
-    from cache.share_push import push
+    from cache.storage.manifest import Manifest
 
     manifest = Manifest.read(directory)
     card = cache_card(
@@ -77,7 +77,7 @@ def cache_pull(url: str, directory: Path, splits: tuple[str, ...], jobs: int):
       python cli.py cache pull s3://bucket/starcoder2-mbpp runs/cache
       python cli.py cache pull hf://datasets/org/name runs/cache --split train
     """
-    from cache.share import pull
+    from cache.remote.pull import pull
     from cache.share_progress import byte_progress
 
     with byte_progress(f"pulling {url}") as (on_bytes, on_total):

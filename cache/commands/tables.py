@@ -7,19 +7,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cache.build import BuildSummary
-from cache.config import BuildConfig
-from cache.corpus_range import ranges_of
-from cache.fidelity import Fidelity
-from cache.inspect import (
+from cache.building.config import BuildConfig
+from cache.building.local import BuildSummary
+from cache.building.plan import BuildPlan
+from cache.data.text_range import ranges_of
+from cache.reading.reader import CacheReader
+from cache.targets.fidelity import Fidelity
+from cache.tools.inspect import (
     example_tokens,
     identity_facts,
     mean_teacher_loss,
     split_sizes,
 )
-from cache.plan import BuildPlan
-from cache.reader import CacheReader
-from cache.recommend import PlannedSetting, frontier
+from cache.tools.recommend import PlannedSetting, frontier
 
 
 def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> RenderableType:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.config import LONG_DOCUMENTS
+from cache.building.config import LONG_DOCUMENTS
+from cache.data.problems import Problem
+from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
-from cache.problems import Problem
-from cache.templates import TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

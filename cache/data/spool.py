@@ -15,10 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from cache.corpus_range import TEXTS, TextRange
-from cache.documents import Document
-from cache.durable import atomic_path, read_sealed_json, write_sealed_json
+from cache.data.documents import Document
+from cache.data.text_range import TEXTS, TextRange
 from cache.errors import CacheError
+from cache.machine.durable import atomic_path, read_sealed_json, write_sealed_json
 
 SPOOL_DIR = "corpus"
 STATE_NAME = "state.json"

@@ -7,8 +7,8 @@ whole document; the split between the two is where a student starts to write.
 import ast
 from collections.abc import Callable
 
+from cache.data.problems import Problem
 from cache.errors import CacheError
-from cache.problems import Problem
 
 
 def instruction(problem: Problem) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cache.manifest import Manifest
+from cache.storage.manifest import Manifest
 
 TEXTS = "texts"
 """In `created`: the ranges of texts that were read."""

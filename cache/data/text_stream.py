@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.corpus_config import Corpus
+from cache.data.corpus import Corpus
 from cache.errors import CacheError
 
 BATCH_TEXTS = 256

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import SoftFileLease
 
-from cache.durable import PARTIAL_SUFFIX
-from cache.process import is_running, pid_namespace, start_ticks
+from cache.machine.durable import PARTIAL_SUFFIX
+from cache.machine.process import is_running, pid_namespace, start_ticks
 
 _NAMESPACE_MARK = "?pidns-"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
-from cache.process import home, is_running
+from cache.machine.process import home, is_running
 
 PARTIAL_SUFFIX = ".partial"
 REREAD_SECONDS = 0.1

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from cache.dead_lock import LockWatch, home_of, runs_here
-from cache.durable import LOST_CONNECTION, current_umask, write_failure
 from cache.errors import CacheError
+from cache.machine.dead_lock import LockWatch, home_of, runs_here
+from cache.machine.durable import LOST_CONNECTION, current_umask, write_failure
 
 LOCK_NAME = "writing.lock"
 PREPARE_LOCK = "preparing.lock"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-WORKER_ENVIRONMENT = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}}
+WORKER_ENVIRONMENT = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}
 """`runtime_env` of processes that import this project from where it stands."""
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import CacheError
-from cache.identity import Identity
-from cache.layout import ShardLayout
-from cache.manifest import ShardPlan
-from cache.packing import GROUP_ROWS, unpack_group, unpack_rows
-from cache.rans import FrequencyTables
-from cache.shard import ShardFile, require_documents
+from cache.storage.identity import Identity
+from cache.storage.layout import ShardLayout
+from cache.storage.manifest import ShardPlan
+from cache.storage.packing import GROUP_ROWS, unpack_group, unpack_rows
+from cache.storage.shard import ShardFile, require_documents
+from cache.targets.rans import FrequencyTables
 
 
 class OpenShard:

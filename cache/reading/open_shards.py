@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from cache.errors import CacheError
-from cache.layout import ShardLayout
-from cache.manifest import Manifest, ShardPlan
-from cache.open_shard import OpenShard
-from cache.packing import GROUP_ROWS
-from cache.rans import FrequencyTables
+from cache.reading.open_shard import OpenShard
+from cache.storage.layout import ShardLayout
+from cache.storage.manifest import Manifest, ShardPlan
+from cache.storage.packing import GROUP_ROWS
+from cache.targets.rans import FrequencyTables
 
 Rows = dict[str, np.ndarray]
 

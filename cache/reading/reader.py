@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from cache.errors import CacheError
-from cache.fidelity import Fidelity
-from cache.identity import Identity
-from cache.layout import ShardLayout
-from cache.lengths import FIRST_VERSION, read_lengths
-from cache.manifest import TOKENIZER_DIR, Manifest, ShardPlan
-from cache.open_shards import OpenShards, Rows
-from cache.packing import to_tensors
-from cache.rans import FrequencyTables
-from cache.row_codec import RowCodec
-from cache.soft_targets import SoftTargets
-from cache.tail_file import load_codec
+from cache.reading.open_shards import OpenShards, Rows
+from cache.storage.identity import Identity
+from cache.storage.layout import ShardLayout
+from cache.storage.lengths import FIRST_VERSION, read_lengths
+from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardPlan
+from cache.storage.packing import to_tensors
+from cache.storage.tail_file import load_codec
+from cache.targets.fidelity import Fidelity
+from cache.targets.rans import FrequencyTables
+from cache.targets.row_codec import RowCodec
+from cache.targets.soft_targets import SoftTargets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +51,7 @@ class CacheReader:
     Shards are opened when they are first needed and once a process, so a reader may be handed
     to worker processes. Its methods may be called from several threads, one of which reads at a
     time. Nothing is written, no file is locked. Memory stays bounded however large the cache is:
-    see `cache.open_shards`, and 8 bytes a document of a split whose lengths were asked for.
+    see `cache.reading.open_shards`, and 8 bytes a document of a split whose lengths were asked for.
     """
 
     def __init__(self, path: Path | str):

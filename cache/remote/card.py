@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache.inspect import identity_facts, split_sizes
-from cache.manifest import Manifest
-from cache.remote import is_url
+from cache.remote.remote import is_url
+from cache.storage.manifest import Manifest
+from cache.tools.inspect import identity_facts, split_sizes
 
 SIZES = (
     (1_000, "n<1K"),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
-from cache.remote import OnBytes, Remote
-from cache.remote_errors import attempt
+from cache.remote.errors import attempt
+from cache.remote.remote import OnBytes, Remote
 
 COMMIT_FILES = 64
 """Files of a commit. A push that was stopped keeps the commits that were made."""

@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from cache.durable import atomic_path, file_sha256, make_directory, remove_partials
 from cache.errors import CacheError
-from cache.lock import prepare_lock, writer_lock
-from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
-from cache.remote import OnBytes, Remote, in_threads, is_url, open_remote
-from cache.remote_errors import RemoteUnreachable
+from cache.machine.durable import atomic_path, file_sha256, make_directory, remove_partials
+from cache.machine.lock import prepare_lock, writer_lock
+from cache.remote.errors import RemoteUnreachable
+from cache.remote.remote import OnBytes, Remote, in_threads, is_url, open_remote
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
 
 CARD_NAME = "README.md"
 HOME_VARIABLE = "LOGITCACHE_HOME"
@@ -203,7 +203,7 @@ def _local_manifest(directory: Path, wanted: Manifest) -> Manifest | None:
 
     A folder with a plan alone is one that an earlier pull did not finish.
     """
-    from cache.manifest import Plan
+    from cache.storage.manifest import Plan
 
     if (directory / MANIFEST_NAME).exists():
         local = Manifest.read(directory)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cache.durable import file_sha256
 from cache.errors import CacheError
-from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
-from cache.remote import OnBytes, Remote, in_threads, open_remote
-from cache.share import CARD_NAME, JOBS, Transfer, parse_manifest, require_same_or_extended
+from cache.machine.durable import file_sha256
+from cache.remote.pull import CARD_NAME, JOBS, Transfer, parse_manifest, require_same_or_extended
+from cache.remote.remote import OnBytes, Remote, in_threads, open_remote
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
 
 JOURNAL_NAME = "manifest.json.pushing"
 """The manifest of the push under way: what it records and has its size was put by it whole."""

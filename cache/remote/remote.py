@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from cache.errors import CacheError
-from cache.remote_errors import attempt, missing_library
+from cache.remote.errors import attempt, missing_library
 
 Item = TypeVar("Item")
 OnBytes = Callable[[int], None]
@@ -129,12 +129,12 @@ def open_remote(url: str) -> Remote:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     scheme = url.split("://")[0] if is_url(url) else "file"
     if scheme == "hf":
-        from cache.remote_hub import HubRemote
+        from cache.remote.hub import HubRemote
 
         return HubRemote(url)
     if scheme in ("ssh", "sftp"):
         try:
-            from cache.remote_ssh import SshRemote
+            from cache.remote.ssh import SshRemote
         except ImportError as error:
             raise missing_library(scheme, error) from error
         return SshRemote(url)

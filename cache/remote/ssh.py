@@ -9,7 +9,7 @@ from fsspec.implementations.sftp import SFTPFileSystem
 from fsspec.utils import infer_storage_options
 
 from cache.errors import CacheError
-from cache.remote import Remote
+from cache.remote.remote import Remote
 
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 

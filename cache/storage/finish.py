@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from cache.corpus_range import as_created, ranges_of
-from cache.durable import file_sha256
-from cache.fidelity import summarise
-from cache.identity import Identity, machine_description
-from cache.layout import ShardLayout
-from cache.lengths import lengths_path, write_lengths
-from cache.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan, ShardPlan
-from cache.shard import ShardFile
-from cache.tail_file import TAIL_FILE
+from cache.data.text_range import as_created, ranges_of
+from cache.machine.durable import file_sha256
+from cache.storage.identity import Identity, machine_description
+from cache.storage.layout import ShardLayout
+from cache.storage.lengths import lengths_path, write_lengths
+from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan, ShardPlan
+from cache.storage.shard import ShardFile
+from cache.storage.tail_file import TAIL_FILE
+from cache.targets.fidelity import summarise
 
 COST = ("teacher_parameters", "teacher_rows", "teacher_seconds")
 """What `created` says of the teacher's run. A build that went on knows the seconds of its last

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
-from cache.config import TargetFormat
-from cache.durable import json_sha256
+from cache.building.config import TargetFormat
+from cache.data.problems import Problem
 from cache.errors import CacheError
-from cache.problems import Problem
+from cache.machine.durable import json_sha256
 
 FORMAT_VERSION = 3
 """What is written."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.config import TargetFormat
-from cache.fidelity import NUM_MEASURES
-from cache.identity import Identity
-from cache.packing import GROUP_ROWS
-from cache.tail_mass import NODES
+from cache.building.config import TargetFormat
+from cache.storage.identity import Identity
+from cache.storage.packing import GROUP_ROWS
+from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.tail_mass import NODES
 
 Field = tuple[np.dtype, tuple[int, ...]]
 HALF = np.dtype("<f2")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.durable import atomic_path
 from cache.errors import CacheError
-from cache.manifest import Manifest, ShardPlan
+from cache.machine.durable import atomic_path
+from cache.storage.manifest import Manifest, ShardPlan
 
 LENGTHS_DIR = "lengths"
 FIRST_VERSION = 3

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cache.durable import read_sealed_json, write_sealed_json
 from cache.errors import CacheError
-from cache.fidelity import Fidelity
-from cache.identity import Identity, identity_from_json
+from cache.machine.durable import read_sealed_json, write_sealed_json
+from cache.storage.identity import Identity, identity_from_json
+from cache.targets.fidelity import Fidelity
 
 PLAN_NAME = "plan.json"
 MANIFEST_NAME = "manifest.json"

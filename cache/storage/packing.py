@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from cache.errors import CacheError
-from cache.logprob_codes import EMPTY
-from cache.rans import FrequencyTables, decode, encode
-from cache.row_codec import EncodedRows
+from cache.targets.logprob_codes import EMPTY
+from cache.targets.rans import FrequencyTables, decode, encode
+from cache.targets.row_codec import EncodedRows
 
 GROUP_ROWS = 4096
 """Rows whose entropy codes share one stream: they are decoded together."""

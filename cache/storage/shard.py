@@ -1,6 +1,6 @@
 """One HDF5 shard: documents end to end, and a row of soft targets for every token but the first.
 
-FORMAT.md beside this file is the specification; `cache.layout` says which datasets there are.
+FORMAT.md beside this file is the specification; `cache.storage.layout` says which datasets there are.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from cache.durable import atomic_path
 from cache.errors import CacheError
-from cache.identity import FORMAT_VERSION, Identity
-from cache.layout import ANY, ShardLayout
+from cache.machine.durable import atomic_path
+from cache.storage.identity import FORMAT_VERSION, Identity
+from cache.storage.layout import ANY, ShardLayout
 
 CHUNK_BYTES = 1 << 17
 MIN_CHUNK_ROWS = 1024

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from cache.basis import TailBasis, load_tensors, save_tensors
-from cache.durable import file_sha256
 from cache.errors import CacheError
-from cache.identity import Identity
-from cache.row_codec import OutputHead, RowCodec
+from cache.machine.durable import file_sha256
+from cache.storage.identity import Identity
+from cache.targets.basis import TailBasis, load_tensors, save_tensors
+from cache.targets.row_codec import OutputHead, RowCodec
 
 TAIL_FILE = "tail.safetensors"
 

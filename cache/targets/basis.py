@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.durable import atomic_path
 from cache.errors import CacheError
-from cache.rans import PRECISION_BITS, FrequencyTables, fit_tables
+from cache.machine.durable import atomic_path
+from cache.targets.rans import PRECISION_BITS, FrequencyTables, fit_tables
 
 FIT_TEMPERATURE = 2.0
 MAX_SCALE = 4.0

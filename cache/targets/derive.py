@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from cache.config import TargetFormat
+from cache.building.config import TargetFormat
 from cache.errors import CacheError
-from cache.logprob_codes import EMPTY, encode_logprobs
-from cache.row_codec import EncodedRows, RowCodec
-from cache.tail_mass import NODES, decode_log_mass, encode_log_mass
+from cache.targets.logprob_codes import EMPTY, encode_logprobs
+from cache.targets.row_codec import EncodedRows, RowCodec
+from cache.targets.tail_mass import NODES, decode_log_mass, encode_log_mass
 
 LESS = {
     "hidden": ("hidden", "lowrank", "sampled", "mass", "renormalize"),

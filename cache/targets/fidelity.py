@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cache.soft_targets import SoftTargets
+from cache.targets.soft_targets import SoftTargets
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 MEASURES = ("captured", "total_variation", "kl", "gradient_cosine")

@@ -3,20 +3,20 @@
 N rows, V vocabulary, D width, K entries, M nodes of the tail mass, R tail rank, S draws.
 
 Encoded rows are a dict of torch tensors by dataset name, dense in the row axis; how a shard packs
-them (ragged entries, entropy-coded coefficients) is `cache.packing`'s matter.
+them (ragged entries, entropy-coded coefficients) is `cache.storage.packing`'s matter.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from cache.basis import FIT_TEMPERATURE, TailBasis, row_scale
-from cache.config import TargetFormat
+from cache.building.config import TargetFormat
 from cache.errors import CacheError
-from cache.logprob_codes import decode_logprobs, encode_logprobs
-from cache.soft_targets import SoftTargets
-from cache.tail_mass import NODES, decode_log_mass, encode_log_mass, tail_powers
-from cache.tails import (
+from cache.targets.basis import FIT_TEMPERATURE, TailBasis, row_scale
+from cache.targets.logprob_codes import decode_logprobs, encode_logprobs
+from cache.targets.soft_targets import SoftTargets
+from cache.targets.tail_mass import NODES, decode_log_mass, encode_log_mass, tail_powers
+from cache.targets.tails import (
     EvenTail,
     LinearTail,
     NoTail,

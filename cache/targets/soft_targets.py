@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from cache.errors import CacheError
-from cache.tail_mass import MAX_TEMPERATURE, MIN_TEMPERATURE
-from cache.tails import Tail, TargetDistribution
+from cache.targets.tail_mass import MAX_TEMPERATURE, MIN_TEMPERATURE
+from cache.targets.tails import Tail, TargetDistribution
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from cache.tail_mass import interpolate_log_mass
+from cache.targets.tail_mass import interpolate_log_mass
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -171,7 +171,7 @@ class EvenTail:
 
     vocab_size: int
     log_mass: torch.Tensor
-    """(N, M) fp32, nats at the nodes of `cache.tail_mass`."""
+    """(N, M) fp32, nats at the nodes of `cache.targets.tail_mass`."""
 
     def map(self, change: Change) -> "EvenTail":
         """Change the log masses."""

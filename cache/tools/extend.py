@@ -9,25 +9,25 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.build import build_cache
-from cache.config import BuildConfig
-from cache.corpus_config import TEMPLATE, Corpus
-from cache.corpus_range import TextRange, first_overlap, ranges_of
+from cache.building.config import BuildConfig
+from cache.building.local import build_cache
+from cache.data.corpus import TEMPLATE, Corpus
+from cache.data.text_range import TextRange, first_overlap, ranges_of
 from cache.errors import CacheError
-from cache.finish import finish_cache, joint_record
-from cache.identity import FORMAT_VERSION
-from cache.lock import writer_lock
-from cache.manifest import Manifest, Plan
-from cache.merge import (
+from cache.machine.lock import writer_lock
+from cache.machine.progress import BuildProgress
+from cache.storage.finish import finish_cache, joint_record
+from cache.storage.identity import FORMAT_VERSION
+from cache.storage.manifest import Manifest, Plan
+from cache.teacher.teacher import dtype_name
+from cache.tools.merge import (
     MergeStep,
     merged_plan,
     plan_steps,
     require_distinct_documents,
     write_step,
 )
-from cache.progress import BuildProgress
-from cache.source import Source
-from cache.teacher import dtype_name
+from cache.tools.source import Source
 
 EXTENSION_DIR = "extension"
 EXTENSIONS = "extensions"

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.identity import Identity
-from cache.manifest import Manifest
-from cache.reader import CacheReader
+from cache.reading.reader import CacheReader
+from cache.storage.identity import Identity
+from cache.storage.manifest import Manifest
 
 SAMPLE_ROWS = 8192
 

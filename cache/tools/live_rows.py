@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from cache.errors import CacheError
-from cache.identity import Identity
-from cache.logprob_codes import LOWEST_NATS, error_bound
-from cache.teacher import DTYPES
+from cache.storage.identity import Identity
+from cache.targets.logprob_codes import LOWEST_NATS, error_bound
+from cache.teacher.teacher import DTYPES
 
 FLOOR_NATS = 1e-3
 ROUNDINGS = 8

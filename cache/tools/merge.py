@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.corpus_config import TEMPLATE
-from cache.corpus_range import first_overlap, ranges_of
-from cache.durable import json_sha256, make_directory, remove_partials
+from cache.data.corpus import TEMPLATE
+from cache.data.text_range import first_overlap, ranges_of
 from cache.errors import CacheError
-from cache.finish import finish_cache, joint_record
-from cache.identity import FORMAT_VERSION, Identity, require_same_identity
-from cache.lock import writer_lock
-from cache.manifest import Manifest, Plan, ShardPlan
-from cache.progress import BuildProgress
-from cache.shard import write_shard
-from cache.source import Source, require_free, require_same_plan
+from cache.machine.durable import json_sha256, make_directory, remove_partials
+from cache.machine.lock import writer_lock
+from cache.machine.progress import BuildProgress
+from cache.storage.finish import finish_cache, joint_record
+from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identity
+from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.shard import write_shard
+from cache.tools.source import Source, require_free, require_same_plan
 
 
 @dataclass(frozen=True, kw_only=True)

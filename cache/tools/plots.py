@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cache.config import TargetFormat
-from cache.durable import atomic_path
+from cache.building.config import TargetFormat
 from cache.errors import CacheError
-from cache.fidelity import Fidelity
-from cache.recommend import PlannedSetting, frontier
+from cache.machine.durable import atomic_path
+from cache.targets.fidelity import Fidelity
+from cache.tools.recommend import PlannedSetting, frontier
 
 COLOURS = {
     "renormalize": "#8a8a8a",

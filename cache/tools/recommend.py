@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from cache.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.plan import BuildPlan, first_documents
+from cache.building.prepare import load_teacher, require_documents
 from cache.errors import CacheError
-from cache.manifest import PLAN_NAME, Plan
-from cache.plan import BuildPlan, first_documents
-from cache.prepare import load_teacher, require_documents
-from cache.soft_targets import require_temperature
-from cache.teacher import Teacher, load_tokenizer
-from cache.trial import Trial, TrialResult
+from cache.storage.manifest import PLAN_NAME, Plan
+from cache.targets.soft_targets import require_temperature
+from cache.teacher.teacher import Teacher, load_tokenizer
+from cache.tools.trial import Trial, TrialResult
 
 PLAN_ROWS = 4096
 PLAN_TEMPERATURES = (2.0,)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.durable import PARTIAL_SUFFIX, atomic_path, file_sha256
 from cache.errors import CacheError
-from cache.finish import open_shard_file
-from cache.identity import Identity
-from cache.lengths import LENGTHS_DIR
-from cache.lock import LOCK_NAME
-from cache.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, Plan, ShardPlan
-from cache.shard import ShardFile, content_sha256
+from cache.machine.durable import PARTIAL_SUFFIX, atomic_path, file_sha256
+from cache.machine.lock import LOCK_NAME
+from cache.storage.finish import open_shard_file
+from cache.storage.identity import Identity
+from cache.storage.lengths import LENGTHS_DIR
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, Plan, ShardPlan
+from cache.storage.shard import ShardFile, content_sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,20 +12,26 @@ import h5py
 import numpy as np
 import torch
 
-from cache.basis import BasisFit, TailBasis
-from cache.calibrate import FIT_ROWS
-from cache.config import TargetFormat
-from cache.documents import Document
+from cache.building.config import TargetFormat
+from cache.building.encode import (
+    ComputedRows,
+    LogitSlice,
+    head_slices,
+    pad_documents,
+    reduce_slices,
+)
+from cache.building.fit_basis import FIT_ROWS
+from cache.building.plan import plan_batches
+from cache.building.writer import ShardAssembly
+from cache.data.documents import Document
 from cache.errors import CacheError
-from cache.fidelity import Fidelity, measure_rows, summarise
-from cache.layout import ShardLayout
-from cache.plan import plan_batches
-from cache.row_codec import EncodedRows, OutputHead, RowCodec
-from cache.rows import ComputedRows, LogitSlice, head_slices, pad_documents, reduce_slices
-from cache.shard import ENTROPY_CODED, image_of
-from cache.tail_file import head_of
-from cache.teacher import Teacher
-from cache.writer import ShardAssembly
+from cache.storage.layout import ShardLayout
+from cache.storage.shard import ENTROPY_CODED, image_of
+from cache.storage.tail_file import head_of
+from cache.targets.basis import BasisFit, TailBasis
+from cache.targets.fidelity import Fidelity, measure_rows, summarise
+from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
+from cache.teacher.teacher import Teacher
 
 FIDELITY_ROWS = 512
 """Rows that fidelity is measured on, where nothing else is asked for."""

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.durable import file_sha256
 from cache.errors import CacheError
-from cache.layout import ShardLayout
-from cache.lengths import FIRST_VERSION, LENGTHS_DIR, read_lengths
-from cache.manifest import Manifest, Plan, ShardPlan
-from cache.open_shard import OpenShard
-from cache.shard import content_sha256
-from cache.tail_file import load_codec
+from cache.machine.durable import file_sha256
+from cache.reading.open_shard import OpenShard
+from cache.storage.layout import ShardLayout
+from cache.storage.lengths import FIRST_VERSION, LENGTHS_DIR, read_lengths
+from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.shard import content_sha256
+from cache.storage.tail_file import load_codec
 
 BLOCK_ROWS = 4096
 

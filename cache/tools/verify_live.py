@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from cache.errors import CacheError
-from cache.live_rows import (
+from cache.machine.progress import BuildProgress
+from cache.reading.reader import CacheReader
+from cache.teacher.teacher import Teacher, load_causal_lm
+from cache.tools.live_rows import (
     FLOOR_NATS,
     RowComparison,
     StoredRows,
     compare_rows,
     teacher_dtype,
 )
-from cache.progress import BuildProgress
-from cache.reader import CacheReader
-from cache.teacher import Teacher, load_causal_lm
 
 QUANTITIES = ("topk_logprobs", "gold_logprob", "entropy")
 SLICE_BYTES = 64 << 20

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cache.reader import CachedDocuments, CacheReader
-from cache.soft_targets import SoftTargets
-from distill.plan import EpochPlan, Microbatch
+from cache.reading.reader import CachedDocuments, CacheReader
+from cache.targets.soft_targets import SoftTargets
+from distill.batches.epoch_plan import EpochPlan, Microbatch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

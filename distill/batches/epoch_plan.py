@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.packing import pack
-from distill.shuffle import shuffle
+from distill.batches.packing import pack
+from distill.batches.shuffle import shuffle
 
 POOL_BATCHES = 16
 """Batches whose documents are sorted by length together: about 5 % padding on MBPP, while
@@ -74,7 +74,7 @@ def plan_epoch(
 
     Args:
         lengths: (num_documents,) tokens of each document.
-        blocks: (num_documents,) block of each document; see `distill.shuffle`.
+        blocks: (num_documents,) block of each document; see `distill.batches.shuffle`.
         capacity: as in `EpochPlan`; without it documents of like length meet in a batch.
     """
     order = shuffle(blocks, seed=seed, epoch=epoch)

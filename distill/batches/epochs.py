@@ -5,12 +5,12 @@ from contextlib import closing, contextmanager
 
 import torch
 
-from cache.reader import CacheReader
-from distill.batches import Batch, BatchSource
+from cache.reading.reader import CacheReader
+from distill.batches.batch import Batch, BatchSource
+from distill.batches.epoch_plan import EpochPlan, num_steps, plan_epoch
+from distill.batches.prefetch import prefetch
 from distill.errors import DistillError
-from distill.plan import EpochPlan, num_steps, plan_epoch
-from distill.prefetch import prefetch
-from distill.recipe import Recipe
+from distill.settings.recipe import Recipe
 
 TRAIN, VALIDATION = "train", "validation"
 

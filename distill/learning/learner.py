@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import GPT2LMHeadModel
 
-from distill.batches import Batch
+from distill.batches.batch import Batch
 from distill.errors import DistillError
-from distill.loss import LossSums
-from distill.objective import Objective
-from distill.recipe import Recipe
-from distill.schedules import lr_schedule, terms_at
-from distill.trunk import prepare_trunk
+from distill.learning.objective import Objective
+from distill.learning.schedules import lr_schedule, terms_at
+from distill.learning.trunk import prepare_trunk
+from distill.loss.terms import LossSums
+from distill.settings.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

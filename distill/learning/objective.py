@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from distill.batches import Batch
-from distill.fused import head_losses
-from distill.loss import LossSums, LossTerms
+from distill.batches.batch import Batch
+from distill.loss.fused import head_losses
+from distill.loss.terms import LossSums, LossTerms
 
 
 class Objective(nn.Module):

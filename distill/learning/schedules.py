@@ -7,8 +7,8 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from distill.loss import LossTerms
-from distill.recipe import Recipe
+from distill.loss.terms import LossTerms
+from distill.settings.recipe import Recipe
 
 
 def terms_at(recipe: Recipe, progress: float) -> LossTerms:

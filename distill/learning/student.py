@@ -11,9 +11,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cache.reader import CacheReader
+from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.shapes import StudentShape
+from distill.settings.shapes import StudentShape
 
 MIN_POSITIONS = 512
 """Positions of every student, and more where the cache's documents are longer."""

@@ -4,7 +4,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from distill.errors import DistillError
-from distill.recipe import Recipe
+from distill.settings.recipe import Recipe
 
 
 def prepare_trunk(student: GPT2LMHeadModel, recipe: Recipe, device: torch.device) -> None:

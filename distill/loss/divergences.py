@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from cache.tails import TargetDistribution
+from cache.targets.tails import TargetDistribution
 from distill.errors import DistillError
 
 Pair = tuple[torch.Tensor, torch.Tensor]

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from cache.soft_targets import SoftTargets
-from cache.tails import TargetDistribution
-from distill.divergences import (
+from cache.targets.soft_targets import SoftTargets
+from cache.targets.tails import TargetDistribution
+from distill.loss.divergences import (
     Student,
     dense_divergence,
     exponentials,
     forward_kl,
     gradient_order,
 )
-from distill.loss import LossSums, LossTerms
+from distill.loss.terms import LossSums, LossTerms
 
 SLICE_BYTES = 48 << 20
 """Logits of one slice of rows: enough for the matrix products to run at full speed."""

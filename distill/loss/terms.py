@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from cache.soft_targets import SoftTargets
+from cache.targets.soft_targets import SoftTargets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class LossTerms:
     alpha: float
     """Weight of the distillation term, in [0, 1]."""
     divergence: str = "forward_kl"
-    """D; see `distill.divergences`."""
+    """D; see `distill.loss.divergences`."""
 
 
 class LossSums(NamedTuple):

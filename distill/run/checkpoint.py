@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 
-from distill.atomic import TMP_SUFFIX, explained, new_directory, write_json
 from distill.errors import DistillError
-from distill.learner import Learner
+from distill.learning.learner import Learner
+from distill.run.failures import TMP_SUFFIX, explained, new_directory, write_json
 
 
 @dataclass

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distill.atomic import explained, write_text
+from distill.run.failures import explained, write_text
 
 
 class MetricsLog:

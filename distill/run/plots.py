@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from distill.ledger import Ledger
+from distill.sweep.ledger import Ledger
 
 TITLES = {
     "train_loss": "Training loss",

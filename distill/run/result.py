@@ -10,8 +10,8 @@ import torch
 import transformers
 from accelerate import Accelerator
 
-from distill.precision import resolve_precision
-from distill.recipe import Recipe
+from distill.learning.precision import resolve_precision
+from distill.settings.recipe import Recipe
 
 TRAINED, RESUMED, SKIPPED, FAILED = "trained", "resumed", "skipped", "failed"
 

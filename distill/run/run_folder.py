@@ -14,11 +14,11 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from cache.reader import CacheReader
-from distill.atomic import TMP_SUFFIX, new_directory, write_json
-from distill.checkpoint import last_checkpoint
-from distill.config import TrainConfig
+from cache.reading.reader import CacheReader
 from distill.errors import DistillError
+from distill.run.checkpoint import last_checkpoint
+from distill.run.failures import TMP_SUFFIX, new_directory, write_json
+from distill.settings.config import TrainConfig
 
 RUNNING, FINISHED = "running", "finished"
 RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"

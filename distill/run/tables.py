@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from distill.card import LOSS_NAMES
-from distill.ledger import Ledger
-from distill.result import SweepResult, TrainResult
-from distill.run_size import RunSize
+from distill.run.card import LOSS_NAMES
+from distill.run.result import SweepResult, TrainResult
+from distill.sweep.ledger import Ledger
+from distill.sweep.run_size import RunSize
 
 
 def summary_table(result: TrainResult) -> Table:

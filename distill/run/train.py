@@ -11,19 +11,20 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from cache.reader import CacheReader
-from distill.atomic import explained, write_json
-from distill.card import model_card
-from distill.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
-from distill.config import TrainConfig
-from distill.divergences import require_divergence_fits
-from distill.epochs import Epochs
-from distill.learner import Learner, Losses
-from distill.plots import plot_run
-from distill.precision import start_accelerator
-from distill.progress import TrainProgress
-from distill.result import TrainResult, final_losses, run_facts
-from distill.run_folder import (
+from cache.reading.reader import CacheReader
+from distill.batches.epochs import Epochs
+from distill.learning.learner import Learner, Losses
+from distill.learning.precision import start_accelerator
+from distill.learning.student import build_student, padding_id, require_same_vocabulary
+from distill.loss.divergences import require_divergence_fits
+from distill.run.card import model_card
+from distill.run.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
+from distill.run.failures import explained, write_json
+from distill.run.logs import MetricsLog, WandbLog, read_metrics, wandb_mode
+from distill.run.plots import plot_run
+from distill.run.progress import TrainProgress
+from distill.run.result import TrainResult, final_losses, run_facts
+from distill.run.run_folder import (
     CHECKPOINTS,
     METRICS_FILE,
     RUN_FILE,
@@ -32,9 +33,8 @@ from distill.run_folder import (
     new_run,
     require_usable,
 )
-from distill.runlog import MetricsLog, WandbLog, read_metrics, wandb_mode
-from distill.shapes import parse_shape
-from distill.student import build_student, padding_id, require_same_vocabulary
+from distill.settings.config import TrainConfig
+from distill.settings.shapes import parse_shape
 
 
 def train(config: TrainConfig, *, reader: CacheReader | None = None) -> TrainResult:

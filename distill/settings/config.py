@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.errors import DistillError
-from distill.recipe import Recipe
+from distill.settings.recipe import Recipe
 
 ENGINES = ("local", "ray")
 WANDB_MODES = ("online", "offline", "disabled")

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from distill.errors import DistillError
-from distill.recipe import Recipe, recipe_from_mapping
+from distill.settings.recipe import Recipe, recipe_from_mapping
 
 IN_NAMES = {
     "student": "",

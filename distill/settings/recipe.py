@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from distill.errors import DistillError
-from distill.shapes import parse_shape
+from distill.settings.shapes import parse_shape
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 """The cache keeps the tail's mass for temperatures in this range and for no other."""

@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 
 from distill.errors import DistillError
-from distill.grid import expand_grid
-from distill.recipe import Recipe, recipe_from_mapping
+from distill.settings.grid import expand_grid
+from distill.settings.recipe import Recipe, recipe_from_mapping
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def recipes_folder() -> Path:

@@ -15,10 +15,10 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from distill.progress import console
-from distill.result import FAILED, RunOutcome
-from distill.run_folder import METRICS_FILE
-from distill.run_size import RunSize
+from distill.run.progress import console
+from distill.run.result import FAILED, RunOutcome
+from distill.run.run_folder import METRICS_FILE
+from distill.sweep.run_size import RunSize
 
 WAITING, RUNNING = "waiting", "running"
 COLUMNS = ("epoch", "step", "loss", "val loss", "tokens/s", "time left")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cache.reader import CacheReader
-from distill.epochs import TRAIN
-from distill.result import RunOutcome
-from distill.run_size import RunSize
+from cache.reading.reader import CacheReader
+from distill.batches.epochs import TRAIN
+from distill.run.result import RunOutcome
+from distill.sweep.run_size import RunSize
 
 
 @dataclass(frozen=True, kw_only=True)

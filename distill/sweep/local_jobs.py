@@ -18,17 +18,19 @@ from typing import IO, Any
 
 import torch
 
-from cache.workers import visible_gpus
-from distill.config import SweepConfig
-from distill.job import STOP_SECONDS, config_to_json
-from distill.live import Board
-from distill.recipe import Recipe
-from distill.result import FAILED, RunOutcome
+from cache.building.workers import visible_gpus
+from distill.run.result import FAILED, RunOutcome
+from distill.settings.config import SweepConfig
+from distill.settings.recipe import Recipe
+from distill.sweep.board import Board
+from distill.sweep.worker_process import STOP_SECONDS, config_to_json
 
 REFRESH_SECONDS = 1.0
-_ROOT = str(Path(__file__).parent.parent)
+_ROOT = str(Path(__file__).resolve().parents[2])
 # Not `-m`: that would look for modules in the working directory first.
-_PROGRAM = f"import sys; sys.path[0] = {_ROOT!r}; from distill.job import main; main()"
+_PROGRAM = (
+    f"import sys; sys.path[0] = {_ROOT!r}; from distill.sweep.worker_process import main; main()"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

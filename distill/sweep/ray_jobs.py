@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from cache.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
-from cache.reader import CacheReader
-from distill.config import SweepConfig
+from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
+from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.job import config_from_json, config_to_json
-from distill.jobs import REFRESH_SECONDS
-from distill.live import Board
-from distill.recipe import Recipe, recipe_from_mapping
-from distill.result import FAILED, RunOutcome
+from distill.run.result import FAILED, RunOutcome
+from distill.settings.config import SweepConfig
+from distill.settings.recipe import Recipe, recipe_from_mapping
+from distill.sweep.board import Board
+from distill.sweep.local_jobs import REFRESH_SECONDS
+from distill.sweep.worker_process import config_from_json, config_to_json
 
 RETRIES = 2
 """How often a student whose process or node was lost goes on from its last checkpoint."""
@@ -104,7 +104,7 @@ def _train(recipe: dict[str, Any], config_line: str, log: str) -> dict[str, Any]
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    from distill.outcome import run_recipe
+    from distill.sweep.run_recipe import run_recipe
 
     config = config_from_json(config_line)
     with CacheReader(config.cache) as reader:

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
-from cache.reader import CacheReader
-from distill.config import SweepConfig, TrainConfig
+from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.progress import console
-from distill.recipe import Recipe
-from distill.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome
-from distill.run_folder import FINISHED, read_run, require_same_run
-from distill.train import train
+from distill.run.progress import console
+from distill.run.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome
+from distill.run.run_folder import FINISHED, read_run, require_same_run
+from distill.run.train import train
+from distill.settings.config import SweepConfig, TrainConfig
+from distill.settings.recipe import Recipe
 
 
 def run_recipe(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from cache.reader import CacheReader
-from distill.epochs import TRAIN, Epochs
-from distill.recipe import Recipe
-from distill.shapes import parse_shape
-from distill.student import num_positions
+from cache.reading.reader import CacheReader
+from distill.batches.epochs import TRAIN, Epochs
+from distill.learning.student import num_positions
+from distill.settings.recipe import Recipe
+from distill.settings.shapes import parse_shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache.reader import CacheReader
-from distill.config import SweepConfig
-from distill.outcome import run_recipe
-from distill.recipe import recipe_from_mapping
-from distill.result import FAILED
+from cache.reading.reader import CacheReader
+from distill.run.result import FAILED
+from distill.settings.config import SweepConfig
+from distill.settings.recipe import recipe_from_mapping
+from distill.sweep.run_recipe import run_recipe
 
 STOP_SECONDS = 15
 """What an interrupted run gets to end its logs before its process is ended."""

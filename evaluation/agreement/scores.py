@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from evaluation.intervals import Interval, bootstrap_over_problems
+from evaluation.metrics.intervals import Interval, bootstrap_over_problems
 
 SCOPES = ("whole", "completion")
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from evaluation.codebleu import codebleu_signature
+from evaluation.agreement.held_out import HeldOut
+from evaluation.comparison.model_row import ModelRow
 from evaluation.config import BenchmarkConfig, GenerationSettings
-from evaluation.held_out import HeldOut
-from evaluation.latency import Latency
-from evaluation.problems import Benchmark, BenchmarkProblem
-from evaluation.rows import ModelRow
+from evaluation.metrics.codebleu import codebleu_signature
+from evaluation.models.latency import Latency
+from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem
 
 
 @dataclass(frozen=True, kw_only=True)

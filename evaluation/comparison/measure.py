@@ -7,28 +7,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.agreement_files import measure_agreement
-from evaluation.codebleu import completion_codebleu
-from evaluation.completions import Sample, complete_all
-from evaluation.conditions import Conditions, hash_of
+from evaluation.comparison.conditions import Conditions, hash_of
+from evaluation.comparison.measure_agreement import measure_agreement
+from evaluation.comparison.model_row import ModelRow
 from evaluation.config import GenerationSettings
 from evaluation.files import keep_json, write_text
-from evaluation.intervals import wilson_interval
-from evaluation.latency import Latency, measure_latency
-from evaluation.lazy import LazyModel
-from evaluation.metrics import compute_bleu
-from evaluation.models import (
+from evaluation.generation.completions import Sample, complete_all
+from evaluation.judging.outcomes import count_failed_at_limit
+from evaluation.judging.scoring import Scores, judge, save_verdicts, summarize
+from evaluation.metrics.codebleu import completion_codebleu
+from evaluation.metrics.evaluate_metrics import compute_bleu
+from evaluation.metrics.intervals import wilson_interval
+from evaluation.models.latency import Latency, measure_latency
+from evaluation.models.lazy import LazyModel
+from evaluation.models.sources import (
     ModelSource,
     load_model,
     model_identity,
     num_parameters,
     safetensors_bytes,
 )
-from evaluation.outcomes import count_failed_at_limit
 from evaluation.progress import StageProgress
-from evaluation.rows import ModelRow
 from evaluation.sandbox.checks import Verdict
-from evaluation.scoring import Scores, judge, save_verdicts, summarize
 
 
 def measure_model(source: ModelSource, conditions: Conditions, progress: StageProgress) -> ModelRow:

@@ -5,13 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.agreement import Agreement, DocumentSums, RowSums, summarize
-from evaluation.conditions import Conditions, hash_of
+from evaluation.agreement.held_out import (
+    CachedTeacher,
+    HeldOut,
+    LiveTeacher,
+    Reference,
+    measure_documents,
+)
+from evaluation.agreement.scores import Agreement, DocumentSums, RowSums, summarize
+from evaluation.comparison.conditions import Conditions, hash_of
 from evaluation.files import keep_json
 from evaluation.generation.tokens import position_limit
-from evaluation.held_out import CachedTeacher, HeldOut, LiveTeacher, Reference, measure_documents
-from evaluation.lazy import LazyModel
-from evaluation.models import ModelSource, list_sources, load_model
+from evaluation.models.lazy import LazyModel
+from evaluation.models.sources import ModelSource, list_sources, load_model
 from evaluation.progress import StageProgress
 
 

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from evaluation.agreement import Agreement
-from evaluation.latency import Latency
-from evaluation.paired import Comparison, compare_verdicts
-from evaluation.passk import pass_at_k
-from evaluation.plausibility import implausible
+from evaluation.agreement.scores import Agreement
+from evaluation.metrics.paired import Comparison, compare_verdicts
+from evaluation.metrics.passk import pass_at_k
+from evaluation.metrics.plausibility import implausible
+from evaluation.models.latency import Latency
 
 
 @dataclass(frozen=True, kw_only=True)

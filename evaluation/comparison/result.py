@@ -7,12 +7,17 @@ from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
-from evaluation.bleu import completion_bleu
-from evaluation.codebleu import codebleu_signature, why_no_codebleu
-from evaluation.conditions import Conditions
-from evaluation.contamination import Contamination
-from evaluation.rows import ModelRow, compare_with_teacher, rate_uncontaminated, row_notes
-from evaluation.self_check import SelfCheck
+from evaluation.comparison.conditions import Conditions
+from evaluation.comparison.model_row import (
+    ModelRow,
+    compare_with_teacher,
+    rate_uncontaminated,
+    row_notes,
+)
+from evaluation.judging.self_check import SelfCheck
+from evaluation.metrics.bleu import completion_bleu
+from evaluation.metrics.codebleu import codebleu_signature, why_no_codebleu
+from evaluation.problems.contamination import Contamination
 
 PACKAGES = (
     "torch",

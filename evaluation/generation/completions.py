@@ -20,7 +20,7 @@ from evaluation.config import GenerationSettings
 from evaluation.errors import EvaluationError
 from evaluation.generation.generate import Completion, Request, generate_each
 from evaluation.generation.tokens import encode_prompt
-from evaluation.problems import BenchmarkProblem
+from evaluation.problems.benchmarks import BenchmarkProblem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from evaluation.completions import Sample
+from evaluation.generation.completions import Sample
 from evaluation.sandbox.checks import Verdict
 
 # Outcomes that stand for themselves; those with a detail after a colon are named below.

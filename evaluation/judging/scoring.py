@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evaluation.completions import Sample
 from evaluation.config import SandboxLimits
 from evaluation.files import write_text
-from evaluation.metrics import compute_pass_at_k
-from evaluation.problems import BenchmarkProblem
+from evaluation.generation.completions import Sample
+from evaluation.metrics.evaluate_metrics import compute_pass_at_k
+from evaluation.problems.benchmarks import BenchmarkProblem
 from evaluation.sandbox.checks import Verdict, run_many
 
 

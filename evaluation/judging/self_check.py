@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evaluation.config import JudgingConfig, SandboxLimits
 from evaluation.errors import EvaluationError
-from evaluation.problems import Benchmark, BenchmarkProblem
+from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem
 from evaluation.progress import Stages
 from evaluation.sandbox.checks import Verdict, run_many
 

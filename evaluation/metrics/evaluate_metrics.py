@@ -6,8 +6,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from evaluation.bleu import completion_bleu
-from evaluation.passk import bootstrap_interval, pass_at_k_per_problem
+from evaluation.metrics.bleu import completion_bleu
+from evaluation.metrics.passk import bootstrap_interval, pass_at_k_per_problem
 
 CHEN = """@article{chen2021evaluating,
   title={Evaluating Large Language Models Trained on Code},

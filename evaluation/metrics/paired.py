@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 
 from evaluation.errors import EvaluationError
-from evaluation.intervals import Interval, bootstrap_over_problems, paired_difference_interval
+from evaluation.metrics.intervals import (
+    Interval,
+    bootstrap_over_problems,
+    paired_difference_interval,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluation.errors import EvaluationError
-from evaluation.intervals import RESAMPLES, Interval, bootstrap_over_problems
+from evaluation.metrics.intervals import RESAMPLES, Interval, bootstrap_over_problems
 
 
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evaluation.intervals import Interval
+from evaluation.metrics.intervals import Interval
 
 
 @dataclass(frozen=True, kw_only=True)

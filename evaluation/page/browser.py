@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.page.samples import Browser, to_browser
-from evaluation.problems import BenchmarkProblem
+from evaluation.problems.benchmarks import BenchmarkProblem
 
 FILTERS = {
     "all": "all",

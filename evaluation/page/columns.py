@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.details import short
+from evaluation.report.details import short
 
 Row = Mapping[str, Any]
 

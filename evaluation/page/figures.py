@@ -6,11 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.details import short
-from evaluation.outcomes import group_outcomes
+from evaluation.judging.outcomes import group_outcomes
 from evaluation.page.charts import NUM_COLOURS, Line, Point, colour_class, lines, scatter
 from evaluation.page.columns import Row, look_up, sampled_ks
 from evaluation.page.tables import model_name, model_number, outcome_table
+from evaluation.report.details import short
 
 METRICS_FILE = "metrics.jsonl"  # beside a student's weights, one JSON object a line
 MOST_POINTS = 200

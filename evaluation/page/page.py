@@ -15,12 +15,12 @@ from typing import Any
 
 from evaluation.errors import EvaluationError
 from evaluation.files import write_text
+from evaluation.judging.self_check import SelfCheck
 from evaluation.page.browser import browser_section
 from evaluation.page.columns import percent
 from evaluation.page.figures import agreement_bars, loss_curves, outcome_bars, quality_charts
 from evaluation.page.tables import contamination_table, summary_tables, table
-from evaluation.problems import BenchmarkProblem, load_benchmark
-from evaluation.self_check import SelfCheck
+from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
 
 REPORT_FILE = "report.html"
 # What a reader must not miss among the notes.

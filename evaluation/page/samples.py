@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.outcomes import outcome_kind
-from evaluation.problems import BenchmarkProblem
+from evaluation.judging.outcomes import outcome_kind
+from evaluation.problems.benchmarks import BenchmarkProblem
 
 MAX_BYTES = 8_000_000
 # Longest text shown, in characters; a shorter one is tried only where greedy completions alone

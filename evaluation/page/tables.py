@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from evaluation.outcomes import group_outcomes
+from evaluation.judging.outcomes import group_outcomes
 from evaluation.page.charts import key
 from evaluation.page.columns import (
     COST_COLUMNS,

@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cache.data.problems import DEFAULT_DATASET, Problem, load_problems
+from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
-from cache.problems import DEFAULT_DATASET, Problem, load_problems
-from cache.templates import TEMPLATES
 from evaluation.errors import EvaluationError
-from evaluation.problem_tests import prompt_helpers, read_tests
+from evaluation.problems.tested_names import prompt_helpers, read_tests
 from evaluation.sandbox.checks import Program
 
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
-from cache.reader import CacheReader
+from cache.reading.reader import CacheReader
 from evaluation.errors import EvaluationError
-from evaluation.problems import BenchmarkProblem
+from evaluation.problems.benchmarks import BenchmarkProblem
 
 NGRAM_WORDS = 13
 SPLIT = "train"

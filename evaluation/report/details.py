@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from evaluation.agreement import SCOPES
-from evaluation.intervals import Interval
-from evaluation.rows import ModelRow
+from evaluation.agreement.scores import SCOPES
+from evaluation.comparison.model_row import ModelRow
+from evaluation.metrics.intervals import Interval
 
 GIB = 1 << 30
 NARROW = ("model", "text", "KL", "top-1", "bits/byte")

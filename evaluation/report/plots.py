@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from evaluation.rows import ModelRow
+from evaluation.comparison.model_row import ModelRow
 
 TEACHER_COLOUR, STUDENT_COLOUR = "#b5423c", "#2f6f9f"
 TOUCHING_PIXELS = 14

@@ -12,7 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.details import (
+from evaluation.comparison.model_row import ModelRow
+from evaluation.comparison.result import BenchmarkResult
+from evaluation.files import write_text
+from evaluation.report.details import (
     NARROW,
     agreement_numbers,
     agreement_table,
@@ -21,10 +24,7 @@ from evaluation.details import (
     likeness_table,
     short,
 )
-from evaluation.files import write_text
-from evaluation.results import BenchmarkResult
-from evaluation.rows import ModelRow
-from evaluation.verdict_tables import (
+from evaluation.report.verdict_tables import (
     NARROW_COMPARISON,
     comparison_table,
     outcome_table,

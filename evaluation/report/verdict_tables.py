@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from evaluation.intervals import Interval
-from evaluation.outcomes import group_outcomes
-from evaluation.rows import ModelRow
+from evaluation.comparison.model_row import ModelRow
+from evaluation.judging.outcomes import group_outcomes
+from evaluation.metrics.intervals import Interval
 
 NARROW_COMPARISON = ("model", "pass@1 kept", "greedy", "p", "sampled")
 """Columns of `comparison_table` that a terminal has room for."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import wandb
 
-from evaluation.report import flat_row
-from evaluation.results import BenchmarkResult
+from evaluation.comparison.result import BenchmarkResult
+from evaluation.report.report import flat_row
 
 
 def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path) -> None:

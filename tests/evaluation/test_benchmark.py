@@ -3,15 +3,16 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import EXAMPLES
 
-from cache.problems import load_problems
-from evaluation import measure, plots
+from cache.data.problems import load_problems
 from evaluation.benchmark import run_benchmark
+from evaluation.comparison import measure
 from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
-from evaluation.problems import load_benchmark
-from tests.test_evaluation_models import save_tiny
+from evaluation.problems.benchmarks import load_benchmark
+from evaluation.report import plots
+from tests.conftest import EXAMPLES
+from tests.evaluation.models.test_sources import save_tiny
 
 HUMANEVAL = load_benchmark("humaneval").problems
 

@@ -1,11 +1,11 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from evaluation.config import BenchmarkConfig, SandboxLimits
 from evaluation.errors import EvaluationError
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_limits_of_programs_come_from_the_flat_configuration():
 
 
 def test_every_field_is_documented_for_the_command_line():
-    source = (Path(__file__).parents[1] / "evaluation" / "config.py").read_text()
+    source = (ROOT / "evaluation" / "config.py").read_text()
     body = source.split("class BenchmarkConfig")[1].split("def __post_init__")[0].splitlines()
     fields = [i for i, line in enumerate(body) if ": " in line and '"""' not in line]
     assert len(fields) >= 25
@@ -66,4 +66,4 @@ def test_configuration_imports_nothing_heavy():
         "import sys, evaluation.config; heavy = {'torch', 'transformers', 'datasets', 'evaluate', "
         "'numpy', 'matplotlib', 'wandb', 'rich'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -8,12 +8,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from cache.config import TargetFormat
-from cache.reader import CachedDocuments
-from cache.soft_targets import SoftTargets
-from cache.tail_mass import NODES
-from cache.tails import EvenTail
-from distill.recipe import Recipe
+from cache.building.config import TargetFormat
+from cache.reading.reader import CachedDocuments
+from cache.targets.soft_targets import SoftTargets
+from cache.targets.tail_mass import NODES
+from cache.targets.tails import EvenTail
+from distill.settings.recipe import Recipe
 
 VOCAB_SIZE = 64
 END_OF_TEXT = "<|endoftext|>"

@@ -21,15 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from distill_fakes import FakeReader, small_recipe
-from test_distill_learner import batches, gradient, make_learner
 
-import distill.checkpoint
-import distill.run_folder
-import distill.train
-from distill.config import TrainConfig
-from distill.learner import Learner
-from distill.train import train
+import distill.run.checkpoint
+import distill.run.run_folder
+import distill.run.train
+from distill.learning.learner import Learner
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from tests.distill.learning.test_learner import batches, gradient, make_learner
+from tests.support.distill_fakes import FakeReader, small_recipe
 
 MOMENTS = (
     "first_epoch",
@@ -71,11 +71,11 @@ def arm(moment: str, reader: FakeReader) -> None:
     elif moment == "mid_step":
         Learner.accumulate_gradients = after(16, Learner.accumulate_gradients)
     elif moment == "mid_checkpoint":  # the second checkpoint has a model, but no random states
-        distill.checkpoint.torch.save = after(3, torch.save)
+        distill.run.checkpoint.torch.save = after(3, torch.save)
     elif moment == "between_checkpoints":  # written under its name, the old one still there
-        distill.checkpoint.shutil.rmtree = after(2, distill.checkpoint.shutil.rmtree)
+        distill.run.checkpoint.shutil.rmtree = after(2, distill.run.checkpoint.shutil.rmtree)
     elif moment == "mid_finish":
-        distill.run_folder.write_json = die
+        distill.run.run_folder.write_json = die
 
 
 def train_in_child(folder: Path, name: str, moment: str | None = None, **recipe: object) -> None:
@@ -146,8 +146,8 @@ def kill_at_random(folder: Path, name: str, times: int) -> None:
         time.sleep(random.uniform(0.1, 1.5))
         os.kill(child, signal.SIGKILL)
         ended = wait(child)
-        run = distill.run_folder.read_run(folder / name)
-        if not ended or (run is not None and run["status"] == distill.run_folder.FINISHED):
+        run = distill.run.run_folder.read_run(folder / name)
+        if not ended or (run is not None and run["status"] == distill.run.run_folder.FINISHED):
             return  # it had finished before
     assert wait(start(train_in_child, folder, name)) == 0
 

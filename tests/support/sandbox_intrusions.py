@@ -1,6 +1,6 @@
 """Programs that use up or reach out of what they are given: source and outcomes, as in cheats."""
 
-from sandbox_cheats import WRONG
+from tests.support.sandbox_cheats import WRONG
 
 INTRUSIONS: dict[str, tuple[str, str | tuple[str, ...]]] = {
     # Using up time, memory, disk.

@@ -2,9 +2,9 @@
 
 import torch
 
-from cache.config import TargetFormat
-from cache.row_codec import EncodedRows, OutputHead, RowCodec
-from cache.soft_targets import SoftTargets
+from cache.building.config import TargetFormat
+from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
+from cache.targets.soft_targets import SoftTargets
 
 
 def random_logits(num_rows: int, vocab_size: int, spread: float, seed: int = 0) -> torch.Tensor:

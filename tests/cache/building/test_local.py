@@ -14,22 +14,22 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, save_teacher, take_interrupts
 
-import cache.prepare
-import cache.teacher
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from cache.documents import build_documents
+import cache.building.prepare
+import cache.teacher.teacher
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.encode import compute_rows
+from cache.building.local import build_cache
+from cache.data.documents import build_documents
+from cache.data.problems import load_problems
 from cache.errors import CacheError
-from cache.lock import writer_lock
-from cache.problems import load_problems
-from cache.reader import CacheReader
-from cache.rows import compute_rows
-from cache.teacher import load_causal_lm, load_tokenizer
-from cache.verify import verify_cache
+from cache.machine.lock import writer_lock
+from cache.reading.reader import CacheReader
+from cache.teacher.teacher import load_causal_lm, load_tokenizer
+from cache.tools.verify import verify_cache
+from tests.conftest import EXAMPLES, save_teacher, take_interrupts
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 FORK = get_context("fork")
 
 
@@ -117,7 +117,7 @@ def test_a_killed_build_fits_no_second_basis(tmp_path, tiny_teacher, monkeypatch
     before = datasets_of(tmp_path / "c")
     (tmp_path / "c" / "manifest.json").unlink()
     (tmp_path / "c" / "train" / "shard-00001.h5").unlink()
-    monkeypatch.setattr(cache.prepare, "fit_basis", None)
+    monkeypatch.setattr(cache.building.prepare, "fit_basis", None)
     build_cache(config)
     assert datasets_of(tmp_path / "c") == before
     monkeypatch.undo()
@@ -139,7 +139,7 @@ def test_gold_logprob_is_the_loss_of_the_teacher(tmp_path, tiny_teacher):
 def test_a_finished_build_computes_nothing_again(tmp_path, tiny_teacher, monkeypatch):
     config = config_of(tmp_path / "c", tiny_teacher)
     build_cache(config)
-    monkeypatch.setattr(cache.prepare, "load_causal_lm", None)
+    monkeypatch.setattr(cache.building.prepare, "load_causal_lm", None)
     assert build_cache(config).already_complete
 
 
@@ -275,7 +275,7 @@ def test_nan_logits_name_the_documents_and_leave_no_shard(tmp_path, tiny_teacher
     model = load_causal_lm(str(tiny_teacher))
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
-    monkeypatch.setattr(cache.prepare, "load_causal_lm", lambda *a, **k: model)
+    monkeypatch.setattr(cache.building.prepare, "load_causal_lm", lambda *a, **k: model)
     with pytest.raises(CacheError, match=r"NaN or inf .*; batch of task_id 6"):
         build_cache(config_of(tmp_path / "c", tiny_teacher))
     assert not list((tmp_path / "c").rglob("*.h5*"))
@@ -294,7 +294,7 @@ def test_a_vocabulary_that_does_not_fit_the_head_is_refused(tmp_path, tiny_teach
 
 
 def test_documents_beyond_the_teachers_positions_are_refused(tmp_path, tiny_teacher, monkeypatch):
-    monkeypatch.setattr(cache.teacher.Teacher, "max_positions", 100)
+    monkeypatch.setattr(cache.teacher.teacher.Teacher, "max_positions", 100)
     with pytest.raises(CacheError, match="--max-length 100"):
         build_cache(config_of(tmp_path / "c", tiny_teacher))
 
@@ -329,9 +329,9 @@ def in_small_disk(tmp_path: Path, size: str, options: str, script: str) -> str:
 BUILD_SCRIPT = """
 import sys; sys.path.insert(0, "tests")
 from pathlib import Path
-from cache.build import build_cache
+from cache.building.local import build_cache
 from cache.errors import CacheError
-from test_cache_build import config_of
+from tests.cache.building.test_local import config_of
 out = Path({out!r})
 try:
     build_cache(config_of(out / "c", Path({teacher!r})))
@@ -362,7 +362,7 @@ def test_an_unwritable_directory_is_named(tmp_path, tiny_teacher):
 def test_a_soft_capped_head_is_refused_by_name(tiny_teacher):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    from cache.teacher import Teacher
+    from cache.teacher.teacher import Teacher
 
     torch.manual_seed(0)
     config = Gemma2Config(
@@ -376,15 +376,15 @@ def test_a_soft_capped_head_is_refused_by_name(tiny_teacher):
 def test_a_model_without_a_separate_head_is_refused():
     from transformers import GPT2Config, GPT2Model
 
-    from cache.teacher import Teacher
+    from cache.teacher.teacher import Teacher
 
     with pytest.raises(CacheError, match="no output head separate from its trunk"):
         Teacher(GPT2Model(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1)))
 
 
 def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch):
-    from cache.row_codec import RowCodec
-    from cache.teacher import Teacher
+    from cache.targets.row_codec import RowCodec
+    from cache.teacher.teacher import Teacher
 
     model, tokenizer = load_causal_lm(str(tiny_teacher)), load_tokenizer(str(tiny_teacher))
     documents, _ = build_documents(

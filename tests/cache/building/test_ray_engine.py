@@ -8,21 +8,21 @@ import threading
 import time
 
 import pytest
-from conftest import save_teacher
-from local_ray import replicas, two_cpus
-from test_cache_build import ROOT, build_words, config_of, datasets_of, left_over
 
-from cache.build import build_cache
-from cache.config import TargetFormat
+from cache.building.config import TargetFormat
+from cache.building.local import build_cache
 from cache.errors import CacheError
-from cache.verify import verify_cache
+from cache.tools.verify import verify_cache
+from tests.cache.building.test_local import ROOT, build_words, config_of, datasets_of, left_over
+from tests.conftest import save_teacher
+from tests.support.local_ray import replicas, two_cpus
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
 # A cluster of its own, which does not go well beside another one on two cores.
 pytestmark = pytest.mark.slow
 
-from cache.ray_cluster import require_room  # noqa: E402
-from cache.ray_engine import RETRIES, RayConfig, build_on_ray  # noqa: E402
+from cache.building.ray_engine import RETRIES, RayConfig, build_on_ray  # noqa: E402
+from cache.machine.ray_cluster import require_room  # noqa: E402
 
 LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
 

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import save_teacher
-from local_ray import replicas
-from test_cache_build import ROOT, build_words, datasets_of, left_over
+
+from tests.cache.building.test_local import ROOT, build_words, datasets_of, left_over
+from tests.conftest import save_teacher
+from tests.support.local_ray import replicas
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
 # A cluster of its own, which does not go well beside another one on two cores.

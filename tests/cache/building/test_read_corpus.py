@@ -17,30 +17,30 @@ import datasets
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_cache_build import ROOT, datasets_of
 
-import cache.corpus
-import cache.corpus_spool
+import cache.building.read_corpus
+import cache.data.text_stream
 import cli
-from cache.build import build_cache, build_share
-from cache.config import BuildConfig, TargetFormat
-from cache.corpus import TextBatch, TextStream
-from cache.corpus_config import Corpus
-from cache.corpus_spool import spool_corpus
-from cache.durable import read_sealed_json
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache, build_share
+from cache.building.plan import first_documents, plan_build
+from cache.building.read_corpus import spool_corpus
+from cache.building.workers import Share
+from cache.data.corpus import Corpus
+from cache.data.spool import Spool
+from cache.data.text_stream import TextBatch, TextStream
 from cache.errors import CacheError
-from cache.extend import extend_cache
-from cache.live import verify_live
-from cache.plan import first_documents, plan_build
-from cache.reader import CacheReader
-from cache.recommend import plan_targets
-from cache.spool import Spool
-from cache.teacher import load_tokenizer
-from cache.verify import verify_cache
-from cache.workers import Share
-from distill.config import TrainConfig
-from distill.recipe import Recipe
-from distill.train import train
+from cache.machine.durable import read_sealed_json
+from cache.reading.reader import CacheReader
+from cache.teacher.teacher import load_tokenizer
+from cache.tools.extend import extend_cache
+from cache.tools.recommend import plan_targets
+from cache.tools.verify import verify_cache
+from cache.tools.verify_live import verify_live
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from distill.settings.recipe import Recipe
+from tests.cache.building.test_local import ROOT, datasets_of
 
 NUM_TEXTS = 300
 
@@ -240,7 +240,7 @@ def test_sources_take_turns_by_their_weights_in_one_order(sources):
 
 KILL = """
 import os, signal, sys
-from cache.spool import Spool
+from cache.data.spool import Spool
 save, left = Spool.save, [{saves}]
 def save_and_die(self, position):
     save(self, position)
@@ -248,8 +248,8 @@ def save_and_die(self, position):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 Spool.save = save_and_die
-import cache.corpus
-cache.corpus.BATCH_TEXTS = 16
+import cache.data.text_stream
+cache.data.text_stream.BATCH_TEXTS = 16
 import cli
 cli.main(sys.argv[1:])
 """
@@ -295,7 +295,7 @@ def test_a_killed_spool_goes_on_in_mid_stream_to_the_same_bytes(
 def test_two_streams_go_on_wherever_they_were_stopped(
     tmp_path, tiny_teacher, tokenizer, saves, skip, monkeypatch
 ):
-    monkeypatch.setattr(cache.corpus, "BATCH_TEXTS", 4)
+    monkeypatch.setattr(cache.data.text_stream, "BATCH_TEXTS", 4)
     write_jsonl(tmp_path / "both/train.jsonl", texts_of("a", 150))
     write_jsonl(tmp_path / "both/test.jsonl", texts_of("b", 150))
     config = config_of(
@@ -339,7 +339,7 @@ def count_texts(monkeypatch) -> list[str]:
                 seen.extend(batch.texts)
                 yield batch
 
-    monkeypatch.setattr(cache.corpus_spool, "TextStream", Counted)
+    monkeypatch.setattr(cache.building.read_corpus, "TextStream", Counted)
     return seen
 
 
@@ -348,7 +348,7 @@ def test_a_finished_corpus_cache_is_not_streamed_again(
 ):
     config = config_of(tmp_path / "c", tiny_teacher, sources["jsonl"], limit=40)
     assert not build_cache(config).already_complete
-    monkeypatch.setattr(cache.corpus_spool, "TextStream", None)
+    monkeypatch.setattr(cache.building.read_corpus, "TextStream", None)
     assert build_cache(config).already_complete
     for change, message in (
         ({"limit": 41}, r"there: .*first 40 texts.*\n.*asked for: .*first 41 texts"),
@@ -398,7 +398,7 @@ def test_mistakes_about_sources_become_sentences(tmp_path, tiny_teacher, tokeniz
 def test_a_stream_that_breaks_goes_on_once_it_is_mended(
     tmp_path, tiny_teacher, tokenizer, sources, monkeypatch
 ):
-    monkeypatch.setattr(cache.corpus, "BATCH_TEXTS", 16)
+    monkeypatch.setattr(cache.data.text_stream, "BATCH_TEXTS", 16)
     breaks = [True]
 
     def rows():
@@ -509,7 +509,7 @@ def test_memory_does_not_grow_with_the_stream(tmp_path, tiny_teacher, tokenizer,
         return Endless
 
     def peak(num_batches: int) -> int:
-        monkeypatch.setattr(cache.corpus_spool, "TextStream", endless(num_batches))
+        monkeypatch.setattr(cache.building.read_corpus, "TextStream", endless(num_batches))
         config = config_of(
             tmp_path / str(num_batches), tiny_teacher, "endless", corpus={"validation_every": 9}
         )

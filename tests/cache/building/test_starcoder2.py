@@ -1,18 +1,17 @@
 """Shapes and vocabulary of the default teacher: StarCoder2-3B's real configuration, 2 layers."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES
 
-from cache.build import build_cache
-from cache.config import BuildConfig
-from cache.reader import CacheReader
-from cache.verify import verify_cache
+from cache.building.config import BuildConfig
+from cache.building.local import build_cache
+from cache.reading.reader import CacheReader
+from cache.tools.verify import verify_cache
+from tests.conftest import EXAMPLES
+from tests.support.paths import SHARED
 
-TOKENIZER = Path(__file__).parent.parent.parent / "shared" / "data" / "starcoder2-tokenizer"
+TOKENIZER = SHARED / "data" / "starcoder2-tokenizer"
 
 
 @pytest.mark.slow

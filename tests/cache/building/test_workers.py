@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_cache_build import (
+
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache, build_share
+from cache.building.workers import Share, own_gpus, parse_share, share_of_launch, total_cost
+from cache.errors import CacheError
+from cache.reading.reader import CacheReader
+from cache.storage.manifest import Manifest
+from cache.tools.extend import extend_cache
+from cache.tools.verify import verify_cache
+from cli import main
+from tests.cache.building.test_local import (
     FORK,
     ROOT,
     build_words,
@@ -20,16 +30,6 @@ from test_cache_build import (
     small_batches,
     wait_for_shards,
 )
-
-from cache.build import build_cache, build_share
-from cache.config import BuildConfig, TargetFormat
-from cache.errors import CacheError
-from cache.extend import extend_cache
-from cache.manifest import Manifest
-from cache.reader import CacheReader
-from cache.verify import verify_cache
-from cache.workers import Share, own_gpus, parse_share, share_of_launch, total_cost
-from cli import main
 
 LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
 

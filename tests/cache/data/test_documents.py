@@ -6,16 +6,16 @@ import sys
 import types
 
 import pytest
-from conftest import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from cache.documents import build_documents
+from cache.building.plan import plan_batches, plan_shards
+from cache.data.documents import build_documents
+from cache.data.problems import Problem, load_problems
+from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
-from cache.plan import plan_batches, plan_shards
-from cache.problems import Problem, load_problems
-from cache.templates import TEMPLATES
+from tests.conftest import EXAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import cache.process
-from cache.durable import atomic_path, make_directory, remove_partials
+import cache.machine.process
+from cache.machine.durable import atomic_path, make_directory, remove_partials
 
 
 def test_half_written_files_of_another_container_of_the_same_name_are_left_alone(
     tmp_path, monkeypatch
 ):
     """The pid in their name is one of theirs, not the process here that has it."""
-    monkeypatch.setattr(cache.process, "pid_namespace", lambda: "f0000001")
+    monkeypatch.setattr(cache.machine.process, "pid_namespace", lambda: "f0000001")
     with atomic_path(tmp_path / "shard.h5") as partial:
         partial.write_text("whole")
         monkeypatch.undo()

@@ -16,19 +16,19 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease, Timeout
 
-import cache.durable
-import cache.lock
-from cache.dead_lock import LockWatch
-from cache.durable import atomic_path, read_sealed_json, remove_partials, write_sealed_json
+import cache.machine.durable
+import cache.machine.lock
 from cache.errors import CacheError
-from cache.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, share_lock, writer_lock
+from cache.machine.dead_lock import LockWatch
+from cache.machine.durable import atomic_path, read_sealed_json, remove_partials, write_sealed_json
+from cache.machine.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, share_lock, writer_lock
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from cache.durable import atomic_path
-from cache.lock import prepare_lock, share_lock, writer_lock
+from cache.machine.durable import atomic_path
+from cache.machine.lock import prepare_lock, share_lock, writer_lock
 folder = Path(sys.argv[1])
 with {lock}, atomic_path(folder / "file") as partial:
     partial.write_text("half")
@@ -99,7 +99,7 @@ def of_another_host(marker):
 
 
 def test_an_untouched_lock_of_another_host_is_taken_over(tmp_path, holder, monkeypatch):
-    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 1.5)
     holder().send_signal(signal.SIGKILL)
     marker = tmp_path / LOCK_NAME
     marker.write_text(marker.read_text().replace("duration=60.0", "duration=1.5"))
@@ -200,7 +200,7 @@ def test_files_are_the_groups_where_the_umask_says_so(tmp_path):
 
 def test_a_lock_without_a_name_is_taken_over_by_all_who_wait(tmp_path, monkeypatch):
     """Its maker died before it wrote its name."""
-    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 1.5)
     for name, lock in ((LOCK_NAME, writer_lock), (PREPARE_LOCK, prepare_lock)):
         (tmp_path / name).touch()
         with lock(tmp_path):
@@ -229,7 +229,7 @@ class NoExchange(SoftFileLease):
 
 @pytest.fixture
 def no_exchange(monkeypatch):
-    monkeypatch.setattr(cache.lock, "SoftFileLease", NoExchange)
+    monkeypatch.setattr(cache.machine.lock, "SoftFileLease", NoExchange)
 
 
 @pytest.mark.parametrize("lock", [writer_lock, prepare_lock])
@@ -262,7 +262,7 @@ def test_without_exchange_one_at_a_time_follows_a_dead_host(tmp_path, holder, no
     of_another_host(marker)
 
     def hold():
-        cache.lock.LEASE_SECONDS = 1.5
+        cache.machine.lock.LEASE_SECONDS = 1.5
         with prepare_lock(tmp_path):
             (tmp_path / "inside").touch(exist_ok=False)
             time.sleep(0.05)
@@ -280,7 +280,7 @@ def test_without_exchange_one_at_a_time_follows_a_dead_host(tmp_path, holder, no
 def test_without_exchange_a_process_that_died_removing_a_lock_is_followed(
     tmp_path, no_exchange, monkeypatch
 ):
-    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 1.0)
     (tmp_path / LOCK_NAME).touch()
     (tmp_path / f"{LOCK_NAME}.{sha256(b'').hexdigest()[:16]}.partial").touch()
     with writer_lock(tmp_path):
@@ -292,7 +292,7 @@ def test_the_pid_of_another_container_of_the_same_name_means_nothing(
     tmp_path, holder, monkeypatch, capfd
 ):
     """A container that is started again has the host name and the pids of the one before."""
-    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 2.0)
     holder()
     marker = tmp_path / LOCK_NAME
     text = marker.read_text().replace("duration=60.0", "duration=2.0")
@@ -314,7 +314,9 @@ def test_a_file_that_is_being_replaced_is_read_again(tmp_path, monkeypatch):
     path.write_bytes(whole[:-9])
     with pytest.raises(CacheError, match="is damaged"):
         read_sealed_json(path)
-    monkeypatch.setattr(cache.durable.time, "sleep", lambda seconds: path.write_bytes(whole))
+    monkeypatch.setattr(
+        cache.machine.durable.time, "sleep", lambda seconds: path.write_bytes(whole)
+    )
     assert read_sealed_json(path) == {"documents": 55}
 
 

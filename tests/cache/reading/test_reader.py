@@ -10,15 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.config import TargetFormat
-from cache.durable import read_sealed_json, write_sealed_json
+from cache.building.config import TargetFormat
 from cache.errors import CacheError
-from cache.inspect import example_tokens, split_sizes
-from cache.layout import ANY, ShardLayout
-from cache.manifest import Manifest, Plan
-from cache.reader import CacheReader
-from cache.shard import write_shard
-from cache.verify import row_problems, verify_cache
+from cache.machine.durable import read_sealed_json, write_sealed_json
+from cache.reading.reader import CacheReader
+from cache.storage.layout import ANY, ShardLayout
+from cache.storage.manifest import Manifest, Plan
+from cache.storage.shard import write_shard
+from cache.tools.inspect import example_tokens, split_sizes
+from cache.tools.verify import row_problems, verify_cache
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.card import cache_card, find_license
-from cache.manifest import Manifest
+from cache.remote.card import cache_card, find_license
+from cache.storage.manifest import Manifest
 
 
 @pytest.fixture(scope="module")

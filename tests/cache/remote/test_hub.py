@@ -5,13 +5,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cache import remote_errors, remote_hub
 from cache.errors import CacheError
-from cache.manifest import MANIFEST_NAME, Manifest
-from cache.remote_hub import HubRemote
-from cache.share import pull
-from cache.share_push import JOURNAL_NAME, push
-from cache.verify import verify_cache
+from cache.remote import errors as remote_errors
+from cache.remote import hub as remote_hub
+from cache.remote.hub import HubRemote
+from cache.remote.pull import pull
+from cache.remote.push import JOURNAL_NAME, push
+from cache.storage.manifest import MANIFEST_NAME, Manifest
+from cache.tools.verify import verify_cache
 
 URL = "hf://datasets/org/name"
 
@@ -61,7 +62,7 @@ def hub(monkeypatch):
         remote.root = "/" + remote.root  # as the memory filesystem spells it
         return remote
 
-    for module in ("cache.share", "cache.share_push"):
+    for module in ("cache.remote.pull", "cache.remote.push"):
         monkeypatch.setattr(f"{module}.open_remote", open_remote)
     monkeypatch.setattr(remote_errors, "WAITS", ())
     yield api

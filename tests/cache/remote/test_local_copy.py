@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from cache.durable import write_sealed_json
 from cache.errors import CacheError
-from cache.lock import writer_lock
-from cache.manifest import MANIFEST_NAME, Manifest
-from cache.remote import open_remote
-from cache.share import local_folder, pull
-from cache.share_push import JOURNAL_NAME, push
-from cache.verify import verify_cache
+from cache.machine.durable import write_sealed_json
+from cache.machine.lock import writer_lock
+from cache.remote.pull import local_folder, pull
+from cache.remote.push import JOURNAL_NAME, push
+from cache.remote.remote import open_remote
+from cache.storage.manifest import MANIFEST_NAME, Manifest
+from cache.tools.verify import verify_cache
 
 CARD = "# card\n"
 
@@ -111,7 +111,7 @@ def test_a_stopped_push_of_other_bytes_is_not_trusted(tiny_cache, tmp_path):
     (tmp_path / "r" / MANIFEST_NAME).rename(tmp_path / "r" / JOURNAL_NAME)
     name = "train/shard-00000.h5"
     (copy / name).write_bytes(b"\0" * (copy / name).stat().st_size)
-    from cache.durable import file_sha256
+    from cache.machine.durable import file_sha256
 
     manifest = Manifest.read(copy)
     files = tuple(
@@ -191,7 +191,7 @@ def test_urls_that_lead_nowhere_are_sentences(url, message, tmp_path, monkeypatc
 
     for name in ("gcsfs", "paramiko"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "cache.remote_ssh", raising=False)
+    monkeypatch.delitem(sys.modules, "cache.remote.ssh", raising=False)
     with pytest.raises(CacheError, match=message):
         pull(url, tmp_path / "c")
 

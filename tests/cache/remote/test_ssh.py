@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from share_server import Line
-from test_cache_share import CARD, files
 
-from cache import remote_errors
 from cache.errors import CacheError
-from cache.manifest import MANIFEST_NAME, Manifest
-from cache.remote import open_remote
-from cache.remote_errors import RemoteUnreachable
-from cache.share import pull
-from cache.share_push import push
-from cache.verify import verify_cache
+from cache.remote import errors as remote_errors
+from cache.remote.errors import RemoteUnreachable
+from cache.remote.pull import pull
+from cache.remote.push import push
+from cache.remote.remote import open_remote
+from cache.storage.manifest import MANIFEST_NAME, Manifest
+from cache.tools.verify import verify_cache
+from tests.cache.remote.test_transfer import CARD, files
+from tests.support.share_server import Line
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 pytest.importorskip("paramiko", reason="paramiko is not installed: pip install paramiko")

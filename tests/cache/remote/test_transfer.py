@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from distill_fakes import small_recipe
-from share_server import BUCKET, Line, s3_server
 
 import cli
-from cache import remote_errors
 from cache.errors import CacheError
-from cache.manifest import MANIFEST_NAME, Manifest
-from cache.reader import CacheReader
-from cache.remote import open_remote
-from cache.remote_errors import RemoteUnreachable
-from cache.share import local_cache, local_folder, pull
-from cache.share_push import JOURNAL_NAME, push
-from cache.verify import verify_cache
+from cache.reading.reader import CacheReader
+from cache.remote import errors as remote_errors
+from cache.remote.errors import RemoteUnreachable
+from cache.remote.pull import local_cache, local_folder, pull
+from cache.remote.push import JOURNAL_NAME, push
+from cache.remote.remote import open_remote
+from cache.storage.manifest import MANIFEST_NAME, Manifest
+from cache.tools.verify import verify_cache
+from tests.support.distill_fakes import small_recipe
+from tests.support.paths import ROOT
+from tests.support.share_server import BUCKET, Line, s3_server
 
 CARD = "# card\n"
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """What the teacher's run cost stands in the manifest, for the ledger of those who train."""
 
-from cache.config import TargetFormat
-from cache.finish import joint_record
-from cache.manifest import Manifest
-from cache.merge import merge_caches
-from cache.reader import CacheReader
-from cache.reencode import reencode_cache
+from cache.building.config import TargetFormat
+from cache.reading.reader import CacheReader
+from cache.storage.finish import joint_record
+from cache.storage.manifest import Manifest
+from cache.tools.merge import merge_caches
+from cache.tools.reencode import reencode_cache
 
 
 def test_a_build_records_the_teachers_size_and_time(tiny_cache, tiny_teacher):

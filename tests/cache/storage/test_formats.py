@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from cache.errors import CacheError
-from cache.identity import FORMAT_VERSION, READABLE_VERSIONS
-from cache.manifest import Manifest
-from cache.merge import merge_caches
-from cache.reader import CacheReader
-from cache.verify import verify_cache
+from cache.reading.reader import CacheReader
+from cache.storage.identity import FORMAT_VERSION, READABLE_VERSIONS
+from cache.storage.manifest import Manifest
+from cache.tools.merge import merge_caches
+from cache.tools.verify import verify_cache
+from tests.support.paths import ROOT
 
-FORMATS = Path(__file__).parent / "formats"
+FORMATS = ROOT / "tests/formats"
 
 
 def assert_reads_as_when_written(directory: Path, version: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CacheError
-from cache.rans import FrequencyTables, decode, encode, fit_tables
+from cache.targets.rans import FrequencyTables, decode, encode, fit_tables
 
 
 def gaussian_codes(num_rows: int, stds: np.ndarray, seed: int = 0) -> np.ndarray:

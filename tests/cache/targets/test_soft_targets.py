@@ -5,12 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference
-from cache.config import TargetFormat
+from cache.building.config import TargetFormat
 from cache.errors import CacheError
-from cache.row_codec import RowCodec
-from cache.tail_mass import decode_log_mass, encode_log_mass, interpolate_log_mass
-from synthetic import dense, random_logits, to_soft_targets
+from cache.targets.row_codec import RowCodec
+from cache.targets.tail_mass import decode_log_mass, encode_log_mass, interpolate_log_mass
+from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
 

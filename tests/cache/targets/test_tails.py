@@ -5,15 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.basis import BasisFit, TailBasis
-from cache.config import TargetFormat
+from cache.building.config import TargetFormat
 from cache.errors import CacheError
-from cache.fidelity import measure_rows, summarise
-from cache.logprob_codes import decode_logprobs, encode_logprobs, error_bound
-from cache.packing import pack_rows, unpack_rows
-from cache.row_codec import RowCodec
-from distill.loss import sparse_kl_sum
-from synthetic import dense, encode, random_logits, to_soft_targets
+from cache.storage.packing import pack_rows, unpack_rows
+from cache.targets.basis import BasisFit, TailBasis
+from cache.targets.fidelity import measure_rows, summarise
+from cache.targets.logprob_codes import decode_logprobs, encode_logprobs, error_bound
+from cache.targets.row_codec import RowCodec
+from distill.loss.terms import sparse_kl_sum
+from tests.support.synthetic import dense, encode, random_logits, to_soft_targets
 
 WIDTH, VOCAB = 24, 300
 

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, save_teacher
-from test_cli import run
+from tests.test_cli import run
 
-import cache.extend
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from cache.corpus_config import Corpus
+import cache.tools.extend
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
+from cache.data.corpus import Corpus
 from cache.errors import CacheError
-from cache.extend import EXTENSION_DIR, extend_cache
-from cache.manifest import Manifest
-from cache.reader import CacheReader
-from cache.verify import verify_cache
-
-ROOT = Path(__file__).parent.parent
+from cache.reading.reader import CacheReader
+from cache.storage.manifest import Manifest
+from cache.tools.extend import EXTENSION_DIR, extend_cache
+from cache.tools.verify import verify_cache
+from tests.conftest import EXAMPLES, save_teacher
+from tests.support.paths import ROOT
 
 
 def examples(first: int, count: int) -> list[str]:
@@ -103,7 +102,7 @@ def test_a_call_killed_while_it_takes_shards_over_goes_on(tmp_path, made, monkey
     whole = made("d", 0, 4)
     extend_cache(whole, splits=("train",), dataset=dataset)
     with monkeypatch.context() as patch:
-        patch.setattr(cache.extend, "_finish", lambda *args, **given: 1 / 0)
+        patch.setattr(cache.tools.extend, "_finish", lambda *args, **given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             extend_cache(directory, splits=("train",), dataset=dataset)
     assert verify_cache(directory) == []  # it is as it was
@@ -121,7 +120,7 @@ def test_a_call_killed_right_after_its_manifest_adds_nothing_twice(tmp_path, mad
         assert path != directory / EXTENSION_DIR, "killed"
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.extend.shutil, "rmtree", die_at_the_end)
+        patch.setattr(cache.tools.extend.shutil, "rmtree", die_at_the_end)
         with pytest.raises(AssertionError, match="killed"):
             extend_cache(directory, splits=("train",), dataset=dataset)
     extend_cache(directory, splits=("train",), dataset=dataset)
@@ -244,7 +243,7 @@ def test_a_corpus_goes_on_after_its_last_text_as_often_as_one_likes(tmp_path, co
 def test_texts_that_are_there_are_refused_before_the_teacher_runs(tmp_path, corpus, monkeypatch):
     directory = corpus("c", skip=2, max_tokens=300)
     end = Manifest.read(directory).created["texts"][0]["end"]
-    monkeypatch.setattr(cache.extend, "build_cache", None)
+    monkeypatch.setattr(cache.tools.extend, "build_cache", None)
     for words in ((), ("--skip", end - 1), ("--limit", 3)):
         code, output = extend_texts(directory, tmp_path, *words)
         assert code == 1 and f"holds texts 2 to {end} of train of this corpus already" in output

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, save_teacher
-from test_cli import run
+from tests.test_cli import run
 
-import cache.lock
-import cache.merge
-import cache.source
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from cache.corpus_config import Corpus
-from cache.durable import json_sha256, write_sealed_json
+import cache.machine.lock
+import cache.tools.merge
+import cache.tools.source
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
+from cache.data.corpus import Corpus
 from cache.errors import CacheError
-from cache.manifest import Manifest
-from cache.merge import merge_caches
-from cache.reader import CacheReader
-from cache.verify import verify_cache
+from cache.machine.durable import json_sha256, write_sealed_json
+from cache.reading.reader import CacheReader
+from cache.storage.manifest import Manifest
+from cache.tools.merge import merge_caches
+from cache.tools.verify import verify_cache
+from tests.conftest import EXAMPLES, save_teacher
 
 
 def problems(split_start: int, first: int, count: int) -> list[str]:
@@ -230,7 +230,7 @@ def test_a_shard_that_the_manifest_does_not_vouch_for_is_refused(tmp_path, copy)
 
 
 def test_a_forged_content_hash_is_found(tmp_path, copy, monkeypatch):
-    monkeypatch.setattr(cache.source, "content_sha256", lambda arrays: "0" * 64)
+    monkeypatch.setattr(cache.tools.source, "content_sha256", lambda arrays: "0" * 64)
     with pytest.raises(CacheError, match="its content hash does not fit its content"):
         merge_caches(tmp_path / "m", [copy])
 
@@ -266,22 +266,22 @@ def test_a_stopped_merge_given_again_ends_with_the_same_bytes(tmp_path, parts, m
         written.append(to)
         copy(source, path, to)
 
-    copy = cache.source.Source.copy
-    monkeypatch.setattr(cache.source.Source, "copy", copy_two)
+    copy = cache.tools.source.Source.copy
+    monkeypatch.setattr(cache.tools.source.Source, "copy", copy_two)
     with pytest.raises(KeyboardInterrupt):
         merge_caches(tmp_path / "m", sources)
     with pytest.raises(CacheError, match="not complete"):
         CacheReader(tmp_path / "m")
     (tmp_path / "m" / "train" / "shard-00002.h5.partial").write_bytes(b"half")
     flip_byte(written[1])
-    monkeypatch.setattr(cache.source.Source, "copy", copy)
+    monkeypatch.setattr(cache.tools.source.Source, "copy", copy)
     merged = merge_caches(tmp_path / "m", sources)
     assert merged.files == whole.files and verify_cache(tmp_path / "m") == []
     assert not list((tmp_path / "m").rglob("*.partial"))
 
 
 def test_a_merge_stopped_before_its_plan_can_be_given_again(tmp_path, parts, monkeypatch):
-    monkeypatch.setattr(cache.lock, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 0.5)
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "writing.lock").touch()
     (tmp_path / "m" / "plan.json.partial").write_text("{")

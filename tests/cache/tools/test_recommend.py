@@ -4,18 +4,17 @@ import dataclasses
 
 import matplotlib.image
 import pytest
-from conftest import EXAMPLES
-from test_cli import run
+from tests.test_cli import run
 
-import cache.prepare
-import cache.recommend
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
+import cache.building.prepare
+import cache.tools.recommend
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
 from cache.errors import CacheError
-from cache.fidelity import Fidelity
-from cache.manifest import Manifest
-from cache.plots import plot_fidelity, plot_settings
-from cache.recommend import (
+from cache.storage.manifest import Manifest
+from cache.targets.fidelity import Fidelity
+from cache.tools.plots import plot_fidelity, plot_settings
+from cache.tools.recommend import (
     PlannedSetting,
     candidate_formats,
     frontier,
@@ -23,8 +22,9 @@ from cache.recommend import (
     recommend,
     with_recommended_targets,
 )
-from cache.trial import TrialResult
-from cache.verify import verify_cache
+from cache.tools.trial import TrialResult
+from cache.tools.verify import verify_cache
+from tests.conftest import EXAMPLES
 
 
 def config_of(out, teacher, **options) -> BuildConfig:
@@ -137,12 +137,12 @@ def test_a_begun_build_keeps_its_recommendation_without_another_trial(
 ):
     config = config_of(tmp_path / "c", tiny_teacher)
     chosen, teacher = with_recommended_targets(config, 100.0, num_rows=1000)
-    monkeypatch.setattr(cache.prepare, "load_teacher", None)  # it is loaded once
+    monkeypatch.setattr(cache.building.prepare, "load_teacher", None)  # it is loaded once
     summary = build_cache(chosen, teacher=teacher)
     monkeypatch.undo()
     assert summary.row_bytes / summary.num_rows < 106
     (tmp_path / "c" / "manifest.json").unlink()
-    monkeypatch.setattr(cache.recommend, "plan_targets", None)
+    monkeypatch.setattr(cache.tools.recommend, "plan_targets", None)
     again, _ = with_recommended_targets(config, 100.0)
     assert again == chosen
     assert build_cache(again).num_new_rows == 0

@@ -6,23 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import run
+from tests.test_cli import run
 
-import cache.reencode
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from cache.derive import changed_targets, derive_rows, require_derivable
+import cache.tools.reencode
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
 from cache.errors import CacheError
-from cache.manifest import Manifest
-from cache.reader import CacheReader
-from cache.reencode import reencode_cache
-from cache.row_codec import RowCodec
-from cache.tail_mass import decode_log_mass
-from cache.verify import verify_cache
-from synthetic import random_logits
+from cache.reading.reader import CacheReader
+from cache.storage.manifest import Manifest
+from cache.targets.derive import changed_targets, derive_rows, require_derivable
+from cache.targets.row_codec import RowCodec
+from cache.targets.tail_mass import decode_log_mass
+from cache.tools.reencode import reencode_cache
+from cache.tools.verify import verify_cache
+from tests.conftest import EXAMPLES
+from tests.support.synthetic import random_logits
 
 WHAT = {
     "mass": TargetFormat(top_k=16, tail="mass"),
@@ -230,15 +230,15 @@ def test_a_stopped_call_goes_on_and_ends_with_the_same_files(
         written.append(path)
         write_shard(path, arrays, **options)
 
-    write_shard = cache.reencode.write_shard
-    monkeypatch.setattr(cache.reencode, "write_shard", write_one)
+    write_shard = cache.tools.reencode.write_shard
+    monkeypatch.setattr(cache.tools.reencode, "write_shard", write_one)
     with pytest.raises(KeyboardInterrupt):
         reencode_cache(sources[source], tmp_path / "r", targets)
     before = written[0].stat().st_mtime_ns
     other = changed_targets(targets, {"top_k": 4})
     with pytest.raises(CacheError, match="unfinished cache that is not .* with these targets"):
         reencode_cache(sources[source], tmp_path / "r", other)
-    monkeypatch.setattr(cache.reencode, "write_shard", write_shard)
+    monkeypatch.setattr(cache.tools.reencode, "write_shard", write_shard)
     assert reencode_cache(sources[source], tmp_path / "r", targets).files == whole.files
     assert written[0].stat().st_mtime_ns == before
     with pytest.raises(CacheError, match="complete cache at .* already; give another OUT"):

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, save_teacher
-from test_cli import run
+from tests.test_cli import run
 
-import cache.live
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from cache.durable import file_sha256
+import cache.tools.verify_live
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
 from cache.errors import CacheError
-from cache.finish import open_shard_file
-from cache.live import verify_live
-from cache.live_rows import StoredRows, compare_rows
-from cache.manifest import Manifest
-from cache.reader import CacheReader
-from cache.shard import write_shard
-from cache.verify import verify_cache
+from cache.machine.durable import file_sha256
+from cache.reading.reader import CacheReader
+from cache.storage.finish import open_shard_file
+from cache.storage.manifest import Manifest
+from cache.storage.shard import write_shard
+from cache.tools.live_rows import StoredRows, compare_rows
+from cache.tools.verify import verify_cache
+from cache.tools.verify_live import verify_live
+from tests.conftest import EXAMPLES, save_teacher
 
 
 def rewrite_shard(directory: Path, number: int, change: Callable[[dict], None]) -> None:
@@ -80,13 +80,13 @@ def test_a_cache_of_a_teacher_in_half_precision_passes(tmp_path, tiny_teacher, d
 
 def test_the_seed_chooses_the_documents(tiny_cache, monkeypatch):
     chosen: list[tuple[str, int]] = []
-    compare = cache.live._compare_document
+    compare = cache.tools.verify_live._compare_document
 
     def note(reader, teacher, split, index):
         chosen.append((split, index))
         return compare(reader, teacher, split, index)
 
-    monkeypatch.setattr(cache.live, "_compare_document", note)
+    monkeypatch.setattr(cache.tools.verify_live, "_compare_document", note)
     for seed in (0, 0, 1):
         verify_live(tiny_cache, num_documents=3, seed=seed)
     assert len(set(chosen[:3])) == 3
@@ -95,7 +95,7 @@ def test_the_seed_chooses_the_documents(tiny_cache, monkeypatch):
 
 def test_slices_of_rows_change_nothing(tiny_cache, monkeypatch):
     whole = verify_live(tiny_cache, num_documents=3, seed=0)
-    monkeypatch.setattr(cache.live, "SLICE_BYTES", 384 * 4 * 7)
+    monkeypatch.setattr(cache.tools.verify_live, "SLICE_BYTES", 384 * 4 * 7)
     sliced = verify_live(tiny_cache, num_documents=3, seed=0)
     assert sliced.rows == whole.rows and sliced.faults == ()
     for name, difference in whole.largest_differences.items():

@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from distill_fakes import FakeReader, small_recipe
 from transformers import AutoTokenizer
 
 from cache.errors import CacheError
-from distill.batches import BatchSource, collate
-from distill.epochs import Epochs
-from distill.objective import row_states
-from distill.plan import plan_epoch
-from distill.prefetch import prefetch
-from distill.shapes import parse_shape
-from distill.student import build_student
+from distill.batches.batch import BatchSource, collate
+from distill.batches.epoch_plan import plan_epoch
+from distill.batches.epochs import Epochs
+from distill.batches.prefetch import prefetch
+from distill.learning.objective import row_states
+from distill.learning.student import build_student
+from distill.settings.shapes import parse_shape
+from tests.support.distill_fakes import FakeReader, small_recipe
 
 
 @pytest.fixture(scope="module")

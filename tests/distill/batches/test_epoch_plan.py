@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from distill.packing import first_fit, pack
-from distill.plan import plan_epoch
-from distill.shuffle import WINDOW_BLOCKS, shuffle
+from distill.batches.epoch_plan import plan_epoch
+from distill.batches.packing import first_fit, pack
+from distill.batches.shuffle import WINDOW_BLOCKS, shuffle
 
 
 def mbpp_like_lengths(seed, count=374):

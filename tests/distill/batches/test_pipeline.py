@@ -7,16 +7,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES
-from distill_fakes import small_recipe
 
-import cache.open_shards
-import distill.shuffle
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
+import cache.reading.open_shards
+import distill.batches.shuffle
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
 from cache.errors import CacheError
-from cache.reader import CacheReader
-from distill.epochs import Epochs
+from cache.reading.reader import CacheReader
+from distill.batches.epochs import Epochs
+from tests.conftest import EXAMPLES
+from tests.support.distill_fakes import small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def many_shards(tmp_path_factory, tiny_teacher):
 @pytest.fixture
 def small_window(monkeypatch):
     """Two blocks take turns, three groups are kept, a group is a block, one file is open."""
-    monkeypatch.setattr(cache.open_shards, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(cache.open_shards, "KEPT_BLOCKS", 3)
-    monkeypatch.setattr(cache.open_shards, "MAX_OPEN", 1)
-    monkeypatch.setattr(distill.shuffle, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(cache.reading.open_shards, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(cache.reading.open_shards, "KEPT_BLOCKS", 3)
+    monkeypatch.setattr(cache.reading.open_shards, "MAX_OPEN", 1)
+    monkeypatch.setattr(distill.batches.shuffle, "WINDOW_BLOCKS", 2)
 
 
 def num_shards(directory):
@@ -59,8 +59,8 @@ def test_blocks_are_stretches_of_documents_inside_a_shard(many_shards, monkeypat
         assert blocks.max() + 1 == num_shards(many_shards) >= 8
         assert np.bincount(blocks).min() >= 1
     # Rows 0-99 of a shard are its first block, and so on; a document counts by its first row.
-    monkeypatch.setattr(cache.open_shards, "GROUP_ROWS", 100)
-    monkeypatch.setattr(cache.open_shards, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(cache.reading.open_shards, "GROUP_ROWS", 100)
+    monkeypatch.setattr(cache.reading.open_shards, "BLOCK_BYTES", 1)
     with CacheReader(many_shards) as reader:
         lengths = reader.document_lengths("train")
         finer = reader.document_blocks("train")
@@ -72,13 +72,13 @@ def test_blocks_are_stretches_of_documents_inside_a_shard(many_shards, monkeypat
 
 def test_an_epoch_unpacks_every_group_once_and_keeps_few(many_shards, small_window, monkeypatch):
     kept = []
-    unpack = cache.open_shards.OpenShards._unpack
+    unpack = cache.reading.open_shards.OpenShards._unpack
 
     def counted(self, plan, begin):
         kept.append(self.num_kept + 1)
         return unpack(self, plan, begin)
 
-    monkeypatch.setattr(cache.open_shards.OpenShards, "_unpack", counted)
+    monkeypatch.setattr(cache.reading.open_shards.OpenShards, "_unpack", counted)
     with CacheReader(many_shards) as reader:
         read_epoch(reader, batching="packed")
         assert reader.shards.num_unpacked == num_shards(many_shards)

@@ -8,17 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch._inductor.config
-from distill_fakes import FakeReader, small_recipe
 from transformers import AutoTokenizer
 
-from distill.batches import collate
-from distill.checkpoint import seed_process
+from distill.batches.batch import collate
 from distill.errors import DistillError
-from distill.learner import Learner
-from distill.objective import row_states
-from distill.precision import resolve_precision, start_accelerator
-from distill.shapes import parse_shape
-from distill.student import build_student
+from distill.learning.learner import Learner
+from distill.learning.objective import row_states
+from distill.learning.precision import resolve_precision, start_accelerator
+from distill.learning.student import build_student
+from distill.run.checkpoint import seed_process
+from distill.settings.shapes import parse_shape
+from tests.support.distill_fakes import FakeReader, small_recipe
 
 
 @pytest.fixture(scope="module")

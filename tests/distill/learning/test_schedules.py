@@ -6,15 +6,15 @@ import math
 import pytest
 import safetensors.torch
 import torch
-from distill_fakes import FakeReader, small_recipe
 
-from cache.config import TargetFormat
-from distill.config import TrainConfig
+from cache.building.config import TargetFormat
 from distill.errors import DistillError
-from distill.recipe import DIVERGENCES
-from distill.runlog import read_metrics
-from distill.schedules import lr_schedule, terms_at
-from distill.train import train
+from distill.learning.schedules import lr_schedule, terms_at
+from distill.run.logs import read_metrics
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from distill.settings.recipe import DIVERGENCES
+from tests.support.distill_fakes import FakeReader, small_recipe
 
 MOVING = {
     "temperature_end": 1.0,

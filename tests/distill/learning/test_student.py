@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distill_fakes import FakeReader, write_tokenizer
 from transformers import AutoTokenizer
 
 from distill.errors import DistillError
-from distill.shapes import parse_shape
-from distill.student import build_student, padding_id, require_same_vocabulary
+from distill.learning.student import build_student, padding_id, require_same_vocabulary
+from distill.settings.shapes import parse_shape
+from tests.support.distill_fakes import FakeReader, write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-import reference
-from cache.soft_targets import SoftTargets
-from cache.tails import LinearTail, TailMap
-from distill import fused
-from distill.divergences import DENSE, gradient_order, require_divergence_fits
+from cache.targets.soft_targets import SoftTargets
+from cache.targets.tails import LinearTail, TailMap
 from distill.errors import DistillError
-from distill.fused import head_losses
-from distill.loss import LossTerms
-from distill.recipe import DIVERGENCES
-from synthetic import dense, random_logits, to_soft_targets
+from distill.loss import fused
+from distill.loss.divergences import DENSE, gradient_order, require_divergence_fits
+from distill.loss.fused import head_losses
+from distill.loss.terms import LossTerms
+from distill.settings.recipe import DIVERGENCES
+from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 ROWS, WIDTH, VOCAB = 7, 5, 40
 TAILS = ("mass", "renormalize", "hidden", "sampled", "lowrank")

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-import reference
-from distill.fused import head_losses
-from distill.loss import LossSums, LossTerms, sparse_kl_sum
-from synthetic import dense, random_logits, to_soft_targets
+from distill.loss.fused import head_losses
+from distill.loss.terms import LossSums, LossTerms, sparse_kl_sum
+from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 
 def distillation_sums(logits, labels, targets, **terms) -> LossSums:

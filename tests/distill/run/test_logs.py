@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from distill_fakes import FakeReader, small_recipe
-from test_distill_resume import METRICS, Interrupt, checkpoints
 from wandb.proto import wandb_internal_pb2
 
-import distill.train
-from distill.config import TrainConfig
+import distill.run.train
 from distill.errors import DistillError
-from distill.precision import start_accelerator
-from distill.runlog import MetricsLog, read_metrics
-from distill.train import train
+from distill.learning.precision import start_accelerator
+from distill.run.logs import MetricsLog, read_metrics
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from tests.distill.run.test_resume import METRICS, Interrupt, checkpoints
+from tests.support.distill_fakes import FakeReader, small_recipe
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def files_of_at_most(num_bytes):
 def test_a_full_disk_keeps_the_checkpoint_before_and_the_run_goes_on(
     config, reader, monkeypatch, num_bytes
 ):
-    save, saved = distill.train.save_checkpoint, []
+    save, saved = distill.run.train.save_checkpoint, []
 
     def save_on_a_disk_that_fills(folder, state, learner):
         saved.append(state.step)
         with files_of_at_most(num_bytes) if len(saved) == 2 else nullcontext():
             save(folder, state, learner)
 
-    monkeypatch.setattr(distill.train, "save_checkpoint", save_on_a_disk_that_fills)
+    monkeypatch.setattr(distill.run.train, "save_checkpoint", save_on_a_disk_that_fills)
     config = replace(config, save_every=4)
     with pytest.raises(
         DistillError,
@@ -75,13 +75,13 @@ def test_a_log_that_cannot_be_written_says_so(tmp_path):
 
 
 def test_a_student_that_cannot_be_written_keeps_its_last_checkpoint(config, reader, monkeypatch):
-    finish = distill.train.finish_run
+    finish = distill.run.train.finish_run
 
     def finish_on_a_full_disk(*args, **options):
         with files_of_at_most(100_000):
             finish(*args, **options)
 
-    monkeypatch.setattr(distill.train, "finish_run", finish_on_a_full_disk)
+    monkeypatch.setattr(distill.run.train, "finish_run", finish_on_a_full_disk)
     with pytest.raises(DistillError, match="the student in .* could not be written.*is intact"):
         train(config, reader=reader)
     assert checkpoints(config.out) == ["step-00000012"]
@@ -137,7 +137,7 @@ def test_a_run_in_fp16_counts_overflows_and_resumes_with_its_scale(config, reade
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**26)
         return accelerator
 
-    monkeypatch.setattr(distill.train, "start_accelerator", start_in_fp16)
+    monkeypatch.setattr(distill.run.train, "start_accelerator", start_in_fp16)
     with pytest.raises(KeyboardInterrupt):
         train(config, reader=Interrupt(reader, 20, KeyboardInterrupt()))
     resumed, whole = replace(config, resume=True), replace(config, out=config.out / "../whole")

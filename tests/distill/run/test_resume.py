@@ -5,20 +5,20 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from distill_fakes import FakeReader, small_recipe
-from distill_process_script import MOMENTS
 
-from distill.config import TrainConfig
 from distill.errors import DistillError
-from distill.runlog import read_metrics
-from distill.train import train
+from distill.run.logs import read_metrics
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.distill_process_script import MOMENTS
+from tests.support.paths import ROOT
 
-TESTS = Path(__file__).parent
+TESTS = ROOT / "tests"
 METRICS = "metrics.jsonl"
 KILLED = (*MOMENTS, "killed_at_random")
 
@@ -28,7 +28,7 @@ def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
-        [sys.executable, TESTS / "distill_process_script.py", folder],
+        [sys.executable, TESTS / "support" / "distill_process_script.py", folder],
         env={**os.environ, "PYTHONPATH": paths},
         check=True,
     )

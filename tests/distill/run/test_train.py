@@ -2,24 +2,24 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cache.reader import CacheReader
-from distill.config import TrainConfig
+from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.plots import TITLES
-from distill.runlog import MetricsLog, read_metrics, wandb_mode
-from distill.show import summary_table
-from distill.train import train
+from distill.run.logs import MetricsLog, read_metrics, wandb_mode
+from distill.run.plots import TITLES
+from distill.run.tables import summary_table
+from distill.run.train import train
+from distill.settings.config import TrainConfig
+from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
+from tests.support.paths import ROOT
 
-GOLDEN = Path(__file__).parent / "golden/distill_loss_curve.json"
+GOLDEN = ROOT / "tests/golden/distill_loss_curve.json"
 
 
 @pytest.fixture(scope="module")

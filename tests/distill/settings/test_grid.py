@@ -3,9 +3,9 @@
 import pytest
 
 from distill.errors import DistillError
-from distill.grid import IN_NAMES, expand_grid
-from distill.recipe import Recipe
-from distill.recipe_files import load_recipes
+from distill.settings.grid import IN_NAMES, expand_grid
+from distill.settings.recipe import Recipe
+from distill.settings.recipe_files import load_recipes
 
 COMMON = {"student": "tiny", "temperature": 2.0, "alpha": 0.5}
 

@@ -5,16 +5,16 @@ import sys
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-from distill_fakes import small_recipe
 
-import cache.soft_targets
-from distill import recipe_files
+import cache.targets.soft_targets
 from distill.commands import train
-from distill.config import SweepConfig, TrainConfig
 from distill.errors import DistillError
-from distill.recipe import MAX_TEMPERATURE, MIN_TEMPERATURE, Recipe, recipe_from_mapping
-from distill.recipe_files import find_recipe, load_recipes, recipes_folder
-from distill.shapes import StudentShape, parse_shape
+from distill.settings import recipe_files
+from distill.settings.config import SweepConfig, TrainConfig
+from distill.settings.recipe import MAX_TEMPERATURE, MIN_TEMPERATURE, Recipe, recipe_from_mapping
+from distill.settings.recipe_files import find_recipe, load_recipes, recipes_folder
+from distill.settings.shapes import StudentShape, parse_shape
+from tests.support.distill_fakes import small_recipe
 
 MINIMAL = {"name": "a", "student": "tiny", "temperature": 2.0, "alpha": 0.5}
 
@@ -71,8 +71,8 @@ def test_unknown_name_lists_the_known_ones():
 
 def test_temperature_range_is_that_of_the_cache():
     assert (MIN_TEMPERATURE, MAX_TEMPERATURE) == (
-        cache.soft_targets.MIN_TEMPERATURE,
-        cache.soft_targets.MAX_TEMPERATURE,
+        cache.targets.soft_targets.MIN_TEMPERATURE,
+        cache.targets.soft_targets.MAX_TEMPERATURE,
     )
     for temperature in (0.99, 4.01, float("nan")):
         with pytest.raises(DistillError, match="temperature is .* for 1 to 4 only"):

@@ -4,19 +4,19 @@ import json
 from dataclasses import replace
 
 import pytest
-from distill_fakes import FakeReader, small_recipe
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from distill.config import SweepConfig
-from distill.ledger import Ledger, RunCost, open_ledger
-from distill.plots import plot_ledger
-from distill.result import RunOutcome
-from distill.run_size import measure_run
-from distill.shapes import parse_shape
-from distill.show import ledger_table, ledger_words, plan_table
-from distill.student import build_student
-from distill.sweep import plan_sweep, sweep
+from distill.learning.student import build_student
+from distill.run.plots import plot_ledger
+from distill.run.result import RunOutcome
+from distill.run.tables import ledger_table, ledger_words, plan_table
+from distill.settings.config import SweepConfig
+from distill.settings.shapes import parse_shape
+from distill.sweep.ledger import Ledger, RunCost, open_ledger
+from distill.sweep.run_size import measure_run
+from distill.sweep.sweep import plan_sweep, sweep
+from tests.support.distill_fakes import FakeReader, small_recipe
 
 
 @pytest.fixture

@@ -13,22 +13,22 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import take_interrupts
-from distill_fakes import small_recipe
 from rich.console import Console
 
-import distill.live
-from distill.config import SweepConfig
+import distill.sweep.board
 from distill.errors import DistillError
-from distill.job import config_from_json, config_to_json
-from distill.jobs import Place, Worker, divide_machine
-from distill.live import Board
-from distill.progress import console
-from distill.result import RunOutcome
-from distill.run_size import RunSize
-from distill.sweep import sweep
+from distill.run.progress import console
+from distill.run.result import RunOutcome
+from distill.settings.config import SweepConfig
+from distill.sweep.board import Board
+from distill.sweep.local_jobs import Place, Worker, divide_machine
+from distill.sweep.run_size import RunSize
+from distill.sweep.sweep import sweep
+from distill.sweep.worker_process import config_from_json, config_to_json
+from tests.conftest import take_interrupts
+from tests.support.distill_fakes import small_recipe
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 RECIPES = """
 defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1}
 recipes: [{name: good}, {name: bad, precision: fp16}, {name: better, lr: 3e-3}]
@@ -181,7 +181,7 @@ class Clock:
 def board(tmp_path, monkeypatch):
     """A board of two runs of ten steps and 1000 tokens, and its clock."""
     clock = Clock()
-    monkeypatch.setattr(distill.live, "time", clock)
+    monkeypatch.setattr(distill.sweep.board, "time", clock)
     sizes = [
         RunSize(recipe=small_recipe(name=name), num_parameters=1, num_steps=10, num_tokens=1000)
         for name in ("a", "b")

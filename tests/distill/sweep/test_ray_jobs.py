@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_ray import two_cpus
 
-from distill.config import SweepConfig
 from distill.errors import DistillError
-from distill.progress import console
-from distill.sweep import sweep
+from distill.run.progress import console
+from distill.settings.config import SweepConfig
+from distill.sweep.sweep import sweep
+from tests.support.local_ray import two_cpus
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
 # A cluster of its own, which does not go well beside another one on two cores.

@@ -4,19 +4,19 @@ import json
 from dataclasses import replace
 
 import pytest
-from distill_fakes import FakeReader
 from rich.console import Console
 
-import distill.outcome
-from distill.config import SweepConfig, TrainConfig
+import distill.sweep.run_recipe
 from distill.errors import DistillError
-from distill.plots import TITLES
-from distill.progress import console
-from distill.recipe_files import load_recipes
-from distill.result import RunOutcome, SweepResult
-from distill.show import sweep_table
-from distill.sweep import sweep
-from distill.train import train
+from distill.run.plots import TITLES
+from distill.run.progress import console
+from distill.run.result import RunOutcome, SweepResult
+from distill.run.tables import sweep_table
+from distill.run.train import train
+from distill.settings.config import SweepConfig, TrainConfig
+from distill.settings.recipe_files import load_recipes
+from distill.sweep.sweep import sweep
+from tests.support.distill_fakes import FakeReader
 
 RECIPES = """
 defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 1, lr: 1e-3, batch_size: 4}
@@ -121,7 +121,7 @@ def test_finished_runs_are_skipped_and_unfinished_ones_gone_on_with(
         cache=reader.path, recipe=third, out=config.out / "third", wandb="disabled"
     )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("distill.train.plot_run", interrupt)
+        patch.setattr("distill.run.train.plot_run", interrupt)
         train(unfinished, reader=reader)
     with console.capture() as capture:
         result = sweep(config, reader=reader)
@@ -139,14 +139,14 @@ def test_an_unexpected_error_is_named_by_its_kind(config, reader, monkeypatch):
     def fail(train_config, **options):
         raise RuntimeError("[out] of memory")
 
-    monkeypatch.setattr(distill.outcome, "train", fail)
+    monkeypatch.setattr(distill.sweep.run_recipe, "train", fail)
     result = sweep(config, reader=reader)
     assert result.runs[0].error == "RuntimeError: [out] of memory"
     assert len(result.failed) == 3
 
 
 def test_interrupting_a_sweep_ends_it(config, reader, monkeypatch):
-    monkeypatch.setattr(distill.outcome, "train", lambda *args, **options: interrupt())
+    monkeypatch.setattr(distill.sweep.run_recipe, "train", lambda *args, **options: interrupt())
     with pytest.raises(KeyboardInterrupt):
         sweep(config, reader=reader)
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from cache.build import build_cache
-from cache.config import BuildConfig, TargetFormat
-from evaluation.agreement import (
+from cache.building.config import BuildConfig, TargetFormat
+from cache.building.local import build_cache
+from evaluation.agreement.held_out import CachedTeacher, HeldOut, LiveTeacher, measure_documents
+from evaluation.agreement.scores import (
     Agreement,
     DocumentSums,
     RowSums,
@@ -19,9 +20,8 @@ from evaluation.agreement import (
     summarize,
 )
 from evaluation.errors import EvaluationError
-from evaluation.held_out import CachedTeacher, HeldOut, LiveTeacher, measure_documents
-from tests import reference
 from tests.conftest import EXAMPLES
+from tests.support import reference
 
 FEW = 3
 
@@ -186,7 +186,7 @@ def test_documents_are_cut_to_the_positions_of_the_model(held_out, live):
 def test_results_do_not_depend_on_the_batches(held_out, monkeypatch):
     student = gpt2()
     together = measure_documents(student, held_out, CachedTeacher(held_out))
-    monkeypatch.setattr("evaluation.held_out.BATCH_TOKENS", 1)
+    monkeypatch.setattr("evaluation.agreement.held_out.BATCH_TOKENS", 1)
     seen = []
     alone = measure_documents(student, held_out, CachedTeacher(held_out), seen.append)
     assert seen == [1] * FEW

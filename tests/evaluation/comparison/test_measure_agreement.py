@@ -8,19 +8,19 @@ import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from evaluation.agreement import Agreement
-from evaluation.agreement_files import measure_agreement
+from evaluation.agreement.scores import Agreement
 from evaluation.benchmark import prepare
+from evaluation.comparison.measure_agreement import measure_agreement
+from evaluation.comparison.model_row import ModelRow, row_notes
 from evaluation.config import BenchmarkConfig
-from evaluation.details import agreement_table
 from evaluation.errors import EvaluationError
-from evaluation.lazy import LazyModel
-from evaluation.models import ModelSource, load_model
-from evaluation.report import flat_row, to_markdown, to_rich_table
-from evaluation.rows import ModelRow, row_notes
+from evaluation.models.lazy import LazyModel
+from evaluation.models.sources import ModelSource, load_model
+from evaluation.report.details import agreement_table
+from evaluation.report.report import flat_row, to_markdown, to_rich_table
 from tests.conftest import save_teacher
-from tests.test_evaluation_agreement import gpt2
-from tests.test_evaluation_report import STUDENT, TEACHER, result
+from tests.evaluation.agreement.test_scores import gpt2
+from tests.evaluation.report.test_report import STUDENT, TEACHER, result
 
 
 @pytest.fixture

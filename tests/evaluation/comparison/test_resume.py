@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import plots
 from evaluation.benchmark import run_benchmark
 from evaluation.config import BenchmarkConfig
-from tests.test_evaluation_models import save_tiny
-
-ROOT = Path(__file__).parent.parent
+from evaluation.report import plots
+from tests.evaluation.models.test_sources import save_tiny
+from tests.support.paths import ROOT
 
 
 def sample_lines(out: Path) -> list[str]:

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from evaluation import completions
-from evaluation.completions import complete_all, read_samples, recover_samples
 from evaluation.errors import EvaluationError
-from evaluation.problems import BenchmarkProblem
-from tests.test_evaluation_generate import byte_tokenizer, settings, tiny_gpt2
+from evaluation.generation import completions
+from evaluation.generation.completions import complete_all, read_samples, recover_samples
+from evaluation.problems.benchmarks import BenchmarkProblem
+from tests.evaluation.generation.test_generate import byte_tokenizer, settings, tiny_gpt2
 
 PROBLEMS = [
     BenchmarkProblem(

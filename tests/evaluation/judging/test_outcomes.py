@@ -1,12 +1,12 @@
 import re
 from dataclasses import replace
-from pathlib import Path
 
-from evaluation.completions import Sample
-from evaluation.outcomes import KINDS, count_failed_at_limit, group_outcomes, outcome_kind
+from evaluation.generation.completions import Sample
+from evaluation.judging.outcomes import KINDS, count_failed_at_limit, group_outcomes, outcome_kind
 from evaluation.sandbox.checks import Verdict
+from tests.support.paths import ROOT
 
-SANDBOX = Path(__file__).parent.parent / "evaluation" / "sandbox" / "checks.py"
+SANDBOX = ROOT / "evaluation" / "sandbox" / "checks.py"
 SAMPLE = Sample(task_id="T/0", sample=0, completion="pass", finish="stop")
 
 

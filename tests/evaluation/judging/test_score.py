@@ -6,9 +6,9 @@ from click.testing import CliRunner
 
 import cli
 from evaluation.errors import EvaluationError
-from evaluation.intervals import wilson_interval
-from evaluation.problems import load_benchmark
-from evaluation.score import score_samples
+from evaluation.judging.score import score_samples
+from evaluation.metrics.intervals import wilson_interval
+from evaluation.problems.benchmarks import load_benchmark
 from evaluation.score_config import ScoreConfig
 
 HUMANEVAL = load_benchmark("humaneval").problems[:2]

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation.completions import Sample
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
-from evaluation.problems import Benchmark, BenchmarkProblem, load_benchmark
-from evaluation.scoring import judge, save_verdicts, summarize
-from evaluation.self_check import TRIVIAL_BODIES, SelfCheck, check_benchmark
+from evaluation.generation.completions import Sample
+from evaluation.judging.scoring import judge, save_verdicts, summarize
+from evaluation.judging.self_check import TRIVIAL_BODIES, SelfCheck, check_benchmark
+from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem, load_benchmark
 
 LIMITS = SandboxLimits(timeout=5)
 PROBLEM = BenchmarkProblem(

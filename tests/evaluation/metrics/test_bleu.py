@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from evaluation.bleu import completion_bleu
 from evaluation.errors import EvaluationError
-from evaluation.metrics import compute_bleu
+from evaluation.metrics.bleu import completion_bleu
+from evaluation.metrics.evaluate_metrics import compute_bleu
 
 
 def test_equal_texts_score_100():

@@ -2,9 +2,14 @@ import sys
 
 import pytest
 
-from evaluation import codebleu
-from evaluation.codebleu import PARTS, codebleu_signature, completion_codebleu, why_no_codebleu
 from evaluation.errors import EvaluationError
+from evaluation.metrics import codebleu
+from evaluation.metrics.codebleu import (
+    PARTS,
+    codebleu_signature,
+    completion_codebleu,
+    why_no_codebleu,
+)
 
 BODY = "    total = 0\n    for value in values:\n        total += value\n    return total\n"
 

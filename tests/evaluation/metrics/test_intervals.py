@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binomtest
 
 from evaluation.errors import EvaluationError
-from evaluation.intervals import (
+from evaluation.metrics.intervals import (
     bootstrap_over_problems,
     paired_difference_interval,
     wilson_interval,

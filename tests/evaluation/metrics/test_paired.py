@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from evaluation.errors import EvaluationError
-from evaluation.paired import Comparison, compare_verdicts, mcnemar_exact
+from evaluation.metrics.paired import Comparison, compare_verdicts, mcnemar_exact
 
 TASKS = [f"T/{i}" for i in range(100)]
 

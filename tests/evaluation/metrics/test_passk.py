@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.metrics import compute_pass_at_k
-from evaluation.passk import bootstrap_interval, pass_at_k, pass_at_k_per_problem
+from evaluation.metrics.evaluate_metrics import compute_pass_at_k
+from evaluation.metrics.passk import bootstrap_interval, pass_at_k, pass_at_k_per_problem
 
 
 @pytest.mark.parametrize("num_samples", range(1, 8))

@@ -1,5 +1,5 @@
-from evaluation.intervals import wilson_interval
-from evaluation.plausibility import HUMANEVAL, find_bound, implausible
+from evaluation.metrics.intervals import wilson_interval
+from evaluation.metrics.plausibility import HUMANEVAL, find_bound, implausible
 
 TASKS = ["HumanEval/0", "HumanEval/1"]
 

@@ -7,8 +7,8 @@ import torch
 
 from evaluation.config import LatencySettings
 from evaluation.errors import EvaluationError
-from evaluation.latency import Latency, _summarize, measure_latency
-from tests.test_evaluation_generate import EOS, byte_tokenizer, tiny_gpt2
+from evaluation.models.latency import Latency, _summarize, measure_latency
+from tests.evaluation.generation.test_generate import EOS, byte_tokenizer, tiny_gpt2
 
 THREE = ["first prompt", "x", "a prompt of more than sixteen bytes"]
 
@@ -79,7 +79,9 @@ def test_the_first_token_is_timed_after_the_prompt_is_read(watched, monkeypatch)
     model, _ = watched
     events = []
     model.register_forward_hook(lambda *_: events.append("forward"))
-    monkeypatch.setattr("evaluation.latency.synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr(
+        "evaluation.models.latency.synchronize", lambda device: events.append("wait")
+    )
     latency(model, ["only one"], prompts=1, warmup=0)
     assert events == ["wait", "forward", "wait", "forward", "forward", "forward", "wait"]
 

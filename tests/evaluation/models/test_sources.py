@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cache.errors import CacheError
-from evaluation import models
 from evaluation.errors import EvaluationError
-from evaluation.models import (
+from evaluation.models import sources as models
+from evaluation.models.sources import (
     ModelSource,
     list_sources,
     load_model,
@@ -17,7 +17,7 @@ from evaluation.models import (
     safetensors_bytes,
     split_bystanders,
 )
-from tests.test_evaluation_generate import byte_tokenizer, tiny_gpt2
+from tests.evaluation.generation.test_generate import byte_tokenizer, tiny_gpt2
 
 CPU = torch.device("cpu")
 

@@ -13,17 +13,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.agreement import Agreement, AgreementScores
+from evaluation.agreement.scores import Agreement, AgreementScores
 from evaluation.commands import report
-from evaluation.contamination import Contamination
+from evaluation.comparison.model_row import row_notes
 from evaluation.errors import EvaluationError
+from evaluation.judging.self_check import SelfCheck
 from evaluation.page.charts import Point, pareto_front, scatter
 from evaluation.page.page import REPORT_FILE, rewrite_html, split_alarms, to_html, write_html
 from evaluation.page.samples import script_json, to_browser
-from evaluation.problems import load_benchmark
-from evaluation.rows import row_notes
-from evaluation.self_check import SelfCheck
-from tests.test_evaluation_report import STUDENT, TEACHER, result
+from evaluation.problems.benchmarks import load_benchmark
+from evaluation.problems.contamination import Contamination
+from tests.evaluation.report.test_report import STUDENT, TEACHER, result
 
 PROBLEMS = load_benchmark("humaneval").problems[:3]
 HOSTILE = (

@@ -8,7 +8,7 @@ import pytest
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.generation.tokens import truncate_at_stop
-from evaluation.problems import load_benchmark, remark_on_judging
+from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
 from evaluation.sandbox.checks import run_many
 
 LIMITS = SandboxLimits(timeout=30)

@@ -1,21 +1,20 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from cache.problems import load_problems
-from cache.templates import TEMPLATES
-from evaluation.contamination import (
+from cache.data.problems import load_problems
+from cache.data.templates import TEMPLATES
+from evaluation.errors import EvaluationError
+from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
+from evaluation.problems.contamination import (
     contamination_remarks,
     find_overlaps,
     measure_contamination,
     split_words,
 )
-from evaluation.errors import EvaluationError
-from evaluation.problems import BenchmarkProblem, load_benchmark
+from tests.support.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "problems.jsonl"
 PROBLEM = BenchmarkProblem(
     task_id="T/0",
     prompt='def largest_gap(numbers):\n    """Return the largest difference of neighbours."""\n',

@@ -3,8 +3,8 @@ import ast
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.problem_tests import prompt_helpers, read_tests
-from evaluation.problems import load_benchmark
+from evaluation.problems.benchmarks import load_benchmark
+from evaluation.problems.tested_names import prompt_helpers, read_tests
 
 
 def read(code, *tests, setup=""):

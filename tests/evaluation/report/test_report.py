@@ -6,12 +6,17 @@ import matplotlib.image
 import pytest
 from rich.console import Console
 
-from evaluation.details import latency_table, likeness_table
-from evaluation.latency import GenerationTimes, Latency
-from evaluation.plots import plot_quality
-from evaluation.report import flat_row, to_markdown, to_rich_table, write_report
-from evaluation.results import BenchmarkResult
-from evaluation.rows import ModelRow, compare_with_teacher, rate_uncontaminated, row_notes
+from evaluation.comparison.model_row import (
+    ModelRow,
+    compare_with_teacher,
+    rate_uncontaminated,
+    row_notes,
+)
+from evaluation.comparison.result import BenchmarkResult
+from evaluation.models.latency import GenerationTimes, Latency
+from evaluation.report.details import latency_table, likeness_table
+from evaluation.report.plots import plot_quality
+from evaluation.report.report import flat_row, to_markdown, to_rich_table, write_report
 
 LATENCY = Latency(
     batch=1,

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sandbox_cheats import CHEATS, HEAD, SECRET, WRONG
-from sandbox_intrusions import INTRUSIONS
 
 from evaluation.config import SandboxLimits
 from evaluation.sandbox.checks import Program, run_program
 from evaluation.sandbox.processes import stop_servers
+from tests.support.sandbox_cheats import CHEATS, HEAD, SECRET, WRONG
+from tests.support.sandbox_intrusions import INTRUSIONS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the full level is Linux's")
 
