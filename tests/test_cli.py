@@ -8,10 +8,10 @@ import time
 
 import click
 import pytest
-from click.testing import CliRunner
 
 import cli
-from tests.conftest import take_interrupts
+from tests.support.builds import take_interrupts
+from tests.support.command_line import run
 from tests.support.paths import ROOT
 
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "wandb", "h5py", "numpy", "matplotlib"}
@@ -23,12 +23,6 @@ def commands(group: click.Group = cli.main, path: tuple[str, ...] = ()):
             yield from commands(command, (*path, name))
         else:
             yield (*path, name), command
-
-
-def run(*words: object) -> tuple[int, str]:
-    runner = CliRunner(env={"COLUMNS": "120"})
-    result = runner.invoke(cli.main, [str(word) for word in words])
-    return result.exit_code, result.output
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)

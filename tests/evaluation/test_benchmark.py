@@ -11,8 +11,8 @@ from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
 from evaluation.problems.benchmarks import load_benchmark
 from evaluation.report import plots
-from tests.conftest import EXAMPLES
-from tests.evaluation.models.test_sources import save_tiny
+from tests.support.paths import EXAMPLES
+from tests.support.tiny_models import save_tiny
 
 HUMANEVAL = load_benchmark("humaneval").problems
 

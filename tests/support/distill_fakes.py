@@ -15,6 +15,9 @@ from cache.targets.tail_mass import NODES
 from cache.targets.tails import EvenTail
 from distill.settings.recipe import Recipe
 
+METRICS = "metrics.jsonl"
+
+
 VOCAB_SIZE = 64
 END_OF_TEXT = "<|endoftext|>"
 
@@ -127,3 +130,23 @@ def small_recipe(**changed: object) -> Recipe:
         "lr": 1e-3,
     }
     return Recipe(**{**values, **changed})
+
+
+class Interrupt:
+    """A reader that is interrupted after some reads."""
+
+    def __init__(self, reader, reads, error):
+        self._reader, self._left, self._error = reader, reads, error
+
+    def __getattr__(self, name):
+        return getattr(self._reader, name)
+
+    def read(self, split, indices):
+        self._left -= 1
+        if self._left < 0:
+            raise self._error
+        return self._reader.read(split, indices)
+
+
+def checkpoints(out):
+    return [path.name for path in (out / "checkpoints").iterdir()]

@@ -28,8 +28,8 @@ import distill.run.train
 from distill.learning.learner import Learner
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.distill.learning.test_learner import batches, gradient, make_learner
 from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.learners import batches, gradient, make_learner
 
 MOMENTS = (
     "first_epoch",

@@ -9,6 +9,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+CARD = "# card\n"
+
 
 BUCKET = "bucket"
 
@@ -94,3 +98,11 @@ def s3_server() -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }

@@ -5,12 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from multiprocessing import get_context
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -27,37 +23,17 @@ from cache.machine.lock import writer_lock
 from cache.reading.reader import CacheReader
 from cache.teacher.teacher import load_causal_lm, load_tokenizer
 from cache.tools.verify import verify_cache
-from tests.conftest import EXAMPLES, save_teacher, take_interrupts
-from tests.support.paths import ROOT
-
-FORK = get_context("fork")
-
-
-def config_of(out: Path, teacher: Path, **options) -> BuildConfig:
-    defaults = {
-        "splits": ("train",),
-        "dataset": str(EXAMPLES),
-        "limit": 10,
-        "targets": TargetFormat(top_k=8, logprob_bits=16, tail="mass"),
-        "shard_tokens": 1000,
-        "batch_tokens": 2048,
-    }
-    return BuildConfig(out=out, teacher=str(teacher), **{**defaults, **options})
-
-
-def datasets_of(cache_dir: Path) -> dict[str, bytes]:
-    content = {}
-    for path in sorted(cache_dir.rglob("*.h5")):
-        with h5py.File(path, "r") as file:
-            for name in file:
-                content[f"{path.relative_to(cache_dir)}:{name}"] = file[name][()].tobytes()
-    return content
-
-
-def left_over(out: Path) -> list[str]:
-    """What a build must not leave in its directory."""
-    patterns = ("*.lock*", "share-*", "*.partial")
-    return [path.name for pattern in patterns for path in out.rglob(pattern)]
+from tests.support.builds import (
+    FORK,
+    build_words,
+    cli,
+    config_of,
+    datasets_of,
+    small_batches,
+    wait_for_shards,
+)
+from tests.support.paths import EXAMPLES, ROOT
+from tests.support.tiny_teacher import save_teacher
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 700, 4096])
@@ -141,38 +117,6 @@ def test_a_finished_build_computes_nothing_again(tmp_path, tiny_teacher, monkeyp
     build_cache(config)
     monkeypatch.setattr(cache.building.prepare, "load_causal_lm", None)
     assert build_cache(config).already_complete
-
-
-def cli(*words: str, **options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "cli.py", *words], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, preexec_fn=take_interrupts,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
-    )  # fmt: skip
-
-
-def build_words(out: Path, teacher: Path) -> list[str]:
-    options = {
-        "--teacher": teacher, "--dataset": EXAMPLES, "--out": out, "--split": "train",
-        "--top-k": 8, "--shard-tokens": 400, "--batch-tokens": 64,
-    }  # fmt: skip
-    return ["cache-teacher", *(str(word) for pair in options.items() for word in pair)]
-
-
-def small_batches(out: Path, teacher: Path) -> BuildConfig:
-    """What `build_words` asks for: many shards, that take a moment each."""
-    return BuildConfig(
-        out=out, teacher=str(teacher), dataset=str(EXAMPLES), splits=("train",),
-        targets=TargetFormat(top_k=8), shard_tokens=400, batch_tokens=64,
-    )  # fmt: skip
-
-
-def wait_for_shards(process: subprocess.Popen | ForkProcess, out: Path, count: int) -> None:
-    def is_running() -> bool:
-        return process.is_alive() if isinstance(process, ForkProcess) else process.poll() is None
-
-    while is_running() and len(list(out.rglob("*.h5"))) < count:
-        time.sleep(0.002)
 
 
 def test_killed_build_resumes_to_identical_bytes(tmp_path, tiny_teacher):
@@ -327,11 +271,10 @@ def in_small_disk(tmp_path: Path, size: str, options: str, script: str) -> str:
 
 
 BUILD_SCRIPT = """
-import sys; sys.path.insert(0, "tests")
 from pathlib import Path
 from cache.building.local import build_cache
 from cache.errors import CacheError
-from tests.cache.building.test_local import config_of
+from tests.support.builds import config_of
 out = Path({out!r})
 try:
     build_cache(config_of(out / "c", Path({teacher!r})))

@@ -13,9 +13,10 @@ from cache.building.config import TargetFormat
 from cache.building.local import build_cache
 from cache.errors import CacheError
 from cache.tools.verify import verify_cache
-from tests.cache.building.test_local import ROOT, build_words, config_of, datasets_of, left_over
-from tests.conftest import save_teacher
+from tests.support.builds import build_words, config_of, datasets_of, left_over
 from tests.support.local_ray import replicas, two_cpus
+from tests.support.paths import ROOT
+from tests.support.tiny_teacher import save_teacher
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
 # A cluster of its own, which does not go well beside another one on two cores.

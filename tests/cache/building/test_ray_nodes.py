@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache.building.test_local import ROOT, build_words, datasets_of, left_over
-from tests.conftest import save_teacher
+from tests.support.builds import build_words, datasets_of, left_over
 from tests.support.local_ray import replicas
+from tests.support.paths import ROOT
+from tests.support.tiny_teacher import save_teacher
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")
 # A cluster of its own, which does not go well beside another one on two cores.

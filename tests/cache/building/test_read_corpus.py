@@ -40,7 +40,8 @@ from cache.tools.verify_live import verify_live
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from distill.settings.recipe import Recipe
-from tests.cache.building.test_local import ROOT, datasets_of
+from tests.support.builds import datasets_of
+from tests.support.paths import ROOT
 
 NUM_TEXTS = 300
 

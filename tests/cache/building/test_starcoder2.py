@@ -8,8 +8,7 @@ from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.reading.reader import CacheReader
 from cache.tools.verify import verify_cache
-from tests.conftest import EXAMPLES
-from tests.support.paths import SHARED
+from tests.support.paths import EXAMPLES, SHARED
 
 TOKENIZER = SHARED / "data" / "starcoder2-tokenizer"
 

@@ -20,9 +20,8 @@ from cache.storage.manifest import Manifest
 from cache.tools.extend import extend_cache
 from cache.tools.verify import verify_cache
 from cli import main
-from tests.cache.building.test_local import (
+from tests.support.builds import (
     FORK,
-    ROOT,
     build_words,
     config_of,
     datasets_of,
@@ -30,6 +29,7 @@ from tests.cache.building.test_local import (
     small_batches,
     wait_for_shards,
 )
+from tests.support.paths import ROOT
 
 LOWRANK = TargetFormat(top_k=8, tail="lowrank", tail_rank=8, tail_bytes=10.0)
 

@@ -15,7 +15,7 @@ from cache.data.documents import build_documents
 from cache.data.problems import Problem, load_problems
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
-from tests.conftest import EXAMPLES
+from tests.support.paths import EXAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from cache.remote.push import push
 from cache.remote.remote import open_remote
 from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
-from tests.cache.remote.test_transfer import CARD, files
-from tests.support.share_server import Line
+from tests.support.share_server import CARD, Line, files
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 pytest.importorskip("paramiko", reason="paramiko is not installed: pip install paramiko")

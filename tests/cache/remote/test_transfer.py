@@ -22,9 +22,7 @@ from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
 from tests.support.distill_fakes import small_recipe
 from tests.support.paths import ROOT
-from tests.support.share_server import BUCKET, Line, s3_server
-
-CARD = "# card\n"
+from tests.support.share_server import BUCKET, CARD, Line, files, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +51,6 @@ def line(server, monkeypatch):
 @pytest.fixture
 def url(line, request):
     return f"s3://{BUCKET}/{request.node.name[:60]}"
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
-    }
 
 
 def test_a_push_and_a_pull_give_identical_bytes_and_a_second_one_moves_nothing(

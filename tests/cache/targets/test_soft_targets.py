@@ -9,6 +9,7 @@ from cache.building.config import TargetFormat
 from cache.errors import CacheError
 from cache.targets.row_codec import RowCodec
 from cache.targets.tail_mass import decode_log_mass, encode_log_mass, interpolate_log_mass
+from tests.support import reference
 from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 TEMPERATURES = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0)

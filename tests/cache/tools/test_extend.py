@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.test_cli import run
 
 import cache.tools.extend
 from cache.building.config import BuildConfig, TargetFormat
@@ -20,8 +19,9 @@ from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
 from cache.tools.extend import EXTENSION_DIR, extend_cache
 from cache.tools.verify import verify_cache
-from tests.conftest import EXAMPLES, save_teacher
-from tests.support.paths import ROOT
+from tests.support.command_line import run
+from tests.support.paths import EXAMPLES, ROOT
+from tests.support.tiny_teacher import save_teacher
 
 
 def examples(first: int, count: int) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.test_cli import run
 
 import cache.machine.lock
 import cache.tools.merge
@@ -21,7 +20,9 @@ from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
 from cache.tools.merge import merge_caches
 from cache.tools.verify import verify_cache
-from tests.conftest import EXAMPLES, save_teacher
+from tests.support.command_line import run
+from tests.support.paths import EXAMPLES
+from tests.support.tiny_teacher import save_teacher
 
 
 def problems(split_start: int, first: int, count: int) -> list[str]:

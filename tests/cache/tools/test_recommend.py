@@ -4,7 +4,6 @@ import dataclasses
 
 import matplotlib.image
 import pytest
-from tests.test_cli import run
 
 import cache.building.prepare
 import cache.tools.recommend
@@ -24,7 +23,8 @@ from cache.tools.recommend import (
 )
 from cache.tools.trial import TrialResult
 from cache.tools.verify import verify_cache
-from tests.conftest import EXAMPLES
+from tests.support.command_line import run
+from tests.support.paths import EXAMPLES
 
 
 def config_of(out, teacher, **options) -> BuildConfig:

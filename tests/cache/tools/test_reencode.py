@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_cli import run
 
 import cache.tools.reencode
 from cache.building.config import BuildConfig, TargetFormat
@@ -21,7 +20,8 @@ from cache.targets.row_codec import RowCodec
 from cache.targets.tail_mass import decode_log_mass
 from cache.tools.reencode import reencode_cache
 from cache.tools.verify import verify_cache
-from tests.conftest import EXAMPLES
+from tests.support.command_line import run
+from tests.support.paths import EXAMPLES
 from tests.support.synthetic import random_logits
 
 WHAT = {

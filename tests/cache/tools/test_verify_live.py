@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.test_cli import run
 
 import cache.tools.verify_live
 from cache.building.config import BuildConfig, TargetFormat
@@ -22,7 +21,9 @@ from cache.storage.shard import write_shard
 from cache.tools.live_rows import StoredRows, compare_rows
 from cache.tools.verify import verify_cache
 from cache.tools.verify_live import verify_live
-from tests.conftest import EXAMPLES, save_teacher
+from tests.support.command_line import run
+from tests.support.paths import EXAMPLES
+from tests.support.tiny_teacher import save_teacher
 
 
 def rewrite_shard(directory: Path, number: int, change: Callable[[dict], None]) -> None:

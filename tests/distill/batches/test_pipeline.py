@@ -15,8 +15,8 @@ from cache.building.local import build_cache
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
 from distill.batches.epochs import Epochs
-from tests.conftest import EXAMPLES
 from tests.support.distill_fakes import small_recipe
+from tests.support.paths import EXAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -8,45 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 import torch._inductor.config
-from transformers import AutoTokenizer
 
-from distill.batches.batch import collate
 from distill.errors import DistillError
 from distill.learning.learner import Learner
 from distill.learning.objective import row_states
 from distill.learning.precision import resolve_precision, start_accelerator
-from distill.learning.student import build_student
 from distill.run.checkpoint import seed_process
-from distill.settings.shapes import parse_shape
 from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.learners import batches, gradient, make_learner
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     return FakeReader(tmp_path_factory.mktemp("cache"))
-
-
-def make_learner(reader, **recipe):
-    seed_process(0, rank=0)
-    recipe = small_recipe(**{"dropout": 0.0, **recipe})
-    student = build_student(
-        parse_shape(recipe.student),
-        vocab_size=reader.vocab_size,
-        max_length=reader.max_length,
-        tokenizer=AutoTokenizer.from_pretrained(reader.tokenizer_path),
-        dropout=recipe.dropout,
-    )
-    return Learner(student, recipe, start_accelerator("fp32"), num_steps=10)
-
-
-def batches(reader, groups, **options):
-    return [collate(reader.read("train", group), pad_id=0, **options) for group in groups]
-
-
-def gradient(learner, microbatches):
-    losses = learner.accumulate_gradients(microbatches, step=1)
-    gradients = [parameter.grad.clone() for parameter in learner.student.parameters()]
-    return losses, gradients
 
 
 @pytest.mark.parametrize("loss_on", ["all", "completion"])

@@ -15,6 +15,7 @@ from distill.loss.divergences import DENSE, gradient_order, require_divergence_f
 from distill.loss.fused import head_losses
 from distill.loss.terms import LossTerms
 from distill.settings.recipe import DIVERGENCES
+from tests.support import reference
 from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 ROWS, WIDTH, VOCAB = 7, 5, 40

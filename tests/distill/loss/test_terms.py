@@ -5,6 +5,7 @@ import torch
 
 from distill.loss.fused import head_losses
 from distill.loss.terms import LossSums, LossTerms, sparse_kl_sum
+from tests.support import reference
 from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 

@@ -15,8 +15,7 @@ from distill.learning.precision import start_accelerator
 from distill.run.logs import MetricsLog, read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.distill.run.test_resume import METRICS, Interrupt, checkpoints
-from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
 
 
 @pytest.fixture

@@ -14,12 +14,11 @@ from distill.errors import DistillError
 from distill.run.logs import read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
 from tests.support.distill_process_script import MOMENTS
 from tests.support.paths import ROOT
 
 TESTS = ROOT / "tests"
-METRICS = "metrics.jsonl"
 KILLED = (*MOMENTS, "killed_at_random")
 
 
@@ -123,22 +122,6 @@ def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(killed):
         assert not [name for name in names if name.endswith(".tmp")]
 
 
-class Interrupt:
-    """A reader that is interrupted after some reads."""
-
-    def __init__(self, reader, reads, error):
-        self._reader, self._left, self._error = reader, reads, error
-
-    def __getattr__(self, name):
-        return getattr(self._reader, name)
-
-    def read(self, split, indices):
-        self._left -= 1
-        if self._left < 0:
-            raise self._error
-        return self._reader.read(split, indices)
-
-
 @pytest.fixture
 def reader(tmp_path):
     return FakeReader(tmp_path / "cache")
@@ -157,10 +140,6 @@ def unfinished(config, reader):
     with pytest.raises(KeyboardInterrupt):
         train(config, reader=Interrupt(reader, 20, KeyboardInterrupt()))
     return config.out
-
-
-def checkpoints(out):
-    return [path.name for path in (out / "checkpoints").iterdir()]
 
 
 def test_an_interrupted_run_keeps_one_whole_checkpoint(unfinished):

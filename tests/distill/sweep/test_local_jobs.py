@@ -25,7 +25,7 @@ from distill.sweep.local_jobs import Place, Worker, divide_machine
 from distill.sweep.run_size import RunSize
 from distill.sweep.sweep import sweep
 from distill.sweep.worker_process import config_from_json, config_to_json
-from tests.conftest import take_interrupts
+from tests.support.builds import take_interrupts
 from tests.support.distill_fakes import small_recipe
 from tests.support.paths import ROOT
 

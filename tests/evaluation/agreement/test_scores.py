@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cache.building.config import BuildConfig, TargetFormat
 from cache.building.local import build_cache
@@ -20,19 +20,11 @@ from evaluation.agreement.scores import (
     summarize,
 )
 from evaluation.errors import EvaluationError
-from tests.conftest import EXAMPLES
 from tests.support import reference
+from tests.support.paths import EXAMPLES
+from tests.support.tiny_models import gpt2
 
 FEW = 3
-
-
-def gpt2(positions=512, vocab_size=384):
-    torch.manual_seed(1)
-    config = GPT2Config(
-        vocab_size=vocab_size, n_positions=positions, n_embd=16, n_layer=1, n_head=2,
-        initializer_range=0.3,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
 
 
 @pytest.fixture(scope="module")

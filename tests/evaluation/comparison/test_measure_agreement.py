@@ -18,9 +18,9 @@ from evaluation.models.lazy import LazyModel
 from evaluation.models.sources import ModelSource, load_model
 from evaluation.report.details import agreement_table
 from evaluation.report.report import flat_row, to_markdown, to_rich_table
-from tests.conftest import save_teacher
-from tests.evaluation.agreement.test_scores import gpt2
-from tests.evaluation.report.test_report import STUDENT, TEACHER, result
+from tests.support.reports import STUDENT, TEACHER, result
+from tests.support.tiny_models import gpt2
+from tests.support.tiny_teacher import save_teacher
 
 
 @pytest.fixture

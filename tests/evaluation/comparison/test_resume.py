@@ -14,8 +14,8 @@ import pytest
 from evaluation.benchmark import run_benchmark
 from evaluation.config import BenchmarkConfig
 from evaluation.report import plots
-from tests.evaluation.models.test_sources import save_tiny
 from tests.support.paths import ROOT
+from tests.support.tiny_models import save_tiny
 
 
 def sample_lines(out: Path) -> list[str]:

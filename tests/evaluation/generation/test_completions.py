@@ -8,7 +8,7 @@ from evaluation.errors import EvaluationError
 from evaluation.generation import completions
 from evaluation.generation.completions import complete_all, read_samples, recover_samples
 from evaluation.problems.benchmarks import BenchmarkProblem
-from tests.evaluation.generation.test_generate import byte_tokenizer, settings, tiny_gpt2
+from tests.support.tiny_models import byte_tokenizer, settings, tiny_gpt2
 
 PROBLEMS = [
     BenchmarkProblem(

@@ -2,48 +2,20 @@ import inspect
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
-from evaluation.config import GenerationSettings
 from evaluation.generation.generate import Request, generate, generate_each
 from evaluation.generation.sampling import choose
 from evaluation.generation.tokens import encode_prompt, end_ids, position_limit, truncate_at_stop
+from tests.support.tiny_models import EOS, byte_tokenizer, settings, tiny_gpt2
 
-EOS = 256
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
-
-
-def byte_tokenizer():
-    """A token for every byte, and end-of-text."""
-    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab={**vocab, "<|endoftext|>": EOS}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
-
-
-def tiny_gpt2(seed=0, positions=128, width=32):
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=257,
-        n_positions=positions,
-        n_embd=width,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.3,
-        bos_token_id=EOS,
-        eos_token_id=EOS,
-    )
-    return GPT2LMHeadModel(config).eval()
 
 
 def tiny_llama():
@@ -79,12 +51,6 @@ def tiny_mistral():
         eos_token_id=EOS,
     )
     return MistralForCausalLM(config).eval()
-
-
-def settings(temperature=0.0, tokens=24, top_p=0.95, seed=0):
-    return GenerationSettings(
-        samples=1, temperature=temperature, top_p=top_p, max_new_tokens=tokens, seed=seed
-    )
 
 
 def requests(tokenizer, prompts=PROMPTS, stop=(), sample=0):

@@ -8,7 +8,7 @@ import torch
 from evaluation.config import LatencySettings
 from evaluation.errors import EvaluationError
 from evaluation.models.latency import Latency, _summarize, measure_latency
-from tests.evaluation.generation.test_generate import EOS, byte_tokenizer, tiny_gpt2
+from tests.support.tiny_models import EOS, byte_tokenizer, tiny_gpt2
 
 THREE = ["first prompt", "x", "a prompt of more than sixteen bytes"]
 

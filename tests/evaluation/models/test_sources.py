@@ -17,15 +17,9 @@ from evaluation.models.sources import (
     safetensors_bytes,
     split_bystanders,
 )
-from tests.evaluation.generation.test_generate import byte_tokenizer, tiny_gpt2
+from tests.support.tiny_models import save_tiny, tiny_gpt2
 
 CPU = torch.device("cpu")
-
-
-def save_tiny(folder, seed=0, **shape):
-    tiny_gpt2(seed, **shape).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def source(folder, **fields):

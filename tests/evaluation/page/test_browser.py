@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from evaluation.page.page import write_html
-from tests.evaluation.page.test_page import HOSTILE, PROBLEMS, Page, full_content, write_samples
+from tests.support.reports import HOSTILE, PROBLEMS, Page, full_content, write_samples
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)

