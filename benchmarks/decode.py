@@ -15,12 +15,12 @@ import click
 import torch
 from made_cache import write_made_cache
 
-from cache.building.config import TargetFormat
 from cache.reading.open_shard import OpenShard
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Manifest
 from cache.storage.packing import GROUP_ROWS, to_tensors
 from cache.storage.tail_file import load_codec
+from cache.targets.format import TargetFormat
 
 FORMATS = {
     "mass, k = 64": TargetFormat(top_k=64, tail="mass"),

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import click
 
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.plan import plan_build
-from cache.teacher.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
+from cache.targets.format import TargetFormat
+from cache.teacher.load import load_causal_lm, load_tokenizer, resolve_dtype
+from cache.teacher.teacher import Teacher
 from cache.tools.trial import Trial, TrialResult
 
 TEMPERATURES = (1.0, 1.5, 1.7, 2.0)

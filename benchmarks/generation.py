@@ -14,7 +14,7 @@ from dataclasses import replace
 import click
 import torch
 
-from cache.teacher.teacher import load_causal_lm, load_tokenizer
+from cache.teacher.load import load_causal_lm, load_tokenizer
 from distill.learning.student import build_student
 from distill.settings.shapes import parse_shape
 from evaluation.config import GenerationSettings

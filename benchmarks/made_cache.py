@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.building.config import TargetFormat
 from cache.machine.durable import file_sha256
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity
@@ -16,6 +15,7 @@ from cache.storage.shard import write_shard
 from cache.storage.tail_file import TAIL_FILE, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.format import TargetFormat
 from cache.targets.row_codec import OutputHead, RowCodec
 
 SLICE_ROWS = 256

@@ -18,8 +18,8 @@ import torch
 from made_cache import write_made_cache
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cache.building.config import TargetFormat
 from cache.reading.reader import CacheReader
+from cache.targets.format import TargetFormat
 from distill.batches.batch import BatchSource
 from distill.batches.epoch_plan import plan_epoch
 from distill.batches.epochs import Epochs

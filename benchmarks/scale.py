@@ -22,10 +22,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from made_cache import write_made_cache
 
-from cache.building.config import TargetFormat
 from cache.reading.reader import CacheReader
 from cache.storage.finish import finish_cache
 from cache.storage.manifest import Manifest
+from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from distill.batches.epoch_plan import plan_epoch
 

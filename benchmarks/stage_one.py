@@ -16,15 +16,17 @@ from pathlib import Path
 import click
 import torch
 
-from cache.building.config import TAILS, BuildConfig, TargetFormat
-from cache.building.encode import compute_rows, pad_documents
+from cache.building.config import BuildConfig
+from cache.building.encode import compute_rows
 from cache.building.fit_basis import fit_basis
-from cache.building.plan import plan_batches, plan_build
+from cache.building.plan import plan_build
 from cache.building.writer import ShardAssembly, ShardWriter
 from cache.storage.layout import ShardLayout
-from cache.storage.tail_file import head_of
+from cache.targets.format import TAILS, TargetFormat
 from cache.targets.row_codec import RowCodec
-from cache.teacher.teacher import Teacher, load_causal_lm, load_tokenizer, resolve_dtype
+from cache.teacher.load import load_causal_lm, load_tokenizer, resolve_dtype
+from cache.teacher.rows import pad_documents, plan_batches
+from cache.teacher.teacher import Teacher, head_of
 
 
 def synchronise() -> None:

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from cache.reading.reader import CacheReader
-from cache.teacher.teacher import load_causal_lm, resolve_dtype
+from cache.teacher.load import load_causal_lm, resolve_dtype
 from distill.batches.batch import Batch
 from distill.batches.epochs import Epochs
 from distill.learning.learner import Learner

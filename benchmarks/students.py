@@ -15,9 +15,10 @@ import click
 import torch
 from transformers import AutoModelForCausalLM
 
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.reading.reader import CacheReader
+from cache.targets.format import TargetFormat
 from distill.loss.terms import sparse_kl_sum
 from distill.run.train import train
 from distill.settings.config import TrainConfig

@@ -91,7 +91,7 @@ def train(
     """
     given = {field: value for field, value in overrides.items() if value is not None}
     recipe = replace(find_recipe(recipe_name, recipes), **given)
-    from cache.remote.pull import local_cache
+    from cache.remote.local_copy import local_cache
 
     config = TrainConfig(
         cache=local_cache(cache),
@@ -142,7 +142,7 @@ def sweep(cache: str, dry_run: bool, **options):
       python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --jobs 4
       python cli.py sweep --cache /shared/cache --out /shared/runs --engine ray --gpus-per-job 0.5
     """
-    from cache.remote.pull import local_cache
+    from cache.remote.local_copy import local_cache
 
     config = SweepConfig(cache=local_cache(cache), **options)
     from distill.run.tables import plan_table

@@ -143,7 +143,7 @@ def evaluate(
     Example:
       python cli.py evaluate --checkpoints runs/* --teacher bigcode/starcoder2-3b
     """
-    from cache.remote.pull import local_cache
+    from cache.remote.local_copy import local_cache
 
     config = BenchmarkConfig(
         checkpoints=(*checkpoints, *more_checkpoints),

@@ -27,8 +27,9 @@ def tiny_teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory, tiny_teacher) -> Path:
     """A real cache of the example problems: 24 train and 10 validation documents, k = 16."""
-    from cache.building.config import BuildConfig, TargetFormat
+    from cache.building.config import BuildConfig
     from cache.building.local import build_cache
+    from cache.targets.format import TargetFormat
 
     out = tmp_path_factory.mktemp("caches") / "tiny"
     build_cache(

@@ -1,23 +1,19 @@
 """The shards of stage one: the teacher run over documents, its rows encoded and written."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from cache.building.config import BuildConfig
 from cache.building.encode import compute_rows
-from cache.building.plan import plan_batches
 from cache.building.prepare import Prepared
 from cache.building.writer import ShardAssembly, ShardWriter
-from cache.errors import CacheError
 from cache.machine.progress import BuildProgress
-from cache.storage.finish import open_shard_file
-from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import ShardPlan
-from cache.storage.shard import content_sha256
+from cache.storage.shard import is_intact, open_shard_file
 from cache.storage.tail_file import load_codec
+from cache.teacher.rows import plan_batches
 
 
 class ShardMaker:
@@ -71,12 +67,3 @@ class ShardMaker:
         writer.write(path, assembly)
         if progress:
             progress.shard_done(path, shard.num_rows)
-
-
-def is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
-    """Whether an earlier run left this shard whole; its content is read and hashed."""
-    try:
-        with open_shard_file(out, shard, identity) as file:
-            return content_sha256(file.read_all()) == file.content_sha256
-    except CacheError:
-        return False

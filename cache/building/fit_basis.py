@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable
 
-from cache.building.config import TargetFormat
-from cache.building.encode import logit_slices
-from cache.building.plan import plan_batches
 from cache.data.documents import Document
 from cache.machine.progress import counted_progress
-from cache.storage.tail_file import head_of
 from cache.targets.basis import BasisFit, TailBasis
-from cache.teacher.teacher import Teacher
+from cache.targets.format import TargetFormat
+from cache.teacher.rows import logit_slices, plan_batches
+from cache.teacher.teacher import Teacher, head_of
 
 FIT_ROWS = 8192
 

@@ -11,14 +11,15 @@ from cache.building.config import BuildConfig
 from cache.building.prepare import Prepared, finished_cache, prepare
 from cache.building.workers import Share, add_cost, remove_costs, total_cost
 from cache.data.spool import remove_spool, spooled_texts
-from cache.data.text_range import as_created
 from cache.machine.durable import make_directory, remove_partials
 from cache.machine.lock import prepare_lock, share_lock, writer_lock
 from cache.machine.progress import BuildProgress
+from cache.storage.created import as_created
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
 from cache.storage.manifest import Manifest, Plan, ShardPlan
-from cache.teacher.teacher import Teacher, load_tokenizer
+from cache.teacher.load import load_tokenizer
+from cache.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 from cache.building.config import BuildConfig
 from cache.building.read_corpus import spool_corpus
 from cache.data.documents import Document, DroppedDocument, build_documents
-from cache.data.problems import load_problems
+from cache.data.problems import dataset_sha256, load_problems
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
 from cache.errors import CacheError
-from cache.storage.identity import dataset_sha256
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardPlan
 
@@ -214,19 +213,3 @@ def plan_shards(split: str, documents: Sequence[Document], shard_tokens: int) ->
             )
             first, tokens = index + 1, 0
     return shards
-
-
-def plan_batches(documents: Sequence[Document], batch_tokens: int) -> list[list[int]]:
-    """Indices of documents, grouped by length so that a padded batch holds `batch_tokens`.
-
-    A document longer than that gets a batch of its own.
-    """
-    order = sorted(range(len(documents)), key=lambda i: (documents[i].num_tokens, i))
-    batches: list[list[int]] = []
-    for index in order:
-        longest = documents[index].num_tokens  # lengths ascend
-        if batches and longest * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches

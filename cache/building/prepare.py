@@ -10,16 +10,11 @@ from cache.building.plan import BuildPlan, plan_build
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
-from cache.storage.identity import (
-    FORMAT_VERSION,
-    Identity,
-    library_versions,
-    require_same_identity,
-    tokenizer_sha256,
-)
+from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
-from cache.storage.tail_file import TAIL_FILE, head_of, load_codec, save_head
-from cache.teacher.teacher import Teacher, load_causal_lm, resolve_dtype
+from cache.storage.tail_file import TAIL_FILE, load_codec, save_head
+from cache.teacher.load import load_causal_lm, resolve_dtype, tokenizer_sha256
+from cache.teacher.teacher import Teacher, head_of
 
 _NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
 

@@ -20,7 +20,7 @@ from cache.machine.lock import prepare_lock, writer_lock
 from cache.machine.progress import BuildProgress
 from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
 from cache.storage.manifest import Manifest, Plan, ShardPlan
-from cache.teacher.teacher import load_tokenizer
+from cache.teacher.load import load_tokenizer
 
 RETRIES = 3
 """How often in turn a shard, or the loading of a replica, may be lost with its process; nodes come

@@ -13,7 +13,7 @@ from cache.data.text_range import TextRange
 from cache.data.text_stream import TextStream
 from cache.errors import CacheError
 from cache.machine.progress import counted_progress
-from cache.storage.identity import tokenizer_sha256
+from cache.teacher.load import tokenizer_sha256
 
 
 def spool_corpus(config: BuildConfig, tokenizer) -> Spool:

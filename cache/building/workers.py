@@ -1,6 +1,5 @@
 """How several processes divide the shards of one cache; imports nothing heavy."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,36 +61,6 @@ def share_of_launch(environment: Mapping[str, str]) -> Share | None:
     if int(environment.get("WORLD_SIZE", "1")) < 2 or "RANK" not in environment:
         return None
     return Share(rank=int(environment["RANK"]), count=int(environment["WORLD_SIZE"]))
-
-
-def take_gpus() -> None:
-    """Leave this process its own block of the node's GPUs, where it was launched with others.
-
-    To be called before CUDA is initialised.
-    """
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < 2:
-        return
-    import torch
-
-    gpus = own_gpus(os.environ, torch.cuda.device_count())
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-
-
-def own_gpus(environment: Mapping[str, str], num_gpus: int) -> list[str]:
-    """The block of GPUs of one of LOCAL_WORLD_SIZE processes; they share where there are fewer."""
-    gpus = visible_gpus(environment, num_gpus)
-    if not gpus:
-        return []
-    rank, count = (int(environment[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    size = len(gpus) // count
-    return gpus[rank * size : (rank + 1) * size] if size else [gpus[rank % len(gpus)]]
-
-
-def visible_gpus(environment: Mapping[str, str], num_gpus: int) -> list[str]:
-    """The GPUs that a process sees, as CUDA_VISIBLE_DEVICES names them."""
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:num_gpus] if named else [str(gpu) for gpu in range(num_gpus)]
 
 
 def add_cost(out: Path, share: Share, *, rows: int, seconds: float) -> None:

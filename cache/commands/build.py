@@ -2,109 +2,21 @@
 
 import os
 from dataclasses import fields
-from functools import wraps
-from pathlib import Path
 
 import click
 from rich.console import Console
 
-from cache.building.config import DTYPE_NAMES, LONG_DOCUMENTS, TAILS, BuildConfig, TargetFormat
-from cache.building.workers import Share, parse_share, share_of_launch, take_gpus
-from cache.commands.options import data_options, require_unset
-from cache.data.templates import TEMPLATES
+from cache.building.config import BuildConfig
+from cache.building.workers import Share, parse_share, share_of_launch
+from cache.commands.options import (
+    FOLDER,
+    corpus_options,
+    require_unset,
+    target_options,
+)
 from cache.errors import CacheError
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def target_options(command):
-    """Options that make up a `TargetFormat`, handed on as `targets`."""
-
-    @wraps(command)
-    def with_targets(**options):
-        given = {field.name: options.pop(field.name) for field in fields(TargetFormat)}
-        return command(targets=TargetFormat(**given), **options)
-
-    for option in reversed(
-        [
-            click.option("--top-k", default=TargetFormat.top_k, help="Most entries stored a row."),
-            click.option(
-                "--top-p", type=float, help="Fewer entries where they hold this much probability."
-            ),
-            click.option(
-                "--logprob-bits",
-                type=click.Choice([8, 16]),
-                default=TargetFormat.logprob_bits,
-                help="8: log-spaced codes; 16: fp16.",
-            ),
-            click.option(
-                "--tail",
-                default=TargetFormat.tail,
-                type=click.Choice(TAILS),
-                help="What is kept of the tokens outside the top-k: their shape, only their mass, "
-                "all (from the hidden state), weighted draws, or nothing.",
-            ),
-            click.option(
-                "--tail-rank",
-                default=TargetFormat.tail_rank,
-                help="Coefficients of lowrank tails.",
-            ),
-            click.option(
-                "--tail-bytes",
-                default=TargetFormat.tail_bytes,
-                help="Bytes a row that they may take once coded.",
-            ),
-            click.option(
-                "--tail-samples", default=TargetFormat.tail_samples, help="Draws of a sampled tail."
-            ),
-        ]
-    ):
-        with_targets = option(with_targets)
-    return with_targets
-
-
-def corpus_options(command):
-    """Options that say which teacher reads what, and how; `corpus` is made of those about it."""
-    command = data_options(command, BuildConfig.dataset)
-    for option in reversed(
-        [
-            click.option(
-                "--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file."
-            ),
-            click.option("--revision", help="Branch, tag or commit of the teacher on the hub."),
-            click.option(
-                "--template",
-                default=BuildConfig.template,
-                type=click.Choice(list(TEMPLATES)),
-                help="How a problem becomes text.",
-            ),
-            click.option(
-                "--max-length", default=BuildConfig.max_length, help="Longest document, in tokens."
-            ),
-            click.option(
-                "--long-documents",
-                default=BuildConfig.long_documents,
-                type=click.Choice(LONG_DOCUMENTS),
-                help="What happens to longer ones.",
-            ),
-            click.option(
-                "--dtype",
-                default=BuildConfig.dtype,
-                type=click.Choice(DTYPE_NAMES),
-                help="auto: bf16 on an accelerator, fp32 on the CPU.",
-            ),
-            click.option(
-                "--device-map", default=BuildConfig.device_map, help="As in transformers."
-            ),
-            click.option(
-                "--batch-tokens",
-                default=BuildConfig.batch_tokens,
-                help="Padded tokens of a teacher batch.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+from cache.machine.gpus import take_gpus
+from cache.targets.format import TargetFormat
 
 
 @click.command("cache-teacher")
@@ -200,7 +112,7 @@ def _print_plan(config: BuildConfig) -> None:
         )
     from cache.building.plan import first_documents
     from cache.commands.tables import dry_run_table
-    from cache.teacher.teacher import load_tokenizer
+    from cache.teacher.load import load_tokenizer
 
     tokenizer = load_tokenizer(config.teacher, config.revision)
     with first_documents(config, tokenizer) as plan:

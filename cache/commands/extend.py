@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 from cache.building.config import BuildConfig
-from cache.commands.build import FOLDER
-from cache.commands.options import data_options, require_given
+from cache.commands.options import FOLDER, data_options, require_given
 
 
 @click.command("extend")

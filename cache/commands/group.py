@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cache.building.config import TAILS, BuildConfig
-from cache.commands.build import FOLDER, corpus_options
+from cache.building.config import BuildConfig
 from cache.commands.extend import cache_extend
+from cache.commands.options import FOLDER, corpus_options
 from cache.commands.remote import cache_pull, cache_push
 from cache.errors import CacheError
+from cache.targets.format import TAILS
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -39,7 +40,7 @@ def cache_inspect(directory: str, split: str | None, document: int, plot: Path |
 
     from cache.commands.tables import inspect_tables
     from cache.reading.reader import CacheReader
-    from cache.remote.pull import local_cache
+    from cache.remote.local_copy import local_cache
 
     with CacheReader(local_cache(directory, ())) as reader:
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
@@ -121,7 +122,7 @@ def cache_verify(directory: str, live: int | None, seed: int, teacher: str | Non
       python cli.py cache verify runs/cache
       python cli.py cache verify runs/cache --live 20 --teacher bigcode/starcoder2-3b
     """
-    from cache.remote.pull import local_cache
+    from cache.remote.local_copy import local_cache
     from cache.tools.verify import verify_cache
 
     found = local_cache(directory, ())

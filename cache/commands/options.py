@@ -2,13 +2,19 @@
 
 from dataclasses import fields
 from functools import wraps
+from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from cache.building.config import BuildConfig
+from cache.building.config import DTYPE_NAMES, BuildConfig
 from cache.data.corpus import Corpus
+from cache.data.problems import LONG_DOCUMENTS
+from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
+from cache.targets.format import TAILS, TargetFormat
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def data_options(command, default: str | None):
@@ -133,3 +139,93 @@ def _flag(name: str) -> str:
     """The option of a parameter, as users type it."""
     parameters = click.get_current_context().command.params
     return next(p.opts[0] for p in parameters if p.name == name)
+
+
+def target_options(command):
+    """Options that make up a `TargetFormat`, handed on as `targets`."""
+
+    @wraps(command)
+    def with_targets(**options):
+        given = {field.name: options.pop(field.name) for field in fields(TargetFormat)}
+        return command(targets=TargetFormat(**given), **options)
+
+    for option in reversed(
+        [
+            click.option("--top-k", default=TargetFormat.top_k, help="Most entries stored a row."),
+            click.option(
+                "--top-p", type=float, help="Fewer entries where they hold this much probability."
+            ),
+            click.option(
+                "--logprob-bits",
+                type=click.Choice([8, 16]),
+                default=TargetFormat.logprob_bits,
+                help="8: log-spaced codes; 16: fp16.",
+            ),
+            click.option(
+                "--tail",
+                default=TargetFormat.tail,
+                type=click.Choice(TAILS),
+                help="What is kept of the tokens outside the top-k: their shape, only their mass, "
+                "all (from the hidden state), weighted draws, or nothing.",
+            ),
+            click.option(
+                "--tail-rank",
+                default=TargetFormat.tail_rank,
+                help="Coefficients of lowrank tails.",
+            ),
+            click.option(
+                "--tail-bytes",
+                default=TargetFormat.tail_bytes,
+                help="Bytes a row that they may take once coded.",
+            ),
+            click.option(
+                "--tail-samples", default=TargetFormat.tail_samples, help="Draws of a sampled tail."
+            ),
+        ]
+    ):
+        with_targets = option(with_targets)
+    return with_targets
+
+
+def corpus_options(command):
+    """Options that say which teacher reads what, and how; `corpus` is made of those about it."""
+    command = data_options(command, BuildConfig.dataset)
+    for option in reversed(
+        [
+            click.option(
+                "--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file."
+            ),
+            click.option("--revision", help="Branch, tag or commit of the teacher on the hub."),
+            click.option(
+                "--template",
+                default=BuildConfig.template,
+                type=click.Choice(list(TEMPLATES)),
+                help="How a problem becomes text.",
+            ),
+            click.option(
+                "--max-length", default=BuildConfig.max_length, help="Longest document, in tokens."
+            ),
+            click.option(
+                "--long-documents",
+                default=BuildConfig.long_documents,
+                type=click.Choice(LONG_DOCUMENTS),
+                help="What happens to longer ones.",
+            ),
+            click.option(
+                "--dtype",
+                default=BuildConfig.dtype,
+                type=click.Choice(DTYPE_NAMES),
+                help="auto: bf16 on an accelerator, fp32 on the CPU.",
+            ),
+            click.option(
+                "--device-map", default=BuildConfig.device_map, help="As in transformers."
+            ),
+            click.option(
+                "--batch-tokens",
+                default=BuildConfig.batch_tokens,
+                help="Padded tokens of a teacher batch.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command

@@ -10,15 +10,11 @@ from rich.text import Text
 from cache.building.config import BuildConfig
 from cache.building.local import BuildSummary
 from cache.building.plan import BuildPlan
-from cache.data.text_range import ranges_of
 from cache.reading.reader import CacheReader
+from cache.storage.created import ranges_of
+from cache.storage.facts import identity_facts, split_sizes
 from cache.targets.fidelity import Fidelity
-from cache.tools.inspect import (
-    example_tokens,
-    identity_facts,
-    mean_teacher_loss,
-    split_sizes,
-)
+from cache.tools.inspect import example_tokens, mean_teacher_loss
 from cache.tools.recommend import PlannedSetting, frontier
 
 

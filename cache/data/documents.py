@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.building.config import LONG_DOCUMENTS
-from cache.data.problems import Problem
+from cache.data.problems import LONG_DOCUMENTS, Problem
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
 

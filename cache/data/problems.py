@@ -1,11 +1,16 @@
 """Datasets to problems: MBPP from the hub, or a JSON-lines file with MBPP's schema."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
+from cache.machine.durable import json_sha256
+
+LONG_DOCUMENTS = ("drop", "truncate")
+
 
 DEFAULT_DATASET = "google-research-datasets/mbpp"
 
@@ -136,3 +141,8 @@ def _require_unique(problems: list[Problem], dataset: str) -> None:
         if problem.task_id in seen:
             raise CacheError(f"{dataset} holds task_id {problem.task_id} twice; remove one.")
         seen.add(problem.task_id)
+
+
+def dataset_sha256(problems: Sequence[Problem]) -> str:
+    """Hash of the problems' content and order."""
+    return json_sha256([asdict(problem) for problem in problems])

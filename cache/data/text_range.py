@@ -1,10 +1,7 @@
 """Which texts of a corpus a cache holds, so that none is added twice."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from cache.storage.manifest import Manifest
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 TEXTS = "texts"
 """In `created`: the ranges of texts that were read."""
@@ -33,17 +30,6 @@ class TextRange:
     def words(self) -> str:
         """In a few words, for people."""
         return f"texts {self.first} to {self.end} of {self.split}"
-
-
-def ranges_of(manifest: Manifest) -> list[TextRange]:
-    """The texts that a cache says it holds; none, for one of problems."""
-    return [TextRange(**content) for content in manifest.created.get(TEXTS, ())]
-
-
-def as_created(ranges: Iterable[TextRange]) -> dict[str, Any]:
-    """What `created` says of the ranges; nothing where there are none."""
-    contents = [asdict(one) for one in ranges]
-    return {TEXTS: contents} if contents else {}
 
 
 def first_overlap(there: Sequence[TextRange], new: Sequence[TextRange]) -> TextRange | None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.remote.remote import is_url
+from cache.storage.facts import identity_facts, split_sizes
 from cache.storage.manifest import Manifest
-from cache.tools.inspect import identity_facts, split_sizes
 
 SIZES = (
     (1_000, "n<1K"),

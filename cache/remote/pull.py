@@ -1,50 +1,23 @@
 """Caches by URL: push one, pull one, and the local folder of one that a command is given."""
 
-import hashlib
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import click
 
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, file_sha256, make_directory, remove_partials
-from cache.machine.lock import prepare_lock, writer_lock
-from cache.remote.errors import RemoteUnreachable
-from cache.remote.remote import OnBytes, Remote, in_threads, is_url, open_remote
+from cache.machine.lock import writer_lock
+from cache.remote.remote import OnBytes, Remote, in_threads
+from cache.remote.schemes import open_remote
+from cache.remote.transfer import (
+    CARD_NAME,
+    JOBS,
+    Transfer,
+    _is_whole,
+    parse_manifest,
+    require_same_or_extended,
+    wanted_files,
+)
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
-
-CARD_NAME = "README.md"
-HOME_VARIABLE = "LOGITCACHE_HOME"
-JOBS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """What a push or a pull moved."""
-
-    num_files: int
-    """Files of the cache that moved; the plan, the manifest and the card are not counted."""
-    num_bytes: int
-    num_kept: int
-    """Files that were there already."""
-
-    @classmethod
-    def of(cls, files: Sequence[FileRecord], missing: Sequence[FileRecord]) -> "Transfer":
-        """Of all files, those that are missing move."""
-        return cls(
-            num_files=len(missing),
-            num_bytes=sum(file.num_bytes for file in missing),
-            num_kept=len(files) - len(missing),
-        )
-
-    def words(self) -> str:
-        """In a line, for people."""
-        moved = f"{self.num_files:,} files moved ({self.num_bytes:,} bytes)"
-        return f"{moved}, {self.num_kept:,} were there"
 
 
 def pull(
@@ -103,86 +76,6 @@ def pull(
     return done
 
 
-def local_cache(where: str, splits: Sequence[str] = ("train", "validation")) -> Path:
-    """The local folder of a cache: a path as it is, a URL after its splits were pulled.
-
-    Waits for another process that pulls it. Where the network is gone and an earlier call left
-    all that is needed, a warning is printed.
-    """
-    if not is_url(where):
-        return Path(where)
-    directory = local_folder(where)
-    from cache.share_progress import byte_progress
-
-    make_directory(directory)
-    pulling = byte_progress(f"pulling {where}")
-    try:
-        with prepare_lock(directory), pulling as (on_bytes, on_total):
-            pull(
-                where,
-                directory,
-                splits=splits,
-                for_reading=True,
-                on_bytes=on_bytes,
-                on_total=on_total,
-            )
-    except RemoteUnreachable as error:
-        if not _is_complete(directory, splits):
-            raise
-        click.echo(
-            f"Warning: {str(error).splitlines()[0]}\nGoing on with the copy at {directory}.",
-            err=True,
-        )
-    return directory
-
-
-def local_folder(url: str) -> Path:
-    """Where the cache of a URL is kept: under LOGITCACHE_HOME, or ~/.cache/logitcache."""
-    home = os.environ.get(HOME_VARIABLE)
-    folder = Path(home) if home else Path.home() / ".cache" / "logitcache"
-    url = url.rstrip("/")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2]).strip("-.")[-60:]
-    return folder / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-
-
-def wanted_files(
-    manifest: Manifest, splits: Sequence[str], *, strict: bool = True
-) -> list[FileRecord]:
-    """Files of a cache but the shards of other splits; all of them where none is named.
-
-    Raises:
-        CacheError: a split that the cache does not have, unless not `strict`.
-    """
-    by_path = {shard.path: shard.split for shard in manifest.plan.shards}
-    known = set(by_path.values())
-    if strict and (unknown := sorted(set(splits) - known)):
-        raise CacheError(
-            f"The cache has no split {unknown[0]!r}; it has {', '.join(sorted(known))}."
-        )
-    wanted = set(splits) or known
-    return [file for file in manifest.files if by_path.get(file.path) in (None, *wanted)]
-
-
-def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """A manifest from somewhere else, under the checks of a local one.
-
-    Raises:
-        CacheError: it is damaged, of an unknown format, or names paths that it may not.
-    """
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / MANIFEST_NAME
-        path.write_bytes(raw)
-        try:
-            manifest = Manifest.read(Path(folder))
-        except CacheError as error:
-            raise CacheError(str(error).replace(str(path), where)) from error
-    reserved = (MANIFEST_NAME, PLAN_NAME, CARD_NAME)
-    for file in manifest.files:
-        if file.path in reserved or file.path.endswith(".lock"):
-            raise CacheError(f"{where} lists {file.path!r} as a file of the cache; it is refused.")
-    return manifest
-
-
 def _remote_manifest_bytes(remote: Remote) -> bytes:
     sizes = remote.sizes()
     if MANIFEST_NAME in sizes:
@@ -219,36 +112,6 @@ def _local_manifest(directory: Path, wanted: Manifest) -> Manifest | None:
                 f"{directory} is not empty and holds no cache ({odd[0]}); give another DIR."
             )
     return None
-
-
-def require_same_or_extended(found: Manifest, new: Manifest, where: str, advice: str) -> None:
-    """Raise CacheError unless `new` is the cache that was found, or one with more documents."""
-    if found.identity.sha256 == new.identity.sha256:
-        return
-    if found.identity.shard_sha256 == new.identity.shard_sha256:
-        records = {file.path: file.sha256 for file in new.files}
-        shards = {shard.path for shard in found.plan.shards}
-        if all(records.get(f.path) == f.sha256 for f in found.files if f.path in shards):
-            return
-    raise CacheError(
-        f"{where} holds another cache: identity {found.identity.sha256[:12]} (teacher "
-        f"{found.identity.teacher}), and this one is {new.identity.sha256[:12]} (teacher "
-        f"{new.identity.teacher}).\nNothing was moved; {advice}."
-    )
-
-
-def _is_whole(directory: Path, file: FileRecord, *, hashed: bool) -> bool:
-    path = directory / file.path
-    if not path.is_file() or path.stat().st_size != file.num_bytes:
-        return False
-    return not hashed or file_sha256(path) == file.sha256
-
-
-def _is_complete(directory: Path, splits: Sequence[str]) -> bool:
-    if not (directory / MANIFEST_NAME).is_file():
-        return False
-    files = wanted_files(Manifest.read(directory), splits, strict=False)
-    return all(_is_whole(directory, file, hashed=False) for file in files)
 
 
 def _fetch(remote: Remote, file: FileRecord, directory: Path, on_bytes: OnBytes) -> None:

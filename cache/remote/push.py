@@ -5,8 +5,15 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
-from cache.remote.pull import CARD_NAME, JOBS, Transfer, parse_manifest, require_same_or_extended
-from cache.remote.remote import OnBytes, Remote, in_threads, open_remote
+from cache.remote.remote import OnBytes, Remote, in_threads
+from cache.remote.schemes import open_remote
+from cache.remote.transfer import (
+    CARD_NAME,
+    JOBS,
+    Transfer,
+    parse_manifest,
+    require_same_or_extended,
+)
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
 
 JOURNAL_NAME = "manifest.json.pushing"

@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from cache.data.text_range import as_created, ranges_of
 from cache.machine.durable import file_sha256
-from cache.storage.identity import Identity, machine_description
-from cache.storage.layout import ShardLayout
+from cache.storage.identity import machine_description
 from cache.storage.lengths import lengths_path, write_lengths
-from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan, ShardPlan
-from cache.storage.shard import ShardFile
+from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan
+from cache.storage.shard import open_shard_file
 from cache.storage.tail_file import TAIL_FILE
 from cache.targets.fidelity import summarise
-
-COST = ("teacher_parameters", "teacher_rows", "teacher_seconds")
-"""What `created` says of the teacher's run. A build that went on knows the seconds of its last
-sitting alone, so the rows computed in it stand beside them."""
 
 
 def finish_cache(
@@ -63,34 +57,6 @@ def finish_cache(
     )
     manifest.write(out)
     return manifest
-
-
-def joint_record(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """What `created` says of several caches together: the texts read, and the teacher's cost.
-
-    The cost is left out if one of them does not say it.
-    """
-    texts = as_created(one for manifest in manifests for one in ranges_of(manifest))
-    costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
-    if any(None in cost for cost in costs):
-        return texts
-    parameters, rows, seconds = zip(*costs, strict=True)
-    return {**dict(zip(COST, (parameters[0], sum(rows), sum(seconds)), strict=True)), **texts}
-
-
-def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFile:
-    """A shard of a cache, opened and checked against the plan.
-
-    Raises:
-        CacheError: it is missing, damaged, or not the shard of the plan.
-    """
-    return ShardFile(
-        out / shard.path,
-        ShardLayout.of(identity),
-        num_documents=shard.num_documents,
-        num_tokens=shard.num_tokens,
-        identity=identity,
-    )
 
 
 def _record(out: Path, name: str) -> FileRecord:

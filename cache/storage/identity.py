@@ -1,16 +1,14 @@
 """Who made a cache and from what: the fields that must agree before two things are mixed."""
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
-from cache.building.config import TargetFormat
-from cache.data.problems import Problem
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256
+from cache.targets.format import TargetFormat
 
 FORMAT_VERSION = 3
 """What is written."""
@@ -131,25 +129,6 @@ def identity_from_json(content: Any) -> Identity:
         if not isinstance(content[name], kind):
             raise CacheError(f"the identity's field {name} is {content[name]!r}")
     return Identity(**{**content, "targets": TargetFormat(**content["targets"])})
-
-
-def dataset_sha256(problems: Sequence[Problem]) -> str:
-    """Hash of the problems' content and order."""
-    return json_sha256([asdict(problem) for problem in problems])
-
-
-def tokenizer_sha256(tokenizer) -> str:
-    """Hash of the whole vocabulary, the merges and pre-tokenisation, and the special ids."""
-    content: dict[str, Any] = {
-        "vocab": tokenizer.get_vocab(),
-        "eos": tokenizer.eos_token_id,
-        "bos": tokenizer.bos_token_id,
-    }
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        state = json.loads(backend.to_str())
-        content |= {k: state.get(k) for k in ("model", "normalizer", "pre_tokenizer")}
-    return json_sha256(content)
 
 
 def library_versions() -> dict[str, str]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.building.config import TargetFormat
 from cache.storage.identity import Identity
 from cache.storage.packing import GROUP_ROWS
 from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.format import TargetFormat
 from cache.targets.tail_mass import NODES
 
 Field = tuple[np.dtype, tuple[int, ...]]

@@ -1,6 +1,6 @@
 """One HDF5 shard: documents end to end, and a row of soft targets for every token but the first.
 
-FORMAT.md beside this file is the specification; `cache.storage.layout` says which datasets there are.
+cache/FORMAT.md is the specification; `cache.storage.layout` says which datasets there are.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.storage.identity import FORMAT_VERSION, Identity
 from cache.storage.layout import ANY, ShardLayout
+from cache.storage.manifest import ShardPlan
 
 CHUNK_BYTES = 1 << 17
 MIN_CHUNK_ROWS = 1024
@@ -202,3 +203,27 @@ def require_documents(
     prompts = np.asarray(prompt_lengths)
     if (prompts < 1).any() or (prompts >= lengths).any():
         raise CacheError(f"{where}: a prompt is empty or as long as its document")
+
+
+def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFile:
+    """A shard of a cache, opened and checked against the plan.
+
+    Raises:
+        CacheError: it is missing, damaged, or not the shard of the plan.
+    """
+    return ShardFile(
+        out / shard.path,
+        ShardLayout.of(identity),
+        num_documents=shard.num_documents,
+        num_tokens=shard.num_tokens,
+        identity=identity,
+    )
+
+
+def is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
+    """Whether an earlier run left this shard whole; its content is read and hashed."""
+    try:
+        with open_shard_file(out, shard, identity) as file:
+            return content_sha256(file.read_all()) == file.content_sha256
+    except CacheError:
+        return False

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.storage.identity import Identity
@@ -60,12 +58,3 @@ def _require_sha256(path: Path, expected: str) -> None:
             f"{path} is damaged or of another cache: its sha256 is not the identity's. "
             "Copy it again from where the cache came from."
         )
-
-
-def head_of(model) -> OutputHead:
-    """The output head of a loaded model, fp32."""
-    head = model.get_output_embeddings()
-    weight = head.weight.detach().float()
-    bias = getattr(head, "bias", None)
-    zeros = torch.zeros(len(weight), device=weight.device)
-    return OutputHead(weight=weight, bias=zeros if bias is None else bias.detach().float())

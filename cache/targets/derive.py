@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from cache.building.config import TargetFormat
 from cache.errors import CacheError
+from cache.targets.format import TargetFormat
 from cache.targets.logprob_codes import EMPTY, encode_logprobs
 from cache.targets.row_codec import EncodedRows, RowCodec
 from cache.targets.tail_mass import NODES, decode_log_mass, encode_log_mass

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cache.building.config import TargetFormat
 from cache.errors import CacheError
 from cache.targets.basis import FIT_TEMPERATURE, TailBasis, row_scale
+from cache.targets.format import TargetFormat
 from cache.targets.logprob_codes import decode_logprobs, encode_logprobs
 from cache.targets.soft_targets import SoftTargets
 from cache.targets.tail_mass import NODES, decode_log_mass, encode_log_mass, tail_powers

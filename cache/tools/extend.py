@@ -12,14 +12,15 @@ from pathlib import Path
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import TEMPLATE, Corpus
-from cache.data.text_range import TextRange, first_overlap, ranges_of
+from cache.data.text_range import TextRange, first_overlap
 from cache.errors import CacheError
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.finish import finish_cache, joint_record
+from cache.storage.created import joint_record, ranges_of
+from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.manifest import Manifest, Plan
-from cache.teacher.teacher import dtype_name
+from cache.teacher.load import dtype_name
 from cache.tools.merge import (
     MergeStep,
     merged_plan,

@@ -5,21 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.reading.reader import CacheReader
-from cache.storage.identity import Identity
-from cache.storage.manifest import Manifest
 
 SAMPLE_ROWS = 8192
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitSize:
-    """How much a split holds."""
-
-    split: str
-    num_shards: int
-    num_documents: int
-    num_tokens: int
-    num_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +19,6 @@ class ExampleToken:
     """What the teacher gave it, in nats."""
     top: tuple[tuple[str, float], ...]
     """The teacher's most probable tokens and their probabilities at T = 1."""
-
-
-def identity_facts(identity: Identity) -> dict[str, str]:
-    """What a cache is, in words, by name."""
-    return {
-        "identity": identity.sha256,
-        "teacher": f"{identity.teacher}, revision {identity.revision or 'as found'}",
-        "teacher weights": identity.teacher_sha256,
-        "vocabulary": f"{identity.vocab_size:,}",
-        "dataset": identity.dataset,
-        "template": f"{identity.template}, up to {identity.max_length} tokens",
-        "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
-        "format": f"version {identity.format_version}",
-    }
-
-
-def split_sizes(manifest: Manifest) -> list[SplitSize]:
-    """Size of each split."""
-    sizes = {file.path: file.num_bytes for file in manifest.files}
-    rows = []
-    for split in dict.fromkeys(shard.split for shard in manifest.plan.shards):
-        shards = [s for s in manifest.plan.shards if s.split == split]
-        rows.append(
-            SplitSize(
-                split=split,
-                num_shards=len(shards),
-                num_documents=sum(s.num_documents for s in shards),
-                num_tokens=sum(s.num_tokens for s in shards),
-                num_bytes=sum(sizes[s.path] for s in shards),
-            )
-        )
-    return rows
 
 
 def mean_teacher_loss(reader: CacheReader, split: str) -> float:

@@ -11,7 +11,7 @@ import torch
 from cache.errors import CacheError
 from cache.storage.identity import Identity
 from cache.targets.logprob_codes import LOWEST_NATS, error_bound
-from cache.teacher.teacher import DTYPES
+from cache.teacher.load import DTYPES
 
 FLOOR_NATS = 1e-3
 ROUNDINGS = 8

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from cache.data.corpus import TEMPLATE
-from cache.data.text_range import first_overlap, ranges_of
+from cache.data.text_range import first_overlap
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.finish import finish_cache, joint_record
+from cache.storage.created import joint_record, ranges_of
+from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identity
 from cache.storage.manifest import Manifest, Plan, ShardPlan
 from cache.storage.shard import write_shard

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cache.building.config import TargetFormat
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.targets.fidelity import Fidelity
+from cache.targets.format import TargetFormat
 from cache.tools.recommend import PlannedSetting, frontier
 
 COLOURS = {

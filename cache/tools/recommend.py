@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.plan import BuildPlan, first_documents
 from cache.building.prepare import load_teacher, require_documents
 from cache.errors import CacheError
 from cache.storage.manifest import PLAN_NAME, Plan
+from cache.targets.format import TargetFormat
 from cache.targets.soft_targets import require_temperature
-from cache.teacher.teacher import Teacher, load_tokenizer
+from cache.teacher.load import load_tokenizer
+from cache.teacher.teacher import Teacher
 from cache.tools.trial import Trial, TrialResult
 
 PLAN_ROWS = 4096

@@ -11,26 +11,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.building.compute import is_intact
-from cache.building.config import TargetFormat
-from cache.building.encode import LogitSlice, head_slices, reduce_slices
 from cache.building.fit_basis import FIT_ROWS
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress, counted_progress
 from cache.reading.open_shard import OpenShard
-from cache.storage.finish import finish_cache, joint_record
+from cache.storage.created import joint_record
+from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Manifest, Plan, ShardPlan
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
-from cache.storage.shard import write_shard
+from cache.storage.shard import is_intact, write_shard
 from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.derive import derive_rows, require_derivable
 from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
+from cache.targets.format import TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
+from cache.teacher.rows import LogitSlice, head_slices, reduce_slices
 from cache.tools.source import Source, require_free, require_same_plan
 
 DOCUMENT_FIELDS = ("task_ids", "prompt_lengths", "token_offsets", "token_ids")

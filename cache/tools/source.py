@@ -10,11 +10,10 @@ import numpy as np
 from cache.errors import CacheError
 from cache.machine.durable import PARTIAL_SUFFIX, atomic_path, file_sha256
 from cache.machine.lock import LOCK_NAME
-from cache.storage.finish import open_shard_file
 from cache.storage.identity import Identity
 from cache.storage.lengths import LENGTHS_DIR
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, Plan, ShardPlan
-from cache.storage.shard import ShardFile, content_sha256
+from cache.storage.shard import ShardFile, content_sha256, open_shard_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,26 +12,19 @@ import h5py
 import numpy as np
 import torch
 
-from cache.building.config import TargetFormat
-from cache.building.encode import (
-    ComputedRows,
-    LogitSlice,
-    head_slices,
-    pad_documents,
-    reduce_slices,
-)
+from cache.building.encode import ComputedRows
 from cache.building.fit_basis import FIT_ROWS
-from cache.building.plan import plan_batches
 from cache.building.writer import ShardAssembly
 from cache.data.documents import Document
 from cache.errors import CacheError
 from cache.storage.layout import ShardLayout
 from cache.storage.shard import ENTROPY_CODED, image_of
-from cache.storage.tail_file import head_of
 from cache.targets.basis import BasisFit, TailBasis
 from cache.targets.fidelity import Fidelity, measure_rows, summarise
+from cache.targets.format import TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
-from cache.teacher.teacher import Teacher
+from cache.teacher.rows import LogitSlice, head_slices, pad_documents, plan_batches, reduce_slices
+from cache.teacher.teacher import Teacher, head_of
 
 FIDELITY_ROWS = 512
 """Rows that fidelity is measured on, where nothing else is asked for."""

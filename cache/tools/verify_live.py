@@ -15,7 +15,8 @@ import torch
 from cache.errors import CacheError
 from cache.machine.progress import BuildProgress
 from cache.reading.reader import CacheReader
-from cache.teacher.teacher import Teacher, load_causal_lm
+from cache.teacher.load import load_causal_lm
+from cache.teacher.teacher import Teacher
 from cache.tools.live_rows import (
     FLOOR_NATS,
     RowComparison,

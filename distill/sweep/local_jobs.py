@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-from cache.building.workers import visible_gpus
+from cache.machine.gpus import visible_gpus
 from distill.run.result import FAILED, RunOutcome
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe

@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cache.building.encode import hidden_rows, logit_slices, reduce_slices
 from cache.data.documents import Document
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
+from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
 from evaluation.agreement.scores import DocumentSums, TeacherRows, compare_rows, sum_document
 from evaluation.errors import EvaluationError

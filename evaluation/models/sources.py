@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
-from cache.teacher.teacher import load_causal_lm, load_tokenizer
+from cache.teacher.load import load_causal_lm, load_tokenizer
 from evaluation.errors import EvaluationError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import h5py
 
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
+from cache.targets.format import TargetFormat
 from tests.support.paths import EXAMPLES, ROOT
 
 FORK = get_context("fork")

@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from cache.building.config import TargetFormat
 from cache.reading.reader import CachedDocuments
+from cache.targets.format import TargetFormat
 from cache.targets.soft_targets import SoftTargets
 from cache.targets.tail_mass import NODES
 from cache.targets.tails import EvenTail

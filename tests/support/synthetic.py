@@ -2,7 +2,7 @@
 
 import torch
 
-from cache.building.config import TargetFormat
+from cache.targets.format import TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
 from cache.targets.soft_targets import SoftTargets
 

@@ -13,7 +13,7 @@ import torch
 
 import cache.building.prepare
 import cache.teacher.teacher
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.encode import compute_rows
 from cache.building.local import build_cache
 from cache.data.documents import build_documents
@@ -21,7 +21,8 @@ from cache.data.problems import load_problems
 from cache.errors import CacheError
 from cache.machine.lock import writer_lock
 from cache.reading.reader import CacheReader
-from cache.teacher.teacher import load_causal_lm, load_tokenizer
+from cache.targets.format import TargetFormat
+from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.tools.verify import verify_cache
 from tests.support.builds import (
     FORK,

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from cache.building.config import TargetFormat
 from cache.building.local import build_cache
 from cache.errors import CacheError
+from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from tests.support.builds import build_words, config_of, datasets_of, left_over
 from tests.support.local_ray import replicas, two_cpus

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 import cache.building.read_corpus
 import cache.data.text_stream
 import cli
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache, build_share
 from cache.building.plan import first_documents, plan_build
 from cache.building.read_corpus import spool_corpus
@@ -32,7 +32,8 @@ from cache.data.text_stream import TextBatch, TextStream
 from cache.errors import CacheError
 from cache.machine.durable import read_sealed_json
 from cache.reading.reader import CacheReader
-from cache.teacher.teacher import load_tokenizer
+from cache.targets.format import TargetFormat
+from cache.teacher.load import load_tokenizer
 from cache.tools.extend import extend_cache
 from cache.tools.recommend import plan_targets
 from cache.tools.verify import verify_cache

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache, build_share
-from cache.building.workers import Share, own_gpus, parse_share, share_of_launch, total_cost
+from cache.building.workers import Share, parse_share, share_of_launch, total_cost
 from cache.errors import CacheError
+from cache.machine.gpus import own_gpus
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
+from cache.targets.format import TargetFormat
 from cache.tools.extend import extend_cache
 from cache.tools.verify import verify_cache
 from cli import main

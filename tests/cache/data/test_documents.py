@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from cache.building.plan import plan_batches, plan_shards
+from cache.building.plan import plan_shards
 from cache.data.documents import build_documents
 from cache.data.problems import Problem, load_problems
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
+from cache.teacher.rows import plan_batches
 from tests.support.paths import EXAMPLES
 
 

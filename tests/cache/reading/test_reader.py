@@ -10,14 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.building.config import TargetFormat
 from cache.errors import CacheError
 from cache.machine.durable import read_sealed_json, write_sealed_json
 from cache.reading.reader import CacheReader
+from cache.storage.facts import split_sizes
 from cache.storage.layout import ANY, ShardLayout
 from cache.storage.manifest import Manifest, Plan
 from cache.storage.shard import write_shard
-from cache.tools.inspect import example_tokens, split_sizes
+from cache.targets.format import TargetFormat
+from cache.tools.inspect import example_tokens
 from cache.tools.verify import row_problems, verify_cache
 
 

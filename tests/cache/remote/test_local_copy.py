@@ -12,9 +12,10 @@ import cli
 from cache.errors import CacheError
 from cache.machine.durable import write_sealed_json
 from cache.machine.lock import writer_lock
-from cache.remote.pull import local_folder, pull
+from cache.remote.local_copy import local_folder
+from cache.remote.pull import pull
 from cache.remote.push import JOURNAL_NAME, push
-from cache.remote.remote import open_remote
+from cache.remote.schemes import open_remote
 from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
 

@@ -14,7 +14,7 @@ from cache.remote import errors as remote_errors
 from cache.remote.errors import RemoteUnreachable
 from cache.remote.pull import pull
 from cache.remote.push import push
-from cache.remote.remote import open_remote
+from cache.remote.schemes import open_remote
 from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
 from tests.support.share_server import CARD, Line, files

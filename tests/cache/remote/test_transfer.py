@@ -15,9 +15,10 @@ from cache.errors import CacheError
 from cache.reading.reader import CacheReader
 from cache.remote import errors as remote_errors
 from cache.remote.errors import RemoteUnreachable
-from cache.remote.pull import local_cache, local_folder, pull
+from cache.remote.local_copy import local_cache, local_folder
+from cache.remote.pull import pull
 from cache.remote.push import JOURNAL_NAME, push
-from cache.remote.remote import open_remote
+from cache.remote.schemes import open_remote
 from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
 from tests.support.distill_fakes import small_recipe

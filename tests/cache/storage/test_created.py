@@ -1,9 +1,9 @@
 """What the teacher's run cost stands in the manifest, for the ledger of those who train."""
 
-from cache.building.config import TargetFormat
 from cache.reading.reader import CacheReader
-from cache.storage.finish import joint_record
+from cache.storage.created import joint_record
 from cache.storage.manifest import Manifest
+from cache.targets.format import TargetFormat
 from cache.tools.merge import merge_caches
 from cache.tools.reencode import reencode_cache
 

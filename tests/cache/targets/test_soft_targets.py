@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.building.config import TargetFormat
 from cache.errors import CacheError
+from cache.targets.format import TargetFormat
 from cache.targets.row_codec import RowCodec
 from cache.targets.tail_mass import decode_log_mass, encode_log_mass, interpolate_log_mass
 from tests.support import reference

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.building.config import TargetFormat
 from cache.errors import CacheError
 from cache.storage.packing import pack_rows, unpack_rows
 from cache.targets.basis import BasisFit, TailBasis
 from cache.targets.fidelity import measure_rows, summarise
+from cache.targets.format import TargetFormat
 from cache.targets.logprob_codes import decode_logprobs, encode_logprobs, error_bound
 from cache.targets.row_codec import RowCodec
 from distill.loss.terms import sparse_kl_sum

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import cache.tools.extend
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import Corpus
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
+from cache.targets.format import TargetFormat
 from cache.tools.extend import EXTENSION_DIR, extend_cache
 from cache.tools.verify import verify_cache
 from tests.support.command_line import run

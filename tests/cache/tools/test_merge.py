@@ -11,13 +11,14 @@ import pytest
 import cache.machine.lock
 import cache.tools.merge
 import cache.tools.source
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import Corpus
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256, write_sealed_json
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
+from cache.targets.format import TargetFormat
 from cache.tools.merge import merge_caches
 from cache.tools.verify import verify_cache
 from tests.support.command_line import run

@@ -7,11 +7,12 @@ import pytest
 
 import cache.building.prepare
 import cache.tools.recommend
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.errors import CacheError
 from cache.storage.manifest import Manifest
 from cache.targets.fidelity import Fidelity
+from cache.targets.format import TargetFormat
 from cache.tools.plots import plot_fidelity, plot_settings
 from cache.tools.recommend import (
     PlannedSetting,

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cache.tools.reencode
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
 from cache.targets.derive import changed_targets, derive_rows, require_derivable
+from cache.targets.format import TargetFormat
 from cache.targets.row_codec import RowCodec
 from cache.targets.tail_mass import decode_log_mass
 from cache.tools.reencode import reencode_cache

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import cache.tools.verify_live
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.reader import CacheReader
-from cache.storage.finish import open_shard_file
 from cache.storage.manifest import Manifest
-from cache.storage.shard import write_shard
+from cache.storage.shard import open_shard_file, write_shard
+from cache.targets.format import TargetFormat
 from cache.tools.live_rows import StoredRows, compare_rows
 from cache.tools.verify import verify_cache
 from cache.tools.verify_live import verify_live

@@ -10,10 +10,11 @@ import torch
 
 import cache.reading.open_shards
 import distill.batches.shuffle
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
+from cache.targets.format import TargetFormat
 from distill.batches.epochs import Epochs
 from tests.support.distill_fakes import small_recipe
 from tests.support.paths import EXAMPLES

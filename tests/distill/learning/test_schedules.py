@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from cache.building.config import TargetFormat
+from cache.targets.format import TargetFormat
 from distill.errors import DistillError
 from distill.learning.schedules import lr_schedule, terms_at
 from distill.run.logs import read_metrics

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cache.building.config import BuildConfig, TargetFormat
+from cache.building.config import BuildConfig
 from cache.building.local import build_cache
+from cache.targets.format import TargetFormat
 from evaluation.agreement.held_out import CachedTeacher, HeldOut, LiveTeacher, measure_documents
 from evaluation.agreement.scores import (
     Agreement,

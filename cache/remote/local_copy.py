@@ -1,0 +1,68 @@
+"""The local folder of a cache that a command is given by path or URL."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from cache.machine.durable import make_directory
+from cache.machine.lock import prepare_lock
+from cache.remote.errors import RemoteUnreachable
+from cache.remote.pull import pull
+from cache.remote.remote import is_url
+from cache.remote.transfer import _is_whole, wanted_files
+from cache.storage.manifest import MANIFEST_NAME, Manifest
+
+HOME_VARIABLE = "LOGITCACHE_HOME"
+
+
+def local_cache(where: str, splits: Sequence[str] = ("train", "validation")) -> Path:
+    """The local folder of a cache: a path as it is, a URL after its splits were pulled.
+
+    Waits for another process that pulls it. Where the network is gone and an earlier call left
+    all that is needed, a warning is printed.
+    """
+    if not is_url(where):
+        return Path(where)
+    directory = local_folder(where)
+    from cache.share_progress import byte_progress
+
+    make_directory(directory)
+    pulling = byte_progress(f"pulling {where}")
+    try:
+        with prepare_lock(directory), pulling as (on_bytes, on_total):
+            pull(
+                where,
+                directory,
+                splits=splits,
+                for_reading=True,
+                on_bytes=on_bytes,
+                on_total=on_total,
+            )
+    except RemoteUnreachable as error:
+        if not _is_complete(directory, splits):
+            raise
+        click.echo(
+            f"Warning: {str(error).splitlines()[0]}\nGoing on with the copy at {directory}.",
+            err=True,
+        )
+    return directory
+
+
+def local_folder(url: str) -> Path:
+    """Where the cache of a URL is kept: under LOGITCACHE_HOME, or ~/.cache/logitcache."""
+    home = os.environ.get(HOME_VARIABLE)
+    folder = Path(home) if home else Path.home() / ".cache" / "logitcache"
+    url = url.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2]).strip("-.")[-60:]
+    return folder / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def _is_complete(directory: Path, splits: Sequence[str]) -> bool:
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    files = wanted_files(Manifest.read(directory), splits, strict=False)
+    return all(_is_whole(directory, file, hashed=False) for file in files)

@@ -1,0 +1,36 @@
+"""What a manifest records of how a cache was made: the texts read, and the teacher's cost."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cache.data.text_range import TEXTS, TextRange
+from cache.storage.manifest import Manifest
+
+COST = ("teacher_parameters", "teacher_rows", "teacher_seconds")
+"""What `created` says of the teacher's run. A build that went on knows the seconds of its last
+sitting alone, so the rows computed in it stand beside them."""
+
+
+def ranges_of(manifest: Manifest) -> list[TextRange]:
+    """The texts that a cache says it holds; none, for one of problems."""
+    return [TextRange(**content) for content in manifest.created.get(TEXTS, ())]
+
+
+def as_created(ranges: Iterable[TextRange]) -> dict[str, Any]:
+    """What `created` says of the ranges; nothing where there are none."""
+    contents = [asdict(one) for one in ranges]
+    return {TEXTS: contents} if contents else {}
+
+
+def joint_record(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """What `created` says of several caches together: the texts read, and the teacher's cost.
+
+    The cost is left out if one of them does not say it.
+    """
+    texts = as_created(one for manifest in manifests for one in ranges_of(manifest))
+    costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
+    if any(None in cost for cost in costs):
+        return texts
+    parameters, rows, seconds = zip(*costs, strict=True)
+    return {**dict(zip(COST, (parameters[0], sum(rows), sum(seconds)), strict=True)), **texts}

@@ -1,0 +1,64 @@
+"""What is stored of a row. Imports nothing heavy: the command line is built from it."""
+
+from dataclasses import dataclass
+
+from cache.errors import CacheError
+
+TAILS = ("lowrank", "mass", "hidden", "sampled", "renormalize")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFormat:
+    """What is stored of a row's distribution, and in how many bits."""
+
+    top_k: int = 16
+    """Most entries stored a row."""
+    top_p: float | None = None
+    """Store only the fewest entries that hold this much probability at T = 1."""
+    logprob_bits: int = 8
+    """16: fp16; 8: log-spaced codes, within 0.9 % + 0.003 nats."""
+    tail: str = "lowrank"
+    """`mass`: what lies outside the top-k, exact at every temperature, spread evenly;
+    `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
+    hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
+    common implementations do."""
+    tail_rank: int = 576
+    """Coefficients of a lowrank tail."""
+    tail_bytes: float = 184.0
+    """Bytes a row that the coded coefficients of a lowrank tail may take."""
+    tail_samples: int = 32
+    """Draws a row of a sampled tail."""
+
+    def __post_init__(self):
+        for name in ("top_k", "tail_rank", "tail_samples"):
+            if getattr(self, name) < 1:
+                raise CacheError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise CacheError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        if self.logprob_bits not in (8, 16):
+            raise CacheError(f"logprob_bits is {self.logprob_bits}; choose 8 or 16.")
+        if self.tail not in TAILS:
+            raise CacheError(f"tail is {self.tail!r}; choose from {', '.join(TAILS)}.")
+        if not 1 <= self.tail_bytes < 1e6:
+            raise CacheError(f"tail_bytes is {self.tail_bytes}; it must be 1 or more.")
+
+    def words(self) -> str:
+        """In a line, for people."""
+        words = [f"k = {self.top_k}"]
+        if self.top_p is not None:
+            words.append(f"top-p {self.top_p:g}")
+        words.append(f"{self.logprob_bits}-bit logprobs")
+        details = {
+            "lowrank": f" (rank {self.tail_rank}, {self.tail_bytes:g} bytes)",
+            "sampled": f" ({self.tail_samples} draws)",
+        }
+        return ", ".join(words) + f", tail {self.tail}{details.get(self.tail, '')}"
+
+    def options(self) -> str:
+        """The options of `cache-teacher` that ask for it."""
+        words = f"--top-k {self.top_k} --logprob-bits {self.logprob_bits} --tail {self.tail}"
+        if self.top_p is not None:
+            words += f" --top-p {self.top_p:g}"
+        if self.tail == "lowrank":
+            words += f" --tail-rank {self.tail_rank} --tail-bytes {self.tail_bytes:g}"
+        return words + (f" --tail-samples {self.tail_samples}" if self.tail == "sampled" else "")
