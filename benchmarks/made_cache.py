@@ -12,7 +12,7 @@ from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Plan, ShardPlan
 from cache.storage.packing import GROUP_ROWS, pack_rows
 from cache.storage.shard import write_shard
-from cache.storage.tail_file import TAIL_FILE, save_head
+from cache.storage.tail_file import TAIL_FILE, save_basis, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.fidelity import NUM_MEASURES
 from cache.targets.format import TargetFormat
@@ -39,7 +39,7 @@ def random_rows(targets: TargetFormat, *, vocab_size: int, width: int, folder: P
         logits = hidden[:2048] @ weight.T
         fit.add(hidden[:2048], logits, logits.topk(targets.top_k).indices)
         basis = fit.finish(min(targets.tail_rank, width), targets.tail_bytes)
-        basis.save(folder / TAIL_FILE)
+        save_basis(basis, folder / TAIL_FILE)
     if targets.tail == "hidden":
         head = OutputHead(weight=weight, bias=torch.zeros(vocab_size))
         save_head(head, folder / TAIL_FILE)

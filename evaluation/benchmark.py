@@ -10,6 +10,7 @@ from evaluation.comparison.model_row import ModelRow
 from evaluation.comparison.result import BenchmarkResult, build_result
 from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
+from evaluation.judging.progress import Stages
 from evaluation.judging.self_check import prove_benchmark
 from evaluation.models.sources import (
     list_sources,
@@ -21,7 +22,6 @@ from evaluation.models.sources import (
 from evaluation.page.page import write_html
 from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
 from evaluation.problems.contamination import contamination_remarks, measure_contamination
-from evaluation.progress import Stages
 from evaluation.report.report import write_report
 from evaluation.sandbox.checks import sandbox_level
 

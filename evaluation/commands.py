@@ -8,8 +8,7 @@ from rich.console import Console
 
 from cache.building.config import DTYPE_NAMES
 from cache.data.templates import TEMPLATES
-from evaluation.config import BenchmarkConfig, JudgingConfig
-from evaluation.score_config import ScoreConfig
+from evaluation.config import BenchmarkConfig, JudgingConfig, ScoreConfig
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)  # a pattern catches files beside the runs, too

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from evaluation.errors import EvaluationError
 
+SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 WANDB_MODES = ("disabled", "offline", "online")
 
@@ -258,3 +261,30 @@ def require(condition: bool, message: str) -> None:
 def require_at_least(name: str, value: int, least: int) -> None:
     """Raise EvaluationError unless the named setting is at least this large."""
     require(value >= least, f"{name} is {value}; it must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(JudgingConfig):
+    """Completions of any tool, judged without a model."""
+
+    samples: Path
+    """JSON lines with `task_id` and `completion`, in plain text or .gz."""
+    ks: tuple[int, ...] = ()
+    """The k of every pass@k; absent: 1, 10 and 100 as far as the samples reach."""
+    partial: bool = False
+    """Score only the problems in the file; else every problem must be there."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.samples.name.endswith(SUFFIXES),
+            f"samples {self.samples} is no JSON-lines file by its name; need .jsonl or .jsonl.gz",
+        )
+        if self.ks:
+            require_at_least("k", min(self.ks), 1)
+        super().__post_init__()
+
+    @property
+    def stem(self) -> Path:
+        """The sample file's path without its suffixes; results get this name."""
+        name = self.samples.name.removesuffix(".gz").removesuffix(".jsonl")
+        return self.samples.with_name(name)

@@ -12,7 +12,7 @@ from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
 from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
-from cache.storage.tail_file import TAIL_FILE, load_codec, save_head
+from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.teacher.load import load_causal_lm, resolve_dtype, tokenizer_sha256
 from cache.teacher.teacher import Teacher, head_of
 
@@ -180,7 +180,7 @@ def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> None:
         _copy_tail(config.tail_from, path, teacher)
     else:
         documents = chain.from_iterable(plan.documents.values())
-        fit_basis(teacher, documents, targets, config.batch_tokens).save(path)
+        save_basis(fit_basis(teacher, documents, targets, config.batch_tokens), path)
 
 
 def _copy_tail(source: Path, path: Path, teacher: Teacher) -> None:

@@ -37,9 +37,9 @@ def cache_push(
       python cli.py cache push runs/cache s3://bucket/starcoder2-mbpp
       python cli.py cache push runs/cache hf://datasets/org/name --data-license cc-by-4.0
     """
+    from cache.machine.progress import byte_progress
     from cache.remote.card import cache_card, find_license
     from cache.remote.push import push
-    from cache.share_progress import byte_progress
     from cache.storage.manifest import Manifest
 
     manifest = Manifest.read(directory)
@@ -77,8 +77,8 @@ def cache_pull(url: str, directory: Path, splits: tuple[str, ...], jobs: int):
       python cli.py cache pull s3://bucket/starcoder2-mbpp runs/cache
       python cli.py cache pull hf://datasets/org/name runs/cache --split train
     """
+    from cache.machine.progress import byte_progress
     from cache.remote.pull import pull
-    from cache.share_progress import byte_progress
 
     with byte_progress(f"pulling {url}") as (on_bytes, on_total):
         done = pull(url, directory, splits=splits, jobs=jobs, on_bytes=on_bytes, on_total=on_total)

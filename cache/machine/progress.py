@@ -1,16 +1,19 @@
-"""The progress line of stage one: tokens a second, time left, bytes a token."""
+"""Progress lines on standard error: of stage one, of anything counted, of bytes that move."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 
@@ -83,3 +86,39 @@ def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int,
 
     with bar:
         yield update
+
+
+OnBytes = Callable[[int], None]
+"""Called with how many bytes have moved since the last call."""
+
+
+class Counters(NamedTuple):
+    """What a transfer reports to."""
+
+    on_bytes: OnBytes
+    on_total: OnBytes
+
+
+@contextmanager
+def byte_progress(description: str) -> Iterator[Counters]:
+    """Counters of a transfer; a bar on standard error, where that is a terminal.
+
+    The bar appears when there is something to move.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        expand=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(description, total=None, visible=False)
+    with bar:
+        yield Counters(
+            on_bytes=lambda number: bar.advance(task, number),
+            on_total=lambda total: bar.update(task, total=total, visible=total > 0),
+        )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
+from cache.machine.progress import OnBytes
 from cache.remote.errors import attempt
-from cache.remote.remote import OnBytes, Remote
+from cache.remote.remote import Remote
 
 COMMIT_FILES = 64
 """Files of a commit. A push that was stopped keeps the commits that were made."""

@@ -28,7 +28,7 @@ def local_cache(where: str, splits: Sequence[str] = ("train", "validation")) -> 
     if not is_url(where):
         return Path(where)
     directory = local_folder(where)
-    from cache.share_progress import byte_progress
+    from cache.machine.progress import byte_progress
 
     make_directory(directory)
     pulling = byte_progress(f"pulling {where}")

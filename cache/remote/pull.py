@@ -6,7 +6,8 @@ from pathlib import Path
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, file_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
-from cache.remote.remote import OnBytes, Remote, in_threads
+from cache.machine.progress import OnBytes
+from cache.remote.remote import Remote, in_threads
 from cache.remote.schemes import open_remote
 from cache.remote.transfer import (
     CARD_NAME,

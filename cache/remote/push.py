@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
-from cache.remote.remote import OnBytes, Remote, in_threads
+from cache.machine.progress import OnBytes
+from cache.remote.remote import Remote, in_threads
 from cache.remote.schemes import open_remote
 from cache.remote.transfer import (
     CARD_NAME,

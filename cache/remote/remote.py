@@ -9,10 +9,10 @@ from threading import Event
 from typing import Any, TypeVar
 
 from cache.errors import CacheError
+from cache.machine.progress import OnBytes
 from cache.remote.errors import attempt
 
 Item = TypeVar("Item")
-OnBytes = Callable[[int], None]
 
 
 class _Stopped(CacheError):

@@ -1,11 +1,14 @@
 """tail.safetensors: what the tails of all rows share, the basis or the output head."""
 
+from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from cache.errors import CacheError
-from cache.machine.durable import file_sha256
+from cache.machine.durable import atomic_path, file_sha256
 from cache.storage.identity import Identity
-from cache.targets.basis import TailBasis, load_tensors, save_tensors
+from cache.targets.basis import TailBasis
 from cache.targets.row_codec import OutputHead, RowCodec
 
 TAIL_FILE = "tail.safetensors"
@@ -13,7 +16,12 @@ TAIL_FILE = "tail.safetensors"
 
 def save_head(head: OutputHead, path: Path) -> None:
     """Write an output head, atomically."""
-    save_tensors({"weight": head.weight, "bias": head.bias}, path)
+    _save_tensors({"weight": head.weight, "bias": head.bias}, path)
+
+
+def save_basis(basis: TailBasis, path: Path) -> None:
+    """Write a basis, atomically."""
+    _save_tensors({f.name: getattr(basis, f.name) for f in fields(basis)}, path)
 
 
 def load_codec(directory: Path, identity: Identity) -> RowCodec:
@@ -26,7 +34,7 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
     targets, vocab_size, width = identity.targets, identity.vocab_size, identity.tail_width
     if targets.tail == "lowrank":
         _require_sha256(path, identity.tail_sha256)
-        basis = TailBasis.load(path, vocab_size=vocab_size, rank=width)
+        basis = load_basis(path, vocab_size=vocab_size, rank=width)
         return RowCodec(targets, vocab_size, basis=basis)
     if targets.tail == "hidden":
         head = load_head(directory, identity)
@@ -42,11 +50,62 @@ def load_head(directory: Path, identity: Identity) -> OutputHead:
     """
     path, vocab_size, width = directory / TAIL_FILE, identity.vocab_size, identity.tail_width
     _require_sha256(path, identity.tail_sha256)
-    tensors = load_tensors(path)
+    tensors = _load_tensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != {"weight": (vocab_size, width), "bias": (vocab_size,)}:
         raise CacheError(f"{path} does not hold the output head: {shapes}.")
     return OutputHead(weight=tensors["weight"].float(), bias=tensors["bias"].float())
+
+
+def load_basis(path: Path, *, vocab_size: int, rank: int) -> TailBasis:
+    """What `save_basis` wrote.
+
+    Raises:
+        CacheError: missing, damaged, or of other shapes than the identity promises.
+    """
+    tensors = _load_tensors(path)
+    wanted = {f.name for f in fields(TailBasis)}
+    if set(tensors) != wanted:
+        raise CacheError(f"{path} does not hold a tail basis: {sorted(tensors)}.")
+    basis = TailBasis(**tensors)
+    width = len(basis.center)
+    shapes = {
+        "basis": (vocab_size, rank),
+        "mean": (vocab_size,),
+        "projection": (width, rank),
+        "steps": (rank,),
+        "limits": (rank,),
+    }
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise CacheError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {shape}.")
+    return basis
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, atomically and with the user's own file mode."""
+    from safetensors.torch import save
+
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CacheError: missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CacheError(f"{path} is missing; the tails of the rows cannot be read.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CacheError(f"{path} is damaged: {error}. Copy it again or rebuild.") from error
 
 
 def _require_sha256(path: Path, expected: str) -> None:

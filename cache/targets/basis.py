@@ -10,13 +10,11 @@ N rows, V vocabulary, D width of the hidden state, R rank.
 """
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from cache.errors import CacheError
-from cache.machine.durable import atomic_path
 from cache.targets.rans import PRECISION_BITS, FrequencyTables, fit_tables
 
 FIT_TEMPERATURE = 2.0
@@ -75,61 +73,6 @@ class TailBasis:
     def to(self, device: torch.device | str) -> "TailBasis":
         """The same basis on another device."""
         return TailBasis(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
-    def save(self, path: Path) -> None:
-        """Write a safetensors file, atomically."""
-        save_tensors({f.name: getattr(self, f.name) for f in fields(self)}, path)
-
-    @classmethod
-    def load(cls, path: Path, *, vocab_size: int, rank: int) -> "TailBasis":
-        """Read what `save` wrote.
-
-        Raises:
-            CacheError: missing, damaged, or of other shapes than the identity promises.
-        """
-        tensors = load_tensors(path)
-        wanted = {f.name for f in fields(cls)}
-        if set(tensors) != wanted:
-            raise CacheError(f"{path} does not hold a tail basis: {sorted(tensors)}.")
-        basis = cls(**tensors)
-        width = len(basis.center)
-        shapes = {
-            "basis": (vocab_size, rank),
-            "mean": (vocab_size,),
-            "projection": (width, rank),
-            "steps": (rank,),
-            "limits": (rank,),
-        }
-        for name, shape in shapes.items():
-            if tuple(tensors[name].shape) != shape:
-                raise CacheError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {shape}.")
-        return basis
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file, atomically and with the user's own file mode."""
-    from safetensors.torch import save
-
-    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    with atomic_path(path) as partial:
-        partial.write_bytes(content)
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        CacheError: missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CacheError(f"{path} is missing; the tails of the rows cannot be read.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CacheError(f"{path} is damaged: {error}. Copy it again or rebuild.") from error
 
 
 def row_scale(tail_mass: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Manifest, Plan, ShardPlan
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.storage.shard import is_intact, write_shard
-from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_head
+from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_basis, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.derive import derive_rows, require_derivable
 from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
@@ -87,7 +87,7 @@ def _write_tail(
     rank = min(targets.tail_rank, width)
     if not (out / TAIL_FILE).is_file():
         fit = _fit(source, found, targets, head)
-        fit.finish(rank, targets.tail_bytes).save(out / TAIL_FILE)
+        save_basis(fit.finish(rank, targets.tail_bytes), out / TAIL_FILE)
     return rank
 
 

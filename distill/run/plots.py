@@ -8,8 +8,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from distill.sweep.ledger import Ledger
-
 TITLES = {
     "train_loss": "Training loss",
     "train_distillation_loss": "Training distillation loss",
@@ -55,7 +53,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _plot_metric(metric: str, runs: dict[str, list[dict[str, Any]]], folder: Path) -> Path | None:
-    figure, axes = _empty_plot()
+    figure, axes = empty_plot()
     drawn = 0
     for place, (name, metrics) in enumerate(runs.items()):
         points = [(line["step"], line[metric]) for line in metrics if line.get(metric) is not None]
@@ -68,43 +66,21 @@ def _plot_metric(metric: str, runs: dict[str, list[dict[str, Any]]], folder: Pat
     if not drawn:
         return None
     title = TITLES[metric] if len(runs) > 1 else f"{TITLES[metric]}: {next(iter(runs))}"
-    _label(axes, title, "optimizer step", UNITS[metric.split("_", 1)[1]])
+    label_axes(axes, title, "optimizer step", UNITS[metric.split("_", 1)[1]])
     path = folder / f"{metric}.png"
     figure.savefig(path)
     return path
 
 
-def plot_ledger(ledger: Ledger, folder: Path) -> Path | None:
-    """`ledger.png`: FLOPs after each student, with the cache and with the teacher in the loop.
-
-    Nothing is drawn where the teacher's size is not known.
-    """
-    once = ledger.teacher_flops(ledger.cache_tokens)
-    if once is None or not ledger.runs:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    students = np.cumsum([0, *(6.0 * run.num_parameters * run.num_tokens for run in ledger.runs)])
-    teacher = np.cumsum([0, *(ledger.teacher_flops(run.num_tokens) or 0 for run in ledger.runs)])
-    figure, axes = _empty_plot()
-    for flops, label, colour in (
-        (students + teacher, "teacher in the loop", COLOURS[1]),
-        (students + once, "from the cache, its building included", COLOURS[0]),
-    ):
-        axes.plot(range(len(flops)), flops, color=colour, linewidth=2, marker="o", label=label)
-    axes.set_ylim(bottom=0)
-    _label(axes, "Compute of the sweep", "students trained", "FLOPs in all, computed")
-    path = folder / "ledger.png"
-    figure.savefig(path)
-    return path
-
-
-def _empty_plot() -> tuple[Figure, Any]:
+def empty_plot() -> tuple[Figure, Any]:
+    """A figure and its axes, of the size that all plots have."""
     figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 
-def _label(axes: Any, title: str, x_label: str, y_label: str) -> None:
+def label_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels, grid and legend in the style that all plots have."""
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=10)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

@@ -13,8 +13,6 @@ from accelerate import Accelerator
 from distill.learning.precision import resolve_precision
 from distill.settings.recipe import Recipe
 
-TRAINED, RESUMED, SKIPPED, FAILED = "trained", "resumed", "skipped", "failed"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -36,40 +34,6 @@ class TrainResult:
     """`train_*` means over the last epoch, and `val_*` after it if there is a validation split."""
     resumed_from_step: int | None
     """Step of the checkpoint it went on from, or None if it ran in one go."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOutcome:
-    """What became of one recipe."""
-
-    name: str
-    """Of the recipe, and of the directory in the sweep's."""
-    out: Path
-    """The run's directory."""
-    status: str
-    """`trained`, `resumed` (an unfinished run was gone on with), `skipped` (it had finished
-    before) or `failed`."""
-    seconds: float | None = None
-    """Time spent in optimizer steps; None if it failed."""
-    losses: dict[str, float] | None = None
-    """As in `TrainResult`; None if it failed."""
-    error: str | None = None
-    """Why it failed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepResult:
-    """What became of each recipe of a sweep, in the order of the file."""
-
-    out: Path
-    """The sweep's directory."""
-    runs: tuple[RunOutcome, ...]
-    """One a recipe."""
-
-    @property
-    def failed(self) -> tuple[RunOutcome, ...]:
-        """The runs that failed; none if all is well."""
-        return tuple(run for run in self.runs if run.status == FAILED)
 
 
 def final_losses(metrics: list[dict[str, Any]]) -> dict[str, float]:

@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.table import Table
 
 from distill.run.progress import console
-from distill.run.result import FAILED, RunOutcome
 from distill.run.run_folder import METRICS_FILE
+from distill.sweep.result import FAILED, RunOutcome
 from distill.sweep.run_size import RunSize
 
 WAITING, RUNNING = "waiting", "running"

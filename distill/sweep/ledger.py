@@ -10,7 +10,7 @@ from typing import Any
 
 from cache.reading.reader import CacheReader
 from distill.batches.epochs import TRAIN
-from distill.run.result import RunOutcome
+from distill.sweep.result import RunOutcome
 from distill.sweep.run_size import RunSize
 
 

@@ -19,10 +19,10 @@ from typing import IO, Any
 import torch
 
 from cache.machine.gpus import visible_gpus
-from distill.run.result import FAILED, RunOutcome
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.sweep.board import Board
+from distill.sweep.result import FAILED, RunOutcome
 from distill.sweep.worker_process import STOP_SECONDS, config_to_json
 
 REFRESH_SECONDS = 1.0

@@ -16,11 +16,11 @@ import torch
 from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.run.result import FAILED, RunOutcome
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe, recipe_from_mapping
 from distill.sweep.board import Board
 from distill.sweep.local_jobs import REFRESH_SECONDS
+from distill.sweep.result import FAILED, RunOutcome
 from distill.sweep.worker_process import config_from_json, config_to_json
 
 RETRIES = 2

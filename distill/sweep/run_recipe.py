@@ -9,11 +9,11 @@ from cache.errors import CacheError
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.progress import console
-from distill.run.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome
 from distill.run.run_folder import FINISHED, read_run, require_same_run
 from distill.run.train import train
 from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe import Recipe
+from distill.sweep.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome
 
 
 def run_recipe(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome:

@@ -9,20 +9,21 @@ from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.failures import write_json
 from distill.run.logs import read_metrics
-from distill.run.plots import plot_ledger, plot_runs
+from distill.run.plots import plot_runs
 from distill.run.progress import console
-from distill.run.result import FAILED, RunOutcome, SweepResult
 from distill.run.run_folder import METRICS_FILE
-from distill.run.tables import ledger_table, ledger_words, size_words, sweep_table
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.settings.recipe_files import load_recipes
 from distill.sweep.board import Board
 from distill.sweep.ledger import open_ledger
 from distill.sweep.local_jobs import run_jobs
+from distill.sweep.plots import plot_ledger
 from distill.sweep.ray_jobs import run_ray_jobs
+from distill.sweep.result import FAILED, RunOutcome, SweepResult
 from distill.sweep.run_recipe import finished_before, run_recipe
 from distill.sweep.run_size import RunSize, measure_run
+from distill.sweep.tables import ledger_table, ledger_words, size_words, sweep_table
 
 LEDGER_FILE = "ledger.json"
 

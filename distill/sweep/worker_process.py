@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.reading.reader import CacheReader
-from distill.run.result import FAILED
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import recipe_from_mapping
+from distill.sweep.result import FAILED
 from distill.sweep.run_recipe import run_recipe
 
 STOP_SECONDS = 15

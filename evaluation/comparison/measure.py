@@ -14,6 +14,7 @@ from evaluation.config import GenerationSettings
 from evaluation.files import keep_json, write_text
 from evaluation.generation.completions import Sample, complete_all
 from evaluation.judging.outcomes import count_failed_at_limit
+from evaluation.judging.progress import StageProgress
 from evaluation.judging.scoring import Scores, judge, save_verdicts, summarize
 from evaluation.metrics.codebleu import completion_codebleu
 from evaluation.metrics.evaluate_metrics import compute_bleu
@@ -27,7 +28,6 @@ from evaluation.models.sources import (
     num_parameters,
     safetensors_bytes,
 )
-from evaluation.progress import StageProgress
 from evaluation.sandbox.checks import Verdict
 
 

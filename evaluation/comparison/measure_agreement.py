@@ -16,9 +16,9 @@ from evaluation.agreement.scores import Agreement, DocumentSums, RowSums, summar
 from evaluation.comparison.conditions import Conditions, hash_of
 from evaluation.files import keep_json
 from evaluation.generation.tokens import position_limit
+from evaluation.judging.progress import StageProgress
 from evaluation.models.lazy import LazyModel
 from evaluation.models.sources import ModelSource, list_sources, load_model
-from evaluation.progress import StageProgress
 
 
 def measure_agreement(

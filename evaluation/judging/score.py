@@ -12,17 +12,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.config import ScoreConfig
 from evaluation.errors import EvaluationError
 from evaluation.files import write_text
 from evaluation.generation.completions import Sample, read_samples
 from evaluation.judging.outcomes import count_failed_at_limit, group_outcomes
+from evaluation.judging.progress import Stages
 from evaluation.judging.scoring import judge, save_verdicts, summarize
 from evaluation.judging.self_check import prove_benchmark
 from evaluation.metrics.intervals import Interval, wilson_interval
 from evaluation.problems.benchmarks import Benchmark, load_benchmark, remark_on_judging
-from evaluation.progress import Stages
 from evaluation.sandbox.checks import Verdict, sandbox_level
-from evaluation.score_config import ScoreConfig
 
 USUAL_KS = (1, 10, 100)
 

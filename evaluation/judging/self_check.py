@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from evaluation.config import JudgingConfig, SandboxLimits
 from evaluation.errors import EvaluationError
+from evaluation.judging.progress import Stages
 from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem
-from evaluation.progress import Stages
 from evaluation.sandbox.checks import Verdict, run_many
 
 # Canonical solutions prove that the harness can say yes; slow ones get this much more time.

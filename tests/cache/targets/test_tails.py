@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from cache.errors import CacheError
 from cache.storage.packing import pack_rows, unpack_rows
-from cache.targets.basis import BasisFit, TailBasis
+from cache.storage.tail_file import load_basis, save_basis
+from cache.targets.basis import BasisFit
 from cache.targets.fidelity import measure_rows, summarise
 from cache.targets.format import TargetFormat
 from cache.targets.logprob_codes import decode_logprobs, encode_logprobs, error_bound
@@ -85,16 +86,16 @@ def test_the_same_rows_give_the_same_basis(world):
 def test_a_basis_survives_its_file_and_other_shapes_are_refused(world, tmp_path):
     basis = fitted(world)._basis
     path = tmp_path / "tail.safetensors"
-    basis.save(path)
-    loaded = TailBasis.load(path, vocab_size=VOCAB, rank=WIDTH)
+    save_basis(basis, path)
+    loaded = load_basis(path, vocab_size=VOCAB, rank=WIDTH)
     assert torch.equal(loaded.basis, basis.basis) and torch.equal(loaded.limits, basis.limits)
     with pytest.raises(CacheError, match="basis is .300, 24., not .301, 24."):
-        TailBasis.load(path, vocab_size=301, rank=WIDTH)
+        load_basis(path, vocab_size=301, rank=WIDTH)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CacheError, match="is damaged"):
-        TailBasis.load(path, vocab_size=VOCAB, rank=WIDTH)
+        load_basis(path, vocab_size=VOCAB, rank=WIDTH)
     with pytest.raises(CacheError, match="is missing"):
-        TailBasis.load(tmp_path / "absent", vocab_size=VOCAB, rank=WIDTH)
+        load_basis(tmp_path / "absent", vocab_size=VOCAB, rank=WIDTH)
 
 
 def test_a_rank_beyond_the_width_is_refused(world):

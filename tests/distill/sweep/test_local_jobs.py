@@ -18,10 +18,10 @@ from rich.console import Console
 import distill.sweep.board
 from distill.errors import DistillError
 from distill.run.progress import console
-from distill.run.result import RunOutcome
 from distill.settings.config import SweepConfig
 from distill.sweep.board import Board
 from distill.sweep.local_jobs import Place, Worker, divide_machine
+from distill.sweep.result import RunOutcome
 from distill.sweep.run_size import RunSize
 from distill.sweep.sweep import sweep
 from distill.sweep.worker_process import config_from_json, config_to_json

@@ -10,12 +10,12 @@ import distill.sweep.run_recipe
 from distill.errors import DistillError
 from distill.run.plots import TITLES
 from distill.run.progress import console
-from distill.run.result import RunOutcome, SweepResult
-from distill.run.tables import sweep_table
 from distill.run.train import train
 from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe_files import load_recipes
+from distill.sweep.result import RunOutcome, SweepResult
 from distill.sweep.sweep import sweep
+from distill.sweep.tables import sweep_table
 from tests.support.distill_fakes import FakeReader
 
 RECIPES = """

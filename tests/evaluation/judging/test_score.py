@@ -5,11 +5,11 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from evaluation.config import ScoreConfig
 from evaluation.errors import EvaluationError
 from evaluation.judging.score import score_samples
 from evaluation.metrics.intervals import wilson_interval
 from evaluation.problems.benchmarks import load_benchmark
-from evaluation.score_config import ScoreConfig
 
 HUMANEVAL = load_benchmark("humaneval").problems[:2]
 RIGHT, WRONG = HUMANEVAL

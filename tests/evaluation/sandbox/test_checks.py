@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.config import BenchmarkConfig, SandboxLimits
+from evaluation.config import BenchmarkConfig, SandboxLimits, ScoreConfig
 from evaluation.errors import EvaluationError
 from evaluation.sandbox import checks, processes
 from evaluation.sandbox.checks import Program, run_many, run_program, sandbox_level
 from evaluation.sandbox.confine import missing_layers
 from evaluation.sandbox.processes import COMMAND
-from evaluation.score_config import ScoreConfig
 
 LIMITS = SandboxLimits(timeout=10, memory_mb=256)
 IMPATIENT = SandboxLimits(timeout=0.5, memory_mb=256)

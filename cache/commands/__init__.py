@@ -1,0 +1,1 @@
+"""The commands `cache-teacher` and `cache`, and what they print."""

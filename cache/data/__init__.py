@@ -1,0 +1,1 @@
+"""From data to tokens: problems, templates, corpora and documents."""

@@ -1,0 +1,1 @@
+"""Durable files, locks, processes, GPUs, a Ray cluster, progress lines: knows nothing of caches."""

@@ -1,0 +1,1 @@
+"""What a cache directory holds, as cache/FORMAT.md specifies it."""

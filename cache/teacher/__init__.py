@@ -1,0 +1,1 @@
+"""The teacher: loaded, and run over documents to hidden states and slices of logits."""

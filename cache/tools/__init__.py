@@ -1,0 +1,1 @@
+"""What is done with caches: trials, checks, merging, extending, encoding anew, looking inside."""

@@ -1,0 +1,1 @@
+"""A student that learns: weights, objective, schedules, precision, one optimizer step."""

@@ -1,0 +1,1 @@
+"""One run: training, checkpoints, logs, curves and the folder that it leaves."""

@@ -1,0 +1,87 @@
+"""What a sweep prints: its runs, their sizes and costs."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from distill.sweep.ledger import Ledger
+from distill.sweep.result import SweepResult
+from distill.sweep.run_size import RunSize
+
+
+def sweep_table(result: SweepResult) -> Table:
+    """A line for each run of a sweep: status, final losses, time."""
+    table = Table(
+        title="Sweep", title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True
+    )
+    # A name may be folded where the terminal is narrow; a number is never cut.
+    table.add_column("recipe", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for heading in ("train loss", "val loss", "val dist.", "val CE", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in result.runs:
+        losses = run.losses or {}
+        names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
+        numbers = [f"{losses[name]:.4f}" if name in losses else "-" for name in names]
+        seconds = "-" if run.seconds is None else f"{run.seconds:,.0f}"
+        table.add_row(run.name, run.status, *numbers, seconds)
+    return table
+
+
+def size_words(sizes: Sequence[RunSize]) -> str:
+    """How many runs a sweep has, and how much work they are."""
+    return (
+        f"{len(sizes)} {'run' if len(sizes) == 1 else 'runs'}, "
+        f"{sum(size.num_tokens for size in sizes):,} training tokens, "
+        f"{sum(size.num_steps for size in sizes):,} optimizer steps"
+    )
+
+
+def plan_table(sizes: Sequence[RunSize]) -> Table:
+    """A line for each run that a sweep would train: how large it is."""
+    table = Table(title=size_words(sizes), title_justify="left", box=box.SIMPLE)
+    table.add_column("recipe", no_wrap=True)
+    for heading in ("parameters", "epochs", "training tokens", "steps"):
+        table.add_column(heading, justify="right")
+    for size in sizes:
+        numbers = (size.num_parameters, size.recipe.epochs, size.num_tokens, size.num_steps)
+        table.add_row(size.recipe.name, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """What the students cost, beside what they would have cost with the teacher in the loop."""
+    once, loop = ledger.cache_tokens, ledger.loop_tokens
+    table = Table(title="Costs", title_justify="left", box=box.SIMPLE)
+    table.add_column("")
+    for heading in ("from the cache", "teacher in the loop", "saved"):
+        table.add_column(heading, justify="right")
+    rows: list[tuple[str, float | None, float | None, str]] = [
+        ("teacher's tokens", once, loop, ",.0f"),
+        ("teacher's FLOPs", ledger.teacher_flops(once), ledger.teacher_flops(loop), ".3g"),
+        ("teacher's seconds", ledger.cache_seconds, ledger.loop_seconds, ",.1f"),
+        ("students' FLOPs", ledger.student_flops, ledger.student_flops, ".3g"),
+        ("students' seconds", ledger.student_seconds, ledger.student_seconds, ",.1f"),
+    ]
+    for name, cached, in_loop, form in rows:
+        if cached is not None and in_loop is not None:
+            saved = "" if name.startswith("students") else format(in_loop - cached, form)
+            table.add_row(name, format(cached, form), format(in_loop, form), saved)
+    return table
+
+
+def ledger_words(ledger: Ledger) -> str:
+    """When the cache has paid for itself, and what of the ledger was measured."""
+    epochs = ledger.break_even_epochs
+    paid = f"{ledger.num_epochs} were trained" + (
+        f"; it paid with {ledger.paid_by}." if ledger.paid_by else ", too few so far."
+    )
+    lines = [
+        f"The cache pays for itself after {epochs:.1f} epochs of any students: {paid}",
+        "Measured: tokens, seconds of building the cache and of the students' steps. Computed: "
+        "FLOPs (2 and 6 · parameters · tokens), and the loop's seconds at the build's speed.",
+    ]
+    if ledger.teacher_parameters is None:
+        lines.append("The cache does not say how large its teacher is: give --teacher-parameters.")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""How close a student is to its teacher on text that no student has seen."""

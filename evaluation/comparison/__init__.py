@@ -1,0 +1,1 @@
+"""All models under the same conditions: what is measured, and what it is kept as."""

@@ -1,0 +1,1 @@
+"""From completions to verdicts to scores, with a proof of the harness first."""

@@ -1,0 +1,1 @@
+"""The models under evaluation: where they are, loading them, and their latency."""
