@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import cache.building.prepare
+import cache.teacher.rows
 import cache.teacher.teacher
 from cache.building.config import BuildConfig
 from cache.building.encode import compute_rows
@@ -337,8 +338,8 @@ def test_rows_do_not_depend_on_the_slices_of_the_head(tiny_teacher, monkeypatch)
     )  # fmt: skip
     codec = RowCodec(TargetFormat(top_k=8, logprob_bits=16, tail="mass"), 384)
     whole = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
-    monkeypatch.setitem(cache.rows.HEAD_BYTES, "cpu", 384 * 4 * 50)
-    monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 384 * 4 * 7)
+    monkeypatch.setitem(cache.teacher.rows.HEAD_BYTES, "cpu", 384 * 4 * 50)
+    monkeypatch.setitem(cache.teacher.rows.REDUCE_BYTES, "cpu", 384 * 4 * 7)
     assert len(compute_rows(Teacher(model), documents, codec).fidelity[0]) > 1
     sliced = compute_rows(Teacher(model), documents, codec).to_arrays()[0]
     np.testing.assert_array_equal(whole["topk_ids"][:, 0], sliced["topk_ids"][:, 0])

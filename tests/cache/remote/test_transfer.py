@@ -188,7 +188,7 @@ def test_two_commands_that_need_one_url_pull_it_once(tiny_cache, url, tmp_path, 
     monkeypatch.setenv("LOGITCACHE_HOME", str(tmp_path / "home"))
     push(tiny_cache, url, card=CARD)
     script = (
-        "import sys, cache.share as share\n"
+        "import sys, cache.remote.local_copy as share\n"
         "pull = share.pull\n"
         "def told(*args, **options): print(pull(*args, **options).num_bytes)\n"
         "share.pull = told\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import cache.building.local
 import cache.tools.extend
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
@@ -162,7 +163,7 @@ def test_documents_that_are_there_are_refused(tmp_path, made):
 def test_another_teacher_is_refused_before_it_runs(tmp_path, made, monkeypatch):
     directory = made("c", 0, 4, targets=TargetFormat(top_k=8, tail="mass"))
     save_teacher(tmp_path / "other", seed=1)
-    monkeypatch.setattr(cache.build, "_compute", None)
+    monkeypatch.setattr(cache.building.local, "_compute", None)
     with pytest.raises(CacheError, match="teacher_sha256"):
         extend_cache(
             directory, splits=("train",), dataset=more(tmp_path, 4, 3),

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cache.teacher.rows
 import cache.tools.reencode
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
@@ -148,7 +149,7 @@ def test_hidden_tails_become_lowrank_ones_with_a_measured_fidelity(
     tmp_path, tiny_teacher, sources, monkeypatch
 ):
     # slices of 50 rows, as a large vocabulary would have: most hold no row that is measured
-    monkeypatch.setitem(cache.rows.REDUCE_BYTES, "cpu", 50 * 4 * 384)
+    monkeypatch.setitem(cache.teacher.rows.REDUCE_BYTES, "cpu", 50 * 4 * 384)
     targets = TargetFormat(top_k=8, tail="lowrank", tail_rank=32, tail_bytes=20.0)
     manifest = reencode_cache(sources["hidden"], tmp_path / "r", targets)
     assert verify_cache(tmp_path / "r") == []

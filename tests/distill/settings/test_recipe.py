@@ -181,7 +181,7 @@ def test_wandb_modes_and_names_of_a_sweep_are_checked(tmp_path):
 
 def test_recipes_and_configurations_import_nothing_heavy():
     code = (
-        "import sys, distill.config, distill.recipe_files, distill.errors\n"
+        "import sys, distill.settings.config, distill.settings.recipe_files, distill.errors\n"
         "print([m for m in ('torch', 'transformers', 'numpy', 'wandb', 'matplotlib', 'rich')"
         " if m in sys.modules])"
     )
