@@ -40,7 +40,7 @@ def decode_rate(directory: Path) -> float:
     codec, layout = load_codec(directory, identity), ShardLayout.of(identity)
     started = time.process_time()
     for plan in manifest.plan.shards:
-        shard = OpenShard(directory / plan.path, layout, plan, identity.sha256, codec.tables)
+        shard = OpenShard(directory / plan.path, layout, plan, identity, codec.tables)
         for start in range(0, plan.num_rows, GROUP_ROWS):
             rows = shard.row_range(start, min(start + GROUP_ROWS, plan.num_rows))
             num_rows += codec.decode(to_tensors(rows)).num_rows

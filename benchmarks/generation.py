@@ -34,7 +34,7 @@ def load(model: str | None, student: str, tokenizer: str | None, device: torch.d
         raise click.UsageError("give --model, or a student's --tokenizer")
     words = load_tokenizer(tokenizer)
     torch.manual_seed(0)
-    built = build_student(
+    built: torch.nn.Module = build_student(
         parse_shape(student), vocab_size=len(words), max_length=512, tokenizer=words
     )
     return built.to(device).eval(), words

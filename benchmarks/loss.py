@@ -214,13 +214,17 @@ def resident_bytes(device: torch.device, *, reset_peak: bool) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def measure(side: str, *sizes: int) -> tuple[float, float] | str:
-    """`run` in a process of its own; a word where it cannot."""
+class NotInstalled(Exception):
+    """A side needs a package that is not there."""
+
+
+def measure(side: str, *sizes: int) -> tuple[float, float]:
+    """Seconds and MiB of `run` in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--rows", str(sizes[0])]
     command += ["--vocab-size", str(sizes[1]), "--widths", str(sizes[2]), "--repeats"]
     done = subprocess.run([*command, str(sizes[3])], capture_output=True, text=True)
     if "ModuleNotFoundError" in done.stderr:
-        return done.stderr.strip().splitlines()[-1]
+        raise NotInstalled(done.stderr.strip().splitlines()[-1])
     done.check_returncode()
     seconds, mib = done.stdout.split()[-2:]  # what libraries print on import goes before
     return float(seconds), float(mib)
@@ -245,11 +249,11 @@ def main(rows: int, vocab_size: int, widths: str, repeats: int, side: str | None
         yardsticks = ("dense KD", "CE alone")
         found = {name: measure(name, rows, vocab_size, width, repeats) for name in yardsticks}
         for name in SIDES:
-            result = found.get(name) or measure(name, rows, vocab_size, width, repeats)
-            if isinstance(result, str):
-                print(f"{name:26s} {result}")
+            try:
+                seconds, mib = found.get(name) or measure(name, rows, vocab_size, width, repeats)
+            except NotInstalled as missing:
+                print(f"{name:26s} {missing}")
                 continue
-            seconds, mib = result
             (ce_seconds, _), (dense_seconds, dense_mib) = found["CE alone"], found["dense KD"]
             less, dense_less = mib - gradients_mib, dense_mib - gradients_mib
             print(

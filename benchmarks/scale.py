@@ -24,7 +24,7 @@ from made_cache import write_made_cache
 
 from cache.reading.reader import CacheReader
 from cache.storage.finish import finish_cache
-from cache.storage.manifest import Manifest
+from cache.storage.manifest import FileRecord, Manifest, ShardPlan
 from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from distill.batches.epoch_plan import plan_epoch
@@ -71,7 +71,7 @@ def main(sizes: tuple[int, ...], seconds: float, plot: Path | None, measure: Pat
         )
         for rows in sizes:
             large = repeat_cache(small, Path(folder) / str(rows), rows)
-            command = [sys.executable, __file__, "--measure", large, "--seconds", str(seconds)]
+            command = [sys.executable, __file__, "--measure", str(large), "--seconds", str(seconds)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             results.append(Measured(**json.loads(printed)))
             click.echo(results[-1])
@@ -84,7 +84,9 @@ def repeat_cache(small: Path, large: Path, num_rows: int) -> Path:
     manifest = Manifest.read(small)
     originals = {shard.path: shard for shard in manifest.plan.shards}
     records = {record.path: record for record in manifest.files}
-    shards, known, first, rows = [], [], 0, 0
+    shards: list[ShardPlan] = []
+    known: list[FileRecord] = []
+    first = rows = 0
     (large / "train").mkdir(parents=True)
     while rows < num_rows:
         source = manifest.plan.shards[len(shards) % len(originals)]
@@ -142,7 +144,7 @@ def read_rate(reader: CacheReader, order: np.ndarray, seconds: float) -> float:
     reader.close()
     started, rows = time.process_time(), 0
     for at in range(0, len(order) - BATCH_DOCUMENTS + 1, BATCH_DOCUMENTS):
-        documents = reader.read("train", order[at : at + BATCH_DOCUMENTS])
+        documents = reader.read("train", order[at : at + BATCH_DOCUMENTS].tolist())
         rows += len(documents.token_ids) - BATCH_DOCUMENTS
         if time.process_time() - started > seconds:
             break

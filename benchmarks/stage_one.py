@@ -11,6 +11,7 @@ times. The basis of a lowrank tail is fitted before the clock starts: that is on
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -82,7 +83,7 @@ def main(teacher: str, dataset: str, limit: int, batch_tokens: int, repeats: int
     sides: dict[str, Callable[[], None]] = {"bare forward": bare}
     for tail in TAILS:
         codec = codec_of(tail, wrapped, documents, batch_tokens)
-        sides[f"stage one, {tail}"] = lambda codec=codec: stage_one(codec)
+        sides[f"stage one, {tail}"] = partial(stage_one, codec)
     best = dict.fromkeys(sides, float("inf"))
     for repeat in range(repeats + 1):  # the first round warms up
         for name, side in sides.items():

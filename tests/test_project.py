@@ -1,11 +1,13 @@
 """The shape of the project: import directions, documents that are true, a wheel that works."""
 
 import ast
+import graphlib
 import os
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import click
@@ -15,40 +17,161 @@ import cli
 from tests.support.paths import ROOT
 
 PACKAGES = ("cache", "distill", "evaluation")
-MAY_IMPORT = {
-    "cache": {"cache"},
-    "distill": {"cache", "distill"},
-    "evaluation": {"cache", "evaluation"},
-}
+MAY_IMPORT: dict[str, set[str]] = {
+    "cache": {"cache/building", "cache/data", "cache/reading", "cache/targets", "cache/tools"},
+    "cache/errors": set(),
+    "cache/machine": {"cache/errors"},
+    "cache/targets": {"cache/errors"},
+    "cache/data": {"cache/errors", "cache/machine"},
+    "cache/teacher": {"cache/data", "cache/errors", "cache/machine", "cache/targets"},
+    "cache/storage": {"cache/data", "cache/errors", "cache/machine", "cache/targets"},
+    "cache/building": {
+        "cache/data", "cache/errors", "cache/machine", "cache/storage", "cache/targets",
+        "cache/teacher",
+    },
+    "cache/reading": {"cache/errors", "cache/storage", "cache/targets"},
+    "cache/remote": {"cache/errors", "cache/machine", "cache/storage"},
+    "cache/tools": {
+        "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/reading",
+        "cache/storage", "cache/targets", "cache/teacher",
+    },
+    "cache/commands": {
+        "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/reading",
+        "cache/remote", "cache/storage", "cache/targets", "cache/teacher", "cache/tools",
+    },
+    "distill/errors": set(),
+    "distill/settings": {"distill/errors"},
+    "distill/batches": {"distill/errors", "distill/settings"},
+    "distill/loss": {"distill/errors"},
+    "distill/learning": {"distill/batches", "distill/errors", "distill/loss", "distill/settings"},
+    "distill/run": {
+        "distill/batches", "distill/errors", "distill/learning", "distill/loss",
+        "distill/settings",
+    },
+    "distill/sweep": {
+        "distill/batches", "distill/errors", "distill/learning", "distill/run",
+        "distill/settings",
+    },
+    "distill/commands": {"distill/run", "distill/settings", "distill/sweep"},
+    "evaluation/errors": set(),
+    "evaluation/config": {"evaluation/errors"},
+    "evaluation/metrics": {"evaluation/errors"},
+    "evaluation/sandbox": {"evaluation/config", "evaluation/errors"},
+    "evaluation/problems": {"evaluation/errors", "evaluation/sandbox"},
+    "evaluation/generation": {"evaluation/config", "evaluation/errors", "evaluation/problems"},
+    "evaluation/agreement": {"evaluation/errors", "evaluation/generation", "evaluation/metrics"},
+    "evaluation/models": {"evaluation/config", "evaluation/errors", "evaluation/generation"},
+    "evaluation/judging": {
+        "evaluation/config", "evaluation/errors", "evaluation/generation", "evaluation/metrics",
+        "evaluation/problems", "evaluation/sandbox",
+    },
+    "evaluation/comparison": {
+        "evaluation/agreement", "evaluation/config", "evaluation/generation",
+        "evaluation/judging", "evaluation/metrics", "evaluation/models", "evaluation/problems",
+        "evaluation/sandbox",
+    },
+    "evaluation/report": {
+        "evaluation/agreement", "evaluation/comparison", "evaluation/judging",
+        "evaluation/metrics",
+    },
+    "evaluation/page": {
+        "evaluation/errors", "evaluation/judging", "evaluation/problems", "evaluation/report",
+    },
+    "evaluation/benchmark": {
+        "evaluation/agreement", "evaluation/comparison", "evaluation/config",
+        "evaluation/errors", "evaluation/judging", "evaluation/models", "evaluation/page",
+        "evaluation/problems", "evaluation/report", "evaluation/sandbox",
+    },
+    "evaluation/commands": {
+        "evaluation/benchmark", "evaluation/config", "evaluation/judging", "evaluation/page",
+        "evaluation/report",
+    },
+}  # fmt: skip
+"""What each folder, and each file that stands in none, imports of its own package."""
+OF_CACHE = {
+    "distill": (
+        "cache.errors", "cache.machine", "cache.targets.soft_targets", "cache.targets.tails",
+        "cache.reading.reader", "cache.remote.local_copy",
+    ),
+    "evaluation": (
+        "cache.errors", "cache.machine", "cache.targets.soft_targets", "cache.targets.tails",
+        "cache.reading.reader", "cache.remote.local_copy", "cache.teacher", "cache.data",
+    ),
+}  # fmt: skip
+"""What the other packages import of `cache`: modules, or whole folders."""
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("*/*.md"))]
 
 
+@cache
+def modules() -> dict[str, Path]:
+    """The files of the three packages, by dotted name."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return dict(zip((name.removesuffix(".__init__") for name in names), files, strict=True))
+
+
+@cache
 def imports_of(path: Path) -> set[str]:
+    """Dotted names that a file imports, at its top or inside of a function."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            names.add(node.module)
+            assert not node.level and node.module, f"{path}: relative import"
+            found = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules())
+            names |= found or {node.module}
     return names
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_point_one_way(package):
-    for path in (ROOT / package).rglob("*.py"):
-        ours = {name.split(".")[0] for name in imports_of(path)} & {*PACKAGES, "cli"}
-        assert ours <= MAY_IMPORT[package], path
+def room_of(module: str) -> str:
+    """The folder of a module; a module that stands in none is a room of its own."""
+    path = modules()[module].relative_to(ROOT)
+    return str(path.parent if len(path.parts) != 2 else path.with_suffix("")).removesuffix(
+        "/__init__"
+    )
 
 
-@pytest.mark.parametrize("package", ["distill", "evaluation"])
-def test_caches_are_read_through_the_reader_alone(package):
-    for path in (ROOT / package).rglob("*.py"):
-        names = imports_of(path)
-        assert (
-            not {"cache.storage.shard", "cache.storage.manifest", "cache.machine.durable", "h5py"}
-            & names
-        ), path
+@cache
+def rooms() -> dict[str, set[str]]:
+    """The modules of each room."""
+    found: dict[str, set[str]] = {}
+    for module in modules():
+        found.setdefault(room_of(module), set()).add(module)
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_a_room_imports_what_it_may(room):
+    package = room.split("/")[0]
+    allowed = MAY_IMPORT.get(room, set()) | {room}
+    for module in rooms()[room]:
+        for name in imports_of(modules()[module]) & set(modules()):
+            if name.split(".")[0] == package:
+                assert room_of(name) in allowed, f"{module} imports {name}"
+            else:
+                known = OF_CACHE.get(package, ())
+                assert any(f"{name}.".startswith(f"{one}.") for one in known), f"{module}: {name}"
+        assert "cli" not in imports_of(modules()[module])
+
+
+def test_every_room_has_its_list_and_no_circle_is_allowed():
+    assert {room for room in rooms() if "/" in room} == set(MAY_IMPORT) - {"cache"}
+    list(graphlib.TopologicalSorter(MAY_IMPORT).static_order())  # raises CycleError
+
+
+def test_a_room_says_what_it_is_for_and_is_no_larger_than_a_room():
+    for room, names in rooms().items():
+        folder = ROOT / room
+        if folder.is_dir():
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), room
+            assert len(names) - 1 <= 13, f"{room} has {len(names) - 1} files"
+
+
+def test_no_test_file_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        others = {name for name in imports_of(path) if re.search(r"(^|\.)test_\w+$", name)}
+        assert not others, path
 
 
 def commands_in(path: Path) -> list[str]:

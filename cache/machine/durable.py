@@ -1,11 +1,16 @@
-"""Writing that survives a crash: whole files or nothing, and JSON that proves it is whole."""
+"""Writing that survives a crash: files and directories that are whole or absent, sealed JSON.
+
+All three packages write through this module. A failure is raised as the error of whoever writes:
+`failure` is its class, or OSError for a caller that has a sentence of its own.
+"""
 
 import errno
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,13 +25,13 @@ LOST_CONNECTION = (errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, err
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, failure: type[Exception] = CacheError) -> Iterator[Path]:
     """A path to write to, which becomes `path` only if the block succeeds.
 
     The file is fsynced and renamed; if the block raises, nothing is left behind.
 
     Raises:
-        CacheError: the disk is full or the directory cannot be written.
+        failure: the disk is full or the directory cannot be written.
     """
     partial = path.with_name(f"{path.name}.{home()}-{os.getpid()}{PARTIAL_SUFFIX}")
     try:
@@ -37,10 +42,50 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _fsync(path.parent)
     except OSError as error:
-        raise CacheError(write_failure(path, error)) from error
+        raise _failed(path, error, failure) from error
     finally:
         with suppress(OSError):  # gone, or out of reach
             partial.unlink()
+
+
+def write_text(path: Path, text: str, failure: type[Exception] = CacheError) -> None:
+    """Write a text file, as `atomic_path` does."""
+    with atomic_path(path, failure) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(
+    path: Path, content: Mapping[str, Any], failure: type[Exception] = CacheError
+) -> None:
+    """Write a JSON object for people to read, as `atomic_path` does."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", failure)
+
+
+@contextmanager
+def new_directory(path: Path, failure: type[Exception] = CacheError) -> Iterator[Path]:
+    """A directory to fill, which becomes `path` only if the block succeeds.
+
+    One process at a time writes to a path; what an earlier one left half-filled is removed.
+
+    Raises:
+        failure: the disk is full or the directory cannot be written.
+    """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for below in sorted(partial.rglob("*")):
+            _fsync(below)
+        _fsync(partial)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise _failed(path, error, failure) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk its space is wanted back
 
 
 def make_directory(path: Path) -> None:
@@ -151,6 +196,10 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _failed(path: Path, error: OSError, failure: type[Exception]) -> Exception:
+    return error if failure is OSError else failure(write_failure(path, error))
 
 
 def write_failure(path: Path, error: OSError) -> str:

@@ -21,9 +21,10 @@ import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 
+from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
 from distill.errors import DistillError
 from distill.learning.learner import Learner
-from distill.run.failures import TMP_SUFFIX, explained, new_directory, write_json
+from distill.run.failures import explained
 
 
 @dataclass
@@ -77,11 +78,11 @@ def _write_checkpoint(
         "scaler": None if scaler is None else scaler.state_dict(),
         "schedule": learner.schedule.state_dict(),
     }
-    with new_directory(path) as tmp:
+    with new_directory(path, OSError) as tmp:
         learner.student.save_pretrained(tmp)
         torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
         torch.save(rng_states, tmp / "rng.pt")
-        write_json(tmp / "state.json", {**asdict(state), **parts})
+        write_json(tmp / "state.json", {**asdict(state), **parts}, OSError)
     for other in folder.iterdir():
         if other != path:
             shutil.rmtree(other)
@@ -89,7 +90,7 @@ def _write_checkpoint(
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None."""
-    found = [path for path in folder.glob("step-*") if path.suffix != TMP_SUFFIX]
+    found = [path for path in folder.glob("step-*") if path.suffix != PARTIAL_SUFFIX]
     return max(found, default=None)
 
 

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distill.run.failures import explained, write_text
+from cache.machine.durable import write_text
+from distill.errors import DistillError
+from distill.run.failures import explained
 
 
 class MetricsLog:
@@ -20,7 +22,7 @@ class MetricsLog:
         self.logged_step = max((line["step"] for line in before), default=0)
         """The last step in the file before it was cut."""
         kept = [line for line in before if line["step"] <= last_step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept), DistillError)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.checkpoint import last_checkpoint
-from distill.run.failures import TMP_SUFFIX, new_directory, write_json
 from distill.settings.config import TrainConfig
 
 RUNNING, FINISHED = "running", "finished"
@@ -127,7 +127,7 @@ def finish_run(
         card: text of README.md.
     """
     staged = out / "finished"
-    with new_directory(staged) as tmp:
+    with new_directory(staged, OSError) as tmp:
         student.save_pretrained(tmp)
         # safetensors writes for the owner alone; a run is shared like the files beside it.
         shutil.copymode(tmp / "config.json", tmp / "model.safetensors")
@@ -138,7 +138,7 @@ def finish_run(
     for path in staged.iterdir():
         path.replace(out / path.name)
     staged.rmdir()
-    write_json(out / RUN_FILE, {**run, "status": FINISHED})
+    write_json(out / RUN_FILE, {**run, "status": FINISHED}, OSError)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
@@ -146,7 +146,7 @@ def _require_empty(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise DistillError(f"{out} is a file, but a run needs a directory. Choose another --out.")
     foreign = [] if not out.exists() else sorted(path.name for path in out.iterdir())
-    foreign = [name for name in foreign if not name.endswith(TMP_SUFFIX)]
+    foreign = [name for name in foreign if not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
         raise DistillError(
             f"{out} is not empty and holds no run (found {', '.join(foreign[:3])}). "

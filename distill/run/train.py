@@ -11,15 +11,17 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from cache.machine.durable import remove_partials, write_json
 from cache.reading.reader import CacheReader
 from distill.batches.epochs import Epochs
+from distill.errors import DistillError
 from distill.learning.learner import Learner, Losses
 from distill.learning.precision import start_accelerator
 from distill.learning.student import build_student, padding_id, require_same_vocabulary
 from distill.loss.divergences import require_divergence_fits
 from distill.run.card import model_card
 from distill.run.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
-from distill.run.failures import explained, write_json
+from distill.run.failures import explained
 from distill.run.logs import MetricsLog, WandbLog, read_metrics, wandb_mode
 from distill.run.plots import plot_run
 from distill.run.progress import TrainProgress
@@ -111,7 +113,8 @@ class _Training:
         with ExitStack() as stack:
             if is_main:
                 self.config.out.mkdir(parents=True, exist_ok=True)
-                write_json(self.config.out / RUN_FILE, self.run)
+                remove_partials(self.config.out)
+                write_json(self.config.out / RUN_FILE, self.run, DistillError)
                 metrics = MetricsLog(self._metrics_path, last_step=self.state.step)
                 self.metrics = stack.enter_context(closing(metrics))
                 self.wandb = stack.enter_context(self._start_wandb(metrics.logged_step))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from accelerate import PartialState
 
+from cache.machine.durable import write_json
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.run.failures import write_json
 from distill.run.logs import read_metrics
 from distill.run.plots import plot_runs
 from distill.run.progress import console
@@ -140,7 +140,7 @@ def _conclude(
         ledger = open_ledger(
             reader, sizes, result.runs, teacher_parameters=config.teacher_parameters
         )
-        write_json(result.out / LEDGER_FILE, ledger.to_json())
+        write_json(result.out / LEDGER_FILE, ledger.to_json(), DistillError)
         plot_ledger(ledger, result.out / "plots")
         console.print(ledger_table(ledger))
         console.print(ledger_words(ledger), highlight=False, soft_wrap=True)

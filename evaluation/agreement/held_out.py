@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from cache.data.documents import Document
 from cache.errors import CacheError
+from cache.machine.durable import atomic_path
 from cache.reading.reader import CacheReader
 from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
@@ -199,10 +200,8 @@ class LiveTeacher:
         assert states is not None
         head = {"weight": teacher.head.weight, "bias": getattr(teacher.head, "bias", None)}
         tensors = {k: v.detach().cpu().contiguous() for k, v in head.items() if v is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({"hidden": states, **tensors}, temporary)
-        temporary.replace(path)
+        with atomic_path(path, EvaluationError) as partial:
+            save_file({"hidden": states, **tensors}, partial)
 
     def of(self, batch: HeldOutBatch) -> Callable[[slice, torch.Tensor], TeacherRows]:
         """Applies the output head to each slice when it is asked for."""

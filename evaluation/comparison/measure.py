@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cache.machine.durable import write_json
 from evaluation.comparison.conditions import Conditions, hash_of
+from evaluation.comparison.kept import keep_json
 from evaluation.comparison.measure_agreement import measure_agreement
 from evaluation.comparison.model_row import ModelRow
 from evaluation.config import GenerationSettings
-from evaluation.files import keep_json, write_text
+from evaluation.errors import EvaluationError
 from evaluation.generation.completions import Sample, complete_all
 from evaluation.judging.outcomes import count_failed_at_limit
 from evaluation.judging.progress import StageProgress
@@ -44,7 +46,7 @@ def measure_model(source: ModelSource, conditions: Conditions, progress: StagePr
         here = {"label": source.label, "source": source.source, "is_teacher": source.is_teacher}
         return ModelRow.from_json({**kept.to_json(), **here})
     row = _measure(source, identity, conditions, progress)
-    write_text(path, json.dumps(row.to_json(), indent=2) + "\n")
+    write_json(path, row.to_json(), EvaluationError)
     return row
 
 
@@ -187,7 +189,7 @@ class _Run:
         peak = max((peak for peak in peaks if peak is not None), default=None)
         if peak != cost["peak_memory_bytes"]:
             content = {**cost, "peak_memory_bytes": peak}
-            write_text(self.cost_path, json.dumps(content, indent=2) + "\n")
+            write_json(self.cost_path, content, EvaluationError)
         return peak
 
     def judge(self, settings: GenerationSettings, kind: str, ks: tuple[int, ...]) -> _Judged:

@@ -14,7 +14,7 @@ from evaluation.agreement.held_out import (
 )
 from evaluation.agreement.scores import Agreement, DocumentSums, RowSums, summarize
 from evaluation.comparison.conditions import Conditions, hash_of
-from evaluation.files import keep_json
+from evaluation.comparison.kept import keep_json
 from evaluation.generation.tokens import position_limit
 from evaluation.judging.progress import StageProgress
 from evaluation.models.lazy import LazyModel

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from cache.machine.durable import write_text
 from evaluation.config import GenerationSettings
 from evaluation.errors import EvaluationError
 from evaluation.generation.generate import Completion, Request, generate_each
@@ -144,9 +145,7 @@ def recover_samples(path: Path) -> list[Sample]:
     text = path.read_text(encoding="utf-8", errors="replace")
     whole, newline, torn = text.rpartition("\n")
     if torn:
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text(whole + newline, encoding="utf-8")
-        os.replace(replacement, path)
+        write_text(path, whole + newline, EvaluationError)
     return list(_parse(whole.split("\n"), path))
 
 

@@ -12,9 +12,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cache.machine.durable import write_text
 from evaluation.config import ScoreConfig
 from evaluation.errors import EvaluationError
-from evaluation.files import write_text
 from evaluation.generation.completions import Sample, read_samples
 from evaluation.judging.outcomes import count_failed_at_limit, group_outcomes
 from evaluation.judging.progress import Stages
@@ -94,7 +94,7 @@ def score_samples(config: ScoreConfig) -> SampleScore:
     stem = config.stem
     save_verdicts(stem.with_name(f"{stem.name}.results.jsonl"), samples, verdicts)
     text = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
-    write_text(stem.with_name(f"{stem.name}.score.json"), text)
+    write_text(stem.with_name(f"{stem.name}.score.json"), text, EvaluationError)
     return result
 
 

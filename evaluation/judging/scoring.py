@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cache.machine.durable import write_text
 from evaluation.config import SandboxLimits
-from evaluation.files import write_text
+from evaluation.errors import EvaluationError
 from evaluation.generation.completions import Sample
 from evaluation.metrics.evaluate_metrics import compute_pass_at_k
 from evaluation.problems.benchmarks import BenchmarkProblem
@@ -76,4 +77,4 @@ def save_verdicts(path: Path, samples: Sequence[Sample], verdicts: Sequence[Verd
         json.dumps({**asdict(sample), **asdict(verdict)})
         for sample, verdict in zip(samples, verdicts, strict=True)
     ]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines), EvaluationError)

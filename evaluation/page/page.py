@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cache.machine.durable import write_text
 from evaluation.errors import EvaluationError
-from evaluation.files import write_text
 from evaluation.judging.self_check import SelfCheck
 from evaluation.page.browser import browser_section
 from evaluation.page.columns import percent
@@ -36,7 +36,7 @@ def write_html(content: Mapping[str, Any], problems: Sequence[BenchmarkProblem],
         out: has the sample files that the rows name.
     """
     path = out / REPORT_FILE
-    write_text(path, to_html(content, problems, out))
+    write_text(path, to_html(content, problems, out), EvaluationError)
     return path
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cache.machine.durable import write_json, write_text
 from evaluation.comparison.model_row import ModelRow
 from evaluation.comparison.result import BenchmarkResult
-from evaluation.files import write_text
+from evaluation.errors import EvaluationError
 from evaluation.report.details import (
     NARROW,
     agreement_numbers,
@@ -50,9 +50,9 @@ COST_COLUMNS = (
 def write_report(result: BenchmarkResult, out: Path) -> None:
     """Write results.json, results.csv and results.md, each whole or not at all."""
     content = asdict(result)
-    write_text(out / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    write_text(out / "results.csv", _to_csv(result.rows))
-    write_text(out / "results.md", to_markdown(result))
+    write_json(out / "results.json", content, EvaluationError)
+    write_text(out / "results.csv", _to_csv(result.rows), EvaluationError)
+    write_text(out / "results.md", to_markdown(result), EvaluationError)
 
 
 def flat_row(row: ModelRow) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, no_plots
     assert [row["label"] for row in partial["rows"]] == ["teacher"]
     assert not partial["complete"]
     assert "Not complete" in (config.out / "results.md").read_text()
-    assert not list(config.out.rglob("*.tmp"))
+    assert not list(config.out.rglob("*.partial"))
     monkeypatch.setattr(measure, "measure_latency", original)
     loaded.clear()
     assert len(run_benchmark(config).rows) == 2

@@ -119,7 +119,7 @@ def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(killed):
     for moment in KILLED:
         names = {path.name for path in (killed / moment).rglob("*")}
         assert "checkpoints" not in names
-        assert not [name for name in names if name.endswith(".tmp")]
+        assert not [name for name in names if name.endswith(".partial")]
 
 
 @pytest.fixture
