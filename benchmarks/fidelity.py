@@ -15,8 +15,9 @@ import click
 
 from cache.building.config import BuildConfig
 from cache.building.plan import plan_build
+from cache.machine.precision import resolve_dtype
 from cache.targets.format import TargetFormat
-from cache.teacher.load import load_causal_lm, load_tokenizer, resolve_dtype
+from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.teacher import Teacher
 from cache.tools.trial import Trial, TrialResult
 

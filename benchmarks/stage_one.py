@@ -22,10 +22,11 @@ from cache.building.encode import compute_rows
 from cache.building.fit_basis import fit_basis
 from cache.building.plan import plan_build
 from cache.building.writer import ShardAssembly, ShardWriter
+from cache.machine.precision import resolve_dtype
 from cache.storage.layout import ShardLayout
 from cache.targets.format import TAILS, TargetFormat
 from cache.targets.row_codec import RowCodec
-from cache.teacher.load import load_causal_lm, load_tokenizer, resolve_dtype
+from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.rows import pad_documents, plan_batches
 from cache.teacher.teacher import Teacher, head_of
 

@@ -33,8 +33,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from cache.machine.precision import resolve_dtype
 from cache.reading.reader import CacheReader
-from cache.teacher.load import load_causal_lm, resolve_dtype
+from cache.teacher.load import load_causal_lm
 from distill.batches.batch import Batch
 from distill.batches.epochs import Epochs
 from distill.learning.learner import Learner

@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from cache.machine.choices import PRECISIONS, WANDB_MODES
 from distill.settings.config import ENGINES, SweepConfig, TrainConfig
-from distill.settings.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES, PRECISIONS
+from distill.settings.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES
 from distill.settings.recipe_files import find_recipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 
 
 def _recipe_overrides(command):
@@ -65,7 +65,9 @@ def _recipe_overrides(command):
 @click.option(
     "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
 )
-@click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
+@click.option(
+    "--wandb", type=click.Choice(WANDB_MODES), help="[default: disabled unless logged in]"
+)
 @click.option("--wandb-project", default=TrainConfig.wandb_project)
 @_recipe_overrides
 def train(
@@ -127,7 +129,9 @@ def train(
 @click.option("--cpus-per-job", default=SweepConfig.cpus_per_job, help="Of a Ray task.")
 @click.option("--dry-run", is_flag=True, help="Print the runs and their sizes; train nothing.")
 @click.option("--teacher-parameters", type=int, help="For the costs.  [default: the cache's]")
-@click.option("--wandb", type=WANDB_MODES, help="[default: disabled unless logged in]")
+@click.option(
+    "--wandb", type=click.Choice(WANDB_MODES), help="[default: disabled unless logged in]"
+)
 @click.option("--wandb-project", default=SweepConfig.wandb_project)
 def sweep(cache: str, dry_run: bool, **options):
     """Train every recipe of a file from one cache.

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from cache.machine.precision import resolve_dtype
 from evaluation.agreement.held_out import HeldOut
 from evaluation.comparison.conditions import Conditions, hash_of
 from evaluation.comparison.measure import measure_model
@@ -16,7 +17,6 @@ from evaluation.models.sources import (
     list_sources,
     model_identity,
     resolve_device,
-    resolve_dtype,
     split_bystanders,
 )
 from evaluation.page.page import write_html

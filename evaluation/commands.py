@@ -6,13 +6,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cache.building.config import DTYPE_NAMES
 from cache.data.templates import TEMPLATES
+from cache.machine.choices import PRECISIONS, WANDB_MODES
 from evaluation.config import BenchmarkConfig, JudgingConfig, ScoreConfig
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)  # a pattern catches files beside the runs, too
-WANDB_MODES = click.Choice(["online", "offline", "disabled"])
 
 
 def _decorated(command, options):
@@ -122,10 +121,10 @@ def _judging_options(command):
     help="Also time this many prompts at once; 1: one at a time alone.",
 )
 @_judging_options
-@click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(DTYPE_NAMES))
+@click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(PRECISIONS))
 @click.option("--device", default=BenchmarkConfig.device, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", default=BenchmarkConfig.seed)
-@click.option("--wandb", default=BenchmarkConfig.wandb, type=WANDB_MODES)
+@click.option("--wandb", default=BenchmarkConfig.wandb, type=click.Choice(WANDB_MODES))
 @click.option("--wandb-project", default=BenchmarkConfig.wandb_project)
 @click.option("--out", default=BenchmarkConfig.out, type=FOLDER, help="Gets the report.")
 def evaluate(

@@ -4,13 +4,10 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.machine.choices import PRECISIONS, WANDB_MODES
 from evaluation.errors import EvaluationError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
-
-
-DTYPES = ("auto", "fp32", "bf16", "fp16")
-WANDB_MODES = ("disabled", "offline", "online")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +193,7 @@ class BenchmarkConfig(JudgingConfig):
             require_at_least(name, getattr(self, name), 0)
         if self.limit is not None:
             require_at_least("limit", self.limit, 1)
-        require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; choose one of {DTYPES}")
+        require(self.dtype in PRECISIONS, f"dtype is {self.dtype!r}; choose one of {PRECISIONS}")
         require(self.wandb in WANDB_MODES, f"wandb is {self.wandb!r}; choose one of {WANDB_MODES}")
         require(
             not self.live_agreement or (self.cache is not None and self.teacher is not None),

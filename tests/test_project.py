@@ -66,13 +66,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation/problems", "evaluation/sandbox",
     },
     "evaluation/comparison": {
-        "evaluation/agreement", "evaluation/config", "evaluation/generation",
+        "evaluation/agreement", "evaluation/config", "evaluation/errors", "evaluation/generation",
         "evaluation/judging", "evaluation/metrics", "evaluation/models", "evaluation/problems",
         "evaluation/sandbox",
     },
     "evaluation/report": {
-        "evaluation/agreement", "evaluation/comparison", "evaluation/judging",
-        "evaluation/metrics",
+        "evaluation/agreement", "evaluation/comparison", "evaluation/errors",
+        "evaluation/judging", "evaluation/metrics",
     },
     "evaluation/page": {
         "evaluation/errors", "evaluation/judging", "evaluation/problems", "evaluation/report",
@@ -90,11 +90,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each folder, and each file that stands in none, imports of its own package."""
 OF_CACHE = {
     "distill": (
-        "cache.errors", "cache.machine", "cache.targets.soft_targets", "cache.targets.tails",
+        "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",
+        "cache.targets.tails",
         "cache.reading.reader", "cache.remote.local_copy",
     ),
     "evaluation": (
-        "cache.errors", "cache.machine", "cache.targets.soft_targets", "cache.targets.tails",
+        "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",
+        "cache.targets.tails",
         "cache.reading.reader", "cache.remote.local_copy", "cache.teacher", "cache.data",
     ),
 }  # fmt: skip

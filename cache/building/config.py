@@ -7,10 +7,10 @@ from cache.data.corpus import LONG_DOCUMENTS as PACK
 from cache.data.corpus import TEMPLATE, VALIDATION, Corpus
 from cache.data.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 from cache.errors import CacheError
+from cache.machine.choices import PRECISIONS
 from cache.targets.format import TargetFormat
 
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
-DTYPE_NAMES = ("auto", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class BuildConfig:
     tail_from: Path | None = None
     """Cache whose basis a lowrank tail takes instead of fitting one: the two can be merged."""
     dtype: str = "auto"
-    """Teacher's precision; auto is bf16 on an accelerator and fp32 on the CPU."""
+    """Teacher's precision; auto is bf16 on a GPU that has it, fp16 on an older one, else fp32."""
     device_map: str = "auto"
     """As in transformers: auto spreads the teacher over all accelerators."""
     batch_tokens: int = 8192
@@ -57,8 +57,8 @@ class BuildConfig:
                 raise CacheError(f"{name} is {value}; it must be 1 or more.")
         if self.max_length < 2:
             raise CacheError("max_length is 1; a document needs 2 tokens to have a row.")
-        if self.dtype not in DTYPE_NAMES:
-            raise CacheError(f"dtype is {self.dtype!r}; choose from {', '.join(DTYPE_NAMES)}.")
+        if self.dtype not in PRECISIONS:
+            raise CacheError(f"dtype is {self.dtype!r}; choose from {', '.join(PRECISIONS)}.")
         if not self.splits or len(set(self.splits)) != len(self.splits):
             raise CacheError(f"splits are {self.splits}; name one or more, each once.")
         if self.corpus is not None:

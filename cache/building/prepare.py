@@ -10,10 +10,11 @@ from cache.building.plan import BuildPlan, plan_build
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
+from cache.machine.precision import dtype_name, resolve_dtype
 from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
-from cache.teacher.load import load_causal_lm, resolve_dtype, tokenizer_sha256
+from cache.teacher.load import load_causal_lm, tokenizer_sha256
 from cache.teacher.teacher import Teacher, head_of
 
 _NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
@@ -216,7 +217,7 @@ def _identity(
         targets=config.targets,
         tail_width=tail_width,
         tail_sha256=file_sha256(tail) if tail_width else "",
-        dtype=str(resolve_dtype(config.dtype)).removeprefix("torch."),
+        dtype=dtype_name(resolve_dtype(config.dtype)),
         libraries=library_versions(),
     )
 

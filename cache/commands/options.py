@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from cache.building.config import DTYPE_NAMES, BuildConfig
+from cache.building.config import BuildConfig
 from cache.data.corpus import Corpus
 from cache.data.problems import LONG_DOCUMENTS
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
+from cache.machine.choices import PRECISIONS
 from cache.targets.format import TAILS, TargetFormat
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -214,8 +215,8 @@ def corpus_options(command):
             click.option(
                 "--dtype",
                 default=BuildConfig.dtype,
-                type=click.Choice(DTYPE_NAMES),
-                help="auto: bf16 on an accelerator, fp32 on the CPU.",
+                type=click.Choice(PRECISIONS),
+                help="auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere.",
             ),
             click.option(
                 "--device-map", default=BuildConfig.device_map, help="As in transformers."

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from cache.errors import CacheError
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
+"""A cache keeps its tail's mass for temperatures in this range and for no other."""
 TAILS = ("lowrank", "mass", "hidden", "sampled", "renormalize")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cache.errors import CacheError
-from cache.targets.tail_mass import MAX_TEMPERATURE, MIN_TEMPERATURE
+from cache.targets.format import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cache.targets.tails import Tail, TargetDistribution
 
 

@@ -16,8 +16,6 @@ import torch
 NODES = (0.25, 0.3, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
 """Values of β = 1/T at which the log mass is stored; T from 4 down to 1."""
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
-
 # A log mass is stored as a 16-bit fixed-point number: 0 for an empty tail, else
 # LOWEST_NATS + (code - 1) · STEP_NATS. The lowest stands for a mass of 4e-18 and below.
 LOWEST_NATS = -40.0

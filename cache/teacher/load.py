@@ -11,8 +11,6 @@ import torch
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
 
 def tokenizer_sha256(tokenizer) -> str:
     """Hash of the whole vocabulary, the merges and pre-tokenisation, and the special ids."""
@@ -26,29 +24,6 @@ def tokenizer_sha256(tokenizer) -> str:
         state = json.loads(backend.to_str())
         content |= {k: state.get(k) for k in ("model", "normalizer", "pre_tokenizer")}
     return json_sha256(content)
-
-
-def default_device() -> torch.device:
-    """CUDA or another accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """`bf16`, `fp16`, `fp32`; `auto` is bf16 on an accelerator and fp32 on the CPU.
-
-    Raises:
-        CacheError: another name.
-    """
-    if name == "auto":
-        return torch.float32 if default_device().type == "cpu" else torch.bfloat16
-    if name not in DTYPES:
-        raise CacheError(f"dtype is {name!r}; choose from auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
-
-
-def dtype_name(recorded: str) -> str:
-    """The name that `resolve_dtype` takes for a dtype as an identity records it."""
-    return {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}[recorded]
 
 
 def load_tokenizer(model: str, revision: str | None = None):

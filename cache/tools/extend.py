@@ -15,12 +15,12 @@ from cache.data.corpus import TEMPLATE, Corpus
 from cache.data.text_range import TextRange, first_overlap
 from cache.errors import CacheError
 from cache.machine.lock import writer_lock
+from cache.machine.precision import precision_named
 from cache.machine.progress import BuildProgress
 from cache.storage.created import joint_record, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.manifest import Manifest, Plan
-from cache.teacher.load import dtype_name
 from cache.tools.merge import (
     MergeStep,
     merged_plan,
@@ -112,7 +112,7 @@ def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
         long_documents=identity.long_documents,
         targets=identity.targets,
         tail_from=directory if identity.targets.tail == "lowrank" else None,
-        dtype=dtype_name(identity.dtype),
+        dtype=precision_named(identity.dtype),
         batch_tokens=found.plan.batch_tokens,
         **given
         | {"dataset": given["dataset"] or identity.dataset}

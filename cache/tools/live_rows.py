@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from cache.errors import CacheError
+from cache.machine.precision import DTYPES, dtype_name, precision_named
 from cache.storage.identity import Identity
 from cache.targets.logprob_codes import LOWEST_NATS, error_bound
-from cache.teacher.load import DTYPES
 
 FLOOR_NATS = 1e-3
 ROUNDINGS = 8
@@ -151,13 +151,14 @@ def teacher_dtype(identity: Identity) -> torch.dtype:
     Raises:
         CacheError: the identity names none that is known.
     """
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()} | DTYPES
-    if identity.dtype not in known:
+    try:
+        return DTYPES[precision_named(identity.dtype)]
+    except KeyError as error:
         raise CacheError(
             f"The cache's teacher ran in {identity.dtype!r}, which is none of "
-            f"{', '.join(DTYPES)}: rows cannot be compared. Build the cache again."
-        )
-    return known[identity.dtype]
+            f"{', '.join(map(dtype_name, DTYPES.values()))}: rows cannot be compared. Build the "
+            "cache again."
+        ) from error
 
 
 def _unit_roundoff(identity: Identity) -> float:

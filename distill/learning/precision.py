@@ -5,6 +5,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
+from cache.machine.precision import resolve_precision
 from distill.errors import DistillError
 
 
@@ -22,7 +23,9 @@ def start_accelerator(precision: str) -> Accelerator:
     """
     # Without being told that it is on CPUs, accelerate takes several processes for as many runs.
     on_cpu = not torch.accelerator.is_available()
-    resolved = resolve_precision(precision, PartialState(cpu=on_cpu).device)
+    device = PartialState(cpu=on_cpu).device
+    _require_loss_scaling(precision, device)
+    resolved = resolve_precision(precision, device)
     AcceleratorState._reset_state()
     # A student's buffers are constants, and its gradients need not be held twice.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -33,25 +36,9 @@ def start_accelerator(precision: str) -> Accelerator:
     )
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16`: what a recipe's precision means on a device.
-
-    `auto` is bf16 on a GPU with bf16 units, fp16 with loss scaling on an older one, and
-    fp32 elsewhere.
-
-    Raises:
-        DistillError: fp16 without a GPU.
-    """
+def _require_loss_scaling(precision: str, device: torch.device) -> None:
     if precision == "fp16" and device.type not in ("cuda", "xpu"):
         raise DistillError(
             f"precision is fp16, but the device is {device.type}, where fp16 is slow and has no "
             "loss scaling. Use precision: auto (or fp32) in the recipe, or a GPU."
         )
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        # Emulated bf16 is counted as support by default, and slower than fp16.
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "xpu":
-        return "bf16" if torch.xpu.is_bf16_supported() else "fp16"
-    return "fp32"

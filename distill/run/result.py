@@ -10,7 +10,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 
-from distill.learning.precision import resolve_precision
+from cache.machine.precision import resolve_precision
 from distill.settings.recipe import Recipe
 
 

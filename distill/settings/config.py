@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.machine.choices import WANDB_MODES
 from distill.errors import DistillError
 from distill.settings.recipe import Recipe
 
 ENGINES = ("local", "ray")
-WANDB_MODES = ("online", "offline", "disabled")
 
 
 def _require_wandb_mode(mode: str | None) -> None:

@@ -5,16 +5,15 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from cache.machine.choices import PRECISIONS
+from cache.targets.format import MAX_TEMPERATURE, MIN_TEMPERATURE
 from distill.errors import DistillError
 from distill.settings.shapes import parse_shape
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
-"""The cache keeps the tail's mass for temperatures in this range and for no other."""
 BATCHINGS = ("grouped", "packed")
 LOSS_ON = ("all", "completion")
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 LR_SCHEDULES = ("constant", "linear", "cosine")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)

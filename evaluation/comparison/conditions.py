@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cache.machine.precision import dtype_name
 from evaluation.agreement.held_out import HeldOut
 from evaluation.comparison.model_row import ModelRow
 from evaluation.config import BenchmarkConfig, GenerationSettings
@@ -44,7 +45,7 @@ class Conditions:
     @property
     def dtype_name(self) -> str:
         """As in `float32`."""
-        return str(self.dtype).removeprefix("torch.")
+        return dtype_name(self.dtype)
 
     @property
     def _prompt_kind(self) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
+from cache.machine.precision import default_device, dtype_name
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from evaluation.errors import EvaluationError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a checkpoint's behaviour depends on; notes and logs beside it do not.
 IDENTITY_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 IDENTITY_FILES = (
@@ -44,8 +44,7 @@ def resolve_device(name: str) -> torch.device:
     Raises: EvaluationError when this machine has no such device.
     """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
+        return default_device()
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -54,15 +53,6 @@ def resolve_device(name: str) -> torch.device:
             f"device {name!r} cannot be used here: {error}. Give auto, cpu, or one that exists"
         ) from error
     return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; `auto` is bf16 (fp16 on older GPUs) on CUDA and fp32 elsewhere."""
-    if name != "auto":
-        return DTYPES[name]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def split_bystanders(paths: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -225,7 +215,7 @@ def safetensors_bytes(source: ModelSource, model: Any) -> tuple[int, str]:
         return sum(file.stat().st_size for file in files), f"file ({_stored_dtypes(files)})"
     dtype = next(model.parameters()).dtype
     computed = num_parameters(model) * dtype.itemsize
-    return computed, f"computed: parameters x {dtype.itemsize} bytes ({_dtype_name(dtype)})"
+    return computed, f"computed: parameters x {dtype.itemsize} bytes ({dtype_name(dtype)})"
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -244,7 +234,3 @@ def _stored_dtypes(files: list[Path]) -> str:
         with safe_open(path, framework="pt") as tensors:
             found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}
     return "+".join(sorted(found))
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

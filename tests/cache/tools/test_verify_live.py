@@ -230,7 +230,9 @@ def test_an_unknown_dtype_of_the_identity_is_refused(copy):
     manifest = Manifest.read(copy)
     identity = replace(manifest.identity, dtype="int4")
     replace(manifest, plan=replace(manifest.plan, identity=identity)).write(copy)
-    with pytest.raises(CacheError, match="ran in 'int4', which is none of bf16, fp16, fp32"):
+    with pytest.raises(
+        CacheError, match="ran in 'int4', which is none of bfloat16, float16, float32"
+    ):
         verify_live(copy, num_documents=1, seed=0)
 
 

@@ -12,7 +12,7 @@ import torch._inductor.config
 from distill.errors import DistillError
 from distill.learning.learner import Learner
 from distill.learning.objective import row_states
-from distill.learning.precision import resolve_precision, start_accelerator
+from distill.learning.precision import start_accelerator
 from distill.run.checkpoint import seed_process
 from tests.support.distill_fakes import FakeReader, small_recipe
 from tests.support.learners import batches, gradient, make_learner
@@ -219,13 +219,6 @@ def test_a_compiled_trunk_has_the_same_gradient_at_every_length_and_the_same_nam
     assert plain.student.state_dict().keys() == compiled.student.state_dict().keys()
 
 
-def test_auto_precision_follows_the_device(monkeypatch):
-    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
-    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
-    for supported, expected in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation, yes=supported: yes
-        )
-        assert resolve_precision("auto", torch.device("cuda")) == expected
+def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(DistillError, match="precision is fp16, but the device is cpu"):
-        resolve_precision("fp16", torch.device("cpu"))
+        start_accelerator("fp16")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cache.errors import CacheError
+from cache.machine.precision import resolve_dtype
 from evaluation.errors import EvaluationError
 from evaluation.models import sources as models
 from evaluation.models.sources import (
@@ -13,7 +14,6 @@ from evaluation.models.sources import (
     model_identity,
     num_parameters,
     resolve_device,
-    resolve_dtype,
     safetensors_bytes,
     split_bystanders,
 )

@@ -1,0 +1,48 @@
+"""In which arithmetic a model runs: one meaning of `auto` for teachers, students and scores."""
+
+import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def default_device() -> torch.device:
+    """CUDA or another accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def resolve_precision(precision: str, device: torch.device | None = None) -> str:
+    """`bf16`, `fp16` or `fp32`: what one of `cache.machine.choices.PRECISIONS` means on a device.
+
+    `auto` is bf16 on a GPU with bf16 units, fp16 on an older one (T4, V100), fp32 elsewhere.
+
+    Args:
+        device: None: the default one.
+    """
+    if precision != "auto":
+        return precision
+    device = device or default_device()
+    if device.type == "cuda":
+        # Emulated bf16 is counted as support by default, and slower than fp16.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "xpu":
+        return "bf16" if torch.xpu.is_bf16_supported() else "fp16"
+    return "fp32"
+
+
+def resolve_dtype(precision: str, device: torch.device | None = None) -> torch.dtype:
+    """The dtype of `resolve_precision`."""
+    return DTYPES[resolve_precision(precision, device)]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As identities and reports write it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def precision_named(dtype: str) -> str:
+    """The precision of a dtype that `dtype_name` wrote.
+
+    Raises:
+        KeyError: no precision has it.
+    """
+    return {dtype_name(known): name for name, known in DTYPES.items()}[dtype]
