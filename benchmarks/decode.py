@@ -16,7 +16,6 @@ import torch
 from made_cache import write_made_cache
 
 from cache.reading.open_shard import OpenShard
-from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Manifest
 from cache.storage.packing import GROUP_ROWS, to_tensors
 from cache.storage.tail_file import load_codec
@@ -37,10 +36,10 @@ def decode_rate(directory: Path) -> float:
     """Rows a second of CPU time, all shards of a cache once."""
     manifest = Manifest.read(directory)
     identity, num_rows = manifest.identity, 0
-    codec, layout = load_codec(directory, identity), ShardLayout.of(identity)
+    codec = load_codec(directory, identity)
     started = time.process_time()
     for plan in manifest.plan.shards:
-        shard = OpenShard(directory / plan.path, layout, plan, identity, codec.tables)
+        shard = OpenShard(directory, plan, identity, codec.tables)
         for start in range(0, plan.num_rows, GROUP_ROWS):
             rows = shard.row_range(start, min(start + GROUP_ROWS, plan.num_rows))
             num_rows += codec.decode(to_tensors(rows)).num_rows

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from cache.building.config import BuildConfig
-from cache.building.plan import plan_build
+from cache.building.plan import first_documents
 from cache.machine.precision import resolve_dtype
 from cache.targets.format import TargetFormat
 from cache.teacher.load import load_causal_lm, load_tokenizer
@@ -110,9 +110,11 @@ def main(
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
     config = BuildConfig(out=Path("unused"), teacher=teacher, dataset=dataset, splits=("train",))
+    with first_documents(config, load_tokenizer(teacher)) as plan:
+        documents = plan.documents["train"]
     trial = Trial(
         Teacher(model),
-        plan_build(config, load_tokenizer(teacher)).documents["train"],
+        documents,
         num_rows=rows,
         batch_tokens=batch_tokens,
         shard_rows=SHARD_ROWS,

@@ -20,7 +20,7 @@ import torch
 from cache.building.config import BuildConfig
 from cache.building.encode import compute_rows
 from cache.building.fit_basis import fit_basis
-from cache.building.plan import plan_build
+from cache.building.plan import first_documents
 from cache.building.writer import ShardAssembly, ShardWriter
 from cache.machine.precision import resolve_dtype
 from cache.storage.layout import ShardLayout
@@ -58,7 +58,8 @@ def main(teacher: str, dataset: str, limit: int, batch_tokens: int, repeats: int
     config = BuildConfig(
         out=Path("unused"), teacher=teacher, dataset=dataset, limit=limit, splits=("train",)
     )
-    documents = plan_build(config, load_tokenizer(teacher)).documents["train"]
+    with first_documents(config, load_tokenizer(teacher)) as plan:
+        documents = plan.documents["train"]
     batches = plan_batches(documents, batch_tokens)
     num_tokens = sum(document.num_tokens for document in documents)
 

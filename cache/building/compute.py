@@ -11,7 +11,7 @@ from cache.building.writer import ShardAssembly, ShardWriter
 from cache.machine.progress import BuildProgress
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import ShardPlan
-from cache.storage.shard import is_intact, open_shard_file
+from cache.storage.shard import ShardFile, is_intact
 from cache.storage.tail_file import load_codec
 from cache.teacher.rows import plan_batches
 
@@ -37,7 +37,7 @@ class ShardMaker:
     def _has_documents(self, shard: ShardPlan) -> bool:
         """Whether a shard's tokens are those planned: its identity does not tell."""
         planned = [document.token_ids for document in self._prepared.plan.documents_of(shard)]
-        with open_shard_file(self._config.out, shard, self._identity) as file:
+        with ShardFile(self._config.out, shard, self._identity) as file:
             return np.array_equal(file.read("token_ids"), np.concatenate(planned))
 
     def make(self, shards: Sequence[ShardPlan], progress: BuildProgress | None = None) -> None:

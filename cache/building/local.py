@@ -17,7 +17,7 @@ from cache.machine.progress import BuildProgress
 from cache.storage.created import as_created
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
-from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.manifest import Manifest, Plan, ShardPlan, state_of
 from cache.teacher.load import load_tokenizer
 from cache.teacher.teacher import Teacher
 
@@ -77,8 +77,8 @@ def build_cache(
     make_directory(config.out)
     with writer_lock(config.out):
         prepared = prepare(config, tokenizer, teacher=teacher, like=like)
-        if isinstance(prepared, Manifest):
-            return summary_of(prepared)
+        if prepared is None:
+            return summary_of(Manifest.read(config.out))
         remove_partials(config.out)
         num_new_rows, seconds = _compute(config, prepared, prepared.disk_plan.shards)
         manifest = _finish(config, prepared, num_new_rows, seconds)
@@ -108,8 +108,9 @@ def build_share(
     make_directory(config.out)
     with share_lock(config.out, share.name, same=share.siblings):
         prepared = prepare(config, tokenizer, teacher=teacher)
-        if isinstance(prepared, Manifest):
-            return ShareSummary(num_new_rows=0, missing={}, summary=summary_of(prepared))
+        if prepared is None:
+            complete = Manifest.read(config.out)
+            return ShareSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
         remove_partials(config.out, of_the_dead=True)
         shards = prepared.disk_plan.shards
         num_new_rows, seconds = _compute(config, prepared, share.of(shards))
@@ -122,7 +123,7 @@ def build_share(
             )
             manifest = None
             if not missing:
-                manifest = finished_cache(config, tokenizer) or _finish(config, prepared, 0, 0.0)
+                manifest = state_of(config.out).manifest or _finish(config, prepared, 0, 0.0)
     summary = None
     if manifest is not None:
         summary = summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)

@@ -13,7 +13,7 @@ from cache.data.problems import dataset_sha256, load_problems
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
 from cache.errors import CacheError
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardPlan
+from cache.storage.manifest import CacheState, Plan, ShardPlan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,16 +55,23 @@ class BuildPlan:
         return round(layout.raw_bytes_per_row() * self.num_rows)
 
 
-def plan_build(config: BuildConfig, tokenizer) -> BuildPlan:
+def plan_build(config: BuildConfig, tokenizer, found: CacheState) -> BuildPlan:
     """Load, tokenise and assign to shards; no model is touched.
 
     A corpus is written to a spool at `out`, and read no second time once its cache is complete.
 
+    Args:
+        found: how far `out` is.
+
     Raises:
-        CacheError: a dataset cannot be read, or nothing is left of a split.
+        CacheError: a dataset cannot be read, a split has no document, or other texts were begun.
     """
     if config.corpus is not None:
-        return _finished_plan(config) or _corpus_plan(config, tokenizer)
+        if found.plan is not None:
+            _require_same_corpus(found.plan, config)
+        if found.complete is not None:
+            return _finished_plan(config, found.complete.plan)
+        return _corpus_plan(config, tokenizer)
     documents, dropped, hashes = {}, {}, {}
     shards: list[ShardPlan] = []
     for split in config.splits:
@@ -78,6 +85,7 @@ def plan_build(config: BuildConfig, tokenizer) -> BuildPlan:
         )
         hashes[split] = dataset_sha256(problems)
         shards += plan_shards(split, documents[split], config.shard_tokens)
+    _require_documents(documents, dropped)
     everything = [document for split in documents.values() for document in split]
     return BuildPlan(
         documents=documents,
@@ -87,6 +95,19 @@ def plan_build(config: BuildConfig, tokenizer) -> BuildPlan:
         longest=max((d.num_tokens for d in everything), default=0),
         largest_id=max((int(d.token_ids.max()) for d in everything), default=0),
     )
+
+
+def _require_documents(
+    documents: Mapping[str, Sequence[Document]], dropped: Mapping[str, Sequence[DroppedDocument]]
+) -> None:
+    """Raise CacheError where a split has no document left."""
+    for split in documents:
+        if not documents[split]:
+            reasons = "; ".join(f"{d.task_id}: {d.reason}" for d in dropped[split][:3])
+            raise CacheError(
+                f"No document of split {split!r} is left ({reasons}).\n"
+                "Raise --max-length, or give --long-documents truncate."
+            )
 
 
 @contextmanager
@@ -102,17 +123,16 @@ def first_documents(
         CacheError: as `plan_build`.
     """
     if config.corpus is None:
-        yield plan_build(config, tokenizer)
+        yield plan_build(config, tokenizer, CacheState(directory=config.out))
         return
     most = [n for n in (config.corpus.max_tokens, num_tokens) if n is not None]
     corpus = replace(config.corpus, max_tokens=min(most, default=None))
     with tempfile.TemporaryDirectory() as out:
-        yield plan_build(replace(config, out=Path(out), corpus=corpus), tokenizer)
+        config = replace(config, out=Path(out), corpus=corpus)
+        yield plan_build(config, tokenizer, CacheState(directory=config.out))
 
 
 def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
-    if (config.out / PLAN_NAME).exists():
-        _require_same_corpus(Plan.read(config.out), config)
     spool = spool_corpus(config, tokenizer)
     documents = {
         name: SpooledDocuments(
@@ -139,14 +159,8 @@ def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
     )
 
 
-def _finished_plan(config: BuildConfig) -> BuildPlan | None:
-    """The plan of a complete cache at `out`, without its documents; None if there is none."""
-    if not (config.out / MANIFEST_NAME).exists():
-        return None
-    plan = Manifest.read(config.out).plan
-    _require_same_corpus(plan, config)
-    if not all((config.out / shard.path).is_file() for shard in plan.shards):
-        return None
+def _finished_plan(config: BuildConfig, plan: Plan) -> BuildPlan:
+    """The plan of a complete cache at `out`, whose documents are gone from the spool."""
     found = plan.identity
     return BuildPlan(
         documents={

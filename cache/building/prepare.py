@@ -12,7 +12,14 @@ from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
 from cache.machine.precision import dtype_name, resolve_dtype
 from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
-from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, TOKENIZER_DIR, Manifest, Plan
+from cache.storage.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_DIR,
+    CacheState,
+    Manifest,
+    Plan,
+    state_of,
+)
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.teacher.load import load_causal_lm, tokenizer_sha256
 from cache.teacher.teacher import Teacher, head_of
@@ -33,8 +40,8 @@ class Prepared:
 
 def prepare(
     config: BuildConfig, tokenizer, *, teacher: Teacher | None = None, like: Identity | None = None
-) -> Prepared | Manifest:
-    """Make all but the shards where it is not there; the manifest if the cache is complete.
+) -> Prepared | None:
+    """Make all but the shards where it is not there; None if the cache is complete.
 
     Of several processes the first does the work, the others wait for it.
 
@@ -47,19 +54,35 @@ def prepare(
         CacheError: as `cache.building.local.build_cache`.
     """
     with prepare_lock(config.out):
-        plan = plan_build(config, tokenizer)
-        require_documents(plan)
-        early = _identity(config, plan, tokenizer, teacher=None)
-        complete = _existing(config, early)
-        if complete is not None:
-            return complete
-        if not _is_prepared(config):
+        found = state_of(config.out)
+        plan = _plan_of_job(config, tokenizer, found)
+        if found.complete is not None:
+            return None
+        if found.manifest is not None:  # shards of it are gone
+            (config.out / MANIFEST_NAME).unlink()
+            found = state_of(config.out)
+        if not _is_prepared(config, found):
             teacher = teacher or load_teacher(config, plan)
             _write_tail(config, plan, teacher)
             tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
-            return _planned(config, plan, tokenizer, teacher, like)
-    teacher = teacher or load_teacher(config, plan)
-    return _planned(config, plan, tokenizer, teacher, like)
+            return _planned(config, plan, tokenizer, teacher, like, found)
+    teacher = teacher or load_teacher(config, plan)  # at the same time as others
+    return _planned(config, plan, tokenizer, teacher, like, found)
+
+
+def _planned(
+    config: BuildConfig,
+    plan: BuildPlan,
+    tokenizer,
+    teacher: Teacher,
+    like: Identity | None,
+    found: CacheState,
+) -> Prepared:
+    identity = _identity(config, plan, tokenizer, teacher, _tail_width(config, teacher))
+    if like is not None:
+        require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
+    disk_plan = _write_or_check_plan(config, plan, identity, found.plan)
+    return Prepared(plan=plan, disk_plan=disk_plan, teacher=teacher)
 
 
 def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
@@ -68,36 +91,29 @@ def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
     Raises:
         CacheError: there is another cache.
     """
-    if not (config.out / MANIFEST_NAME).exists():
-        return None
-    if not _has_all_shards(config.out, Manifest.read(config.out)):
-        return None
-    plan = plan_build(config, tokenizer)
-    require_documents(plan)
-    return _existing(config, _identity(config, plan, tokenizer, teacher=None))
+    found = state_of(config.out)
+    if found.complete is not None:
+        _plan_of_job(config, tokenizer, found)
+    return found.complete
 
 
-def _planned(
-    config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher, like: Identity | None
-) -> Prepared:
-    identity = _identity(config, plan, tokenizer, teacher, _tail_width(config, teacher))
-    if like is not None:
-        require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
-    disk_plan = _write_or_check_plan(config, plan, identity)
-    return Prepared(plan=plan, disk_plan=disk_plan, teacher=teacher)
+def _plan_of_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildPlan:
+    """The plan of a job; raises CacheError where what was found is another one's."""
+    plan = plan_build(config, tokenizer, found)
+    if found.plan is not None:
+        early = _identity(config, plan, tokenizer, teacher=None)
+        there = found.plan.identity
+        require_same_identity(there, early, str(config.out), ignore=_NOT_YET_KNOWN)
+    return plan
 
 
-def _is_prepared(config: BuildConfig) -> bool:
+def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
     out, has_tail = config.out, config.targets.tail in ("hidden", "lowrank")
     return (
-        (out / PLAN_NAME).is_file()
+        found.plan is not None
         and (out / TOKENIZER_DIR).is_dir()
         and (not has_tail or (out / TAIL_FILE).is_file())
     )
-
-
-def _has_all_shards(out: Path, manifest: Manifest) -> bool:
-    return all((out / shard.path).is_file() for shard in manifest.plan.shards)
 
 
 def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
@@ -105,21 +121,6 @@ def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
     return {"hidden": width, "lowrank": min(config.targets.tail_rank, width)}.get(
         config.targets.tail, 0
     )
-
-
-def _existing(config: BuildConfig, early: Identity) -> Manifest | None:
-    """The finished cache at `out`, if it is the one asked for; None if there is still work."""
-    out = config.out
-    if (out / MANIFEST_NAME).exists():
-        manifest = Manifest.read(out)
-        require_same_identity(manifest.identity, early, str(out), ignore=_NOT_YET_KNOWN)
-        if _has_all_shards(out, manifest):
-            return manifest
-        (out / MANIFEST_NAME).unlink()
-    if (out / PLAN_NAME).exists():
-        found = Plan.read(out).identity
-        require_same_identity(found, early, str(out), ignore=_NOT_YET_KNOWN)
-    return None
 
 
 def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
@@ -137,17 +138,6 @@ def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
     teacher = Teacher(model)
     require_fit(teacher, plan, config)
     return teacher
-
-
-def require_documents(plan: BuildPlan) -> None:
-    """Raise CacheError where a split has no document left."""
-    for split, documents in plan.documents.items():
-        if not documents:
-            reasons = "; ".join(f"{d.task_id}: {d.reason}" for d in plan.dropped[split][:3])
-            raise CacheError(
-                f"No document of split {split!r} is left ({reasons}).\n"
-                "Raise --max-length, or give --long-documents truncate."
-            )
 
 
 def require_fit(teacher: Teacher, plan: BuildPlan, config: BuildConfig) -> None:
@@ -222,17 +212,18 @@ def _identity(
     )
 
 
-def _write_or_check_plan(config: BuildConfig, plan: BuildPlan, identity: Identity) -> Plan:
+def _write_or_check_plan(
+    config: BuildConfig, plan: BuildPlan, identity: Identity, found: Plan | None
+) -> Plan:
     wanted = Plan(
         identity=identity,
         batch_tokens=config.batch_tokens,
         shards=plan.shards,
         dropped=plan.dropped_json(),
     )
-    if not (config.out / PLAN_NAME).exists():
+    if found is None:
         wanted.write(config.out)
         return wanted
-    found = Plan.read(config.out)
     require_same_identity(found.identity, identity, str(config.out))
     if found.batch_tokens != wanted.batch_tokens or found.shards != wanted.shards:
         raise CacheError(

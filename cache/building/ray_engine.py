@@ -96,7 +96,7 @@ class Replica:
         torch.set_num_threads(self._num_threads)
         config = self._config
         prepared = prepare(config, load_tokenizer(config.teacher, config.revision))
-        if isinstance(prepared, Manifest):
+        if prepared is None:
             return {}
         self._maker = ShardMaker(config, prepared)
         teacher = prepared.teacher

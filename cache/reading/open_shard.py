@@ -19,32 +19,28 @@ class OpenShard:
 
     def __init__(
         self,
-        path: Path,
-        layout: ShardLayout,
+        directory: Path,
         plan: ShardPlan,
         identity: Identity,
         tables: FrequencyTables | None,
     ):
-        """Open a shard; `tables` decode the coefficients of a lowrank tail.
+        """Open a shard of a cache; `tables` decode the coefficients of a lowrank tail.
 
         Raises:
             CacheError: it is missing, damaged, or not what the manifest promises.
         """
-        self.file = ShardFile(
-            path,
-            layout,
-            num_documents=plan.num_documents,
-            num_tokens=plan.num_tokens,
-            identity=identity,
-        )
-        self._layout, self._tables, self._plan = layout, tables, plan
+        self.file = ShardFile(directory, plan, identity)
+        self._layout = layout = ShardLayout.of(identity)
+        self._tables, self._plan = tables, plan
         self.offsets = self.file.read("token_offsets")
         self.prompt_lengths = self.file.read("prompt_lengths").astype(np.int64)
         self.task_ids = self.file.read("task_ids")
         self.token_ids = self.file.read("token_ids")
-        require_documents(self.offsets, self.prompt_lengths, plan.num_tokens, str(path))
+        require_documents(self.offsets, self.prompt_lengths, plan.num_tokens, str(self.file.path))
         if (self.token_ids >= layout.vocab_size).any():
-            raise CacheError(f"{path}: token ids beyond the vocabulary of {layout.vocab_size}")
+            raise CacheError(
+                f"{self.file.path}: token ids beyond the vocabulary of {layout.vocab_size}"
+            )
         self._counts = self._entry_offsets = None
         if layout.ragged:
             self._counts = self.file.read("topk_counts")

@@ -71,7 +71,7 @@ class OpenShards:
                 f"{path} has {path.stat().st_size} bytes, the manifest promises {promised}: it "
                 f"was cut or exchanged.\nRun `python cli.py cache verify {self._directory}`."
             )
-        opened = OpenShard(path, self._layout, plan, self._identity, self._tables())
+        opened = OpenShard(self._directory, plan, self._identity, self._tables())
         self._open[plan.path] = opened
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)[1].file.close()

@@ -14,7 +14,7 @@ from cache.remote.errors import RemoteUnreachable
 from cache.remote.pull import pull
 from cache.remote.remote import is_url
 from cache.remote.transfer import _is_whole, wanted_files
-from cache.storage.manifest import MANIFEST_NAME, Manifest
+from cache.storage.manifest import state_of
 
 HOME_VARIABLE = "LOGITCACHE_HOME"
 
@@ -62,7 +62,8 @@ def local_folder(url: str) -> Path:
 
 
 def _is_complete(directory: Path, splits: Sequence[str]) -> bool:
-    if not (directory / MANIFEST_NAME).is_file():
+    manifest = state_of(directory).manifest
+    if manifest is None:
         return False
-    files = wanted_files(Manifest.read(directory), splits, strict=False)
+    files = wanted_files(manifest, splits, strict=False)
     return all(_is_whole(directory, file, hashed=False) for file in files)

@@ -18,7 +18,7 @@ from cache.remote.transfer import (
     require_same_or_extended,
     wanted_files,
 )
-from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, state_of
 
 
 def pull(
@@ -97,14 +97,12 @@ def _local_manifest(directory: Path, wanted: Manifest) -> Manifest | None:
 
     A folder with a plan alone is one that an earlier pull did not finish.
     """
-    from cache.storage.manifest import Plan
-
-    if (directory / MANIFEST_NAME).exists():
-        local = Manifest.read(directory)
-        require_same_or_extended(local, wanted, str(directory), "give another DIR")
-        return local
-    if (directory / PLAN_NAME).exists():
-        if Plan.read(directory).identity.shard_sha256 != wanted.identity.shard_sha256:
+    found = state_of(directory)
+    if found.manifest is not None:
+        require_same_or_extended(found.manifest, wanted, str(directory), "give another DIR")
+        return found.manifest
+    if found.plan is not None:
+        if found.plan.identity.shard_sha256 != wanted.identity.shard_sha256:
             raise CacheError(f"{directory} holds an unfinished other cache; give another DIR.")
     elif directory.is_dir():
         odd = [path.name for path in directory.iterdir() if not path.name.endswith(".lock")]

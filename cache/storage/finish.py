@@ -11,7 +11,7 @@ from cache.machine.durable import file_sha256
 from cache.storage.identity import machine_description
 from cache.storage.lengths import lengths_path, write_lengths
 from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan
-from cache.storage.shard import open_shard_file
+from cache.storage.shard import ShardFile
 from cache.storage.tail_file import TAIL_FILE
 from cache.targets.fidelity import summarise
 
@@ -69,7 +69,7 @@ def _read_shards(out: Path, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarra
     fidelity: list[np.ndarray] = []
     lengths: dict[str, list[np.ndarray]] = {}
     for shard in plan.shards:
-        with open_shard_file(out, shard, plan.identity) as file:
+        with ShardFile(out, shard, plan.identity) as file:
             fidelity.append(file.read("fidelity"))
             lengths.setdefault(shard.split, []).append(np.diff(file.read("token_offsets")))
     return np.concatenate(fidelity), {k: np.concatenate(parts) for k, parts in lengths.items()}

@@ -102,7 +102,7 @@ class Manifest:
         Raises:
             CacheError: the directory holds no complete cache, or its manifest is damaged.
         """
-        require_complete(directory)
+        _require_manifest(directory)
         path = directory / MANIFEST_NAME
         content = read_sealed_json(path)
         return _parse(
@@ -116,16 +116,53 @@ class Manifest:
         )
 
 
-def require_complete(directory: Path) -> None:
-    """Raise CacheError unless the directory holds a manifest."""
+@dataclass(frozen=True, kw_only=True)
+class CacheState:
+    """How far a directory is on its way to a cache, read once."""
+
+    directory: Path
+    plan: Plan | None = None
+    """What is going to be written, or is; None: nothing was begun."""
+    manifest: Manifest | None = None
+    """Of a complete cache."""
+
+    @property
+    def missing(self) -> list[ShardPlan]:
+        """Shards of the plan that are not there."""
+        shards = self.plan.shards if self.plan else ()
+        return [shard for shard in shards if not (self.directory / shard.path).is_file()]
+
+    @property
+    def complete(self) -> Manifest | None:
+        """The manifest, if every shard is there too."""
+        return None if self.missing else self.manifest
+
+
+def state_of(directory: Path) -> CacheState:
+    """How far a directory is: absent, begun (a plan) or complete (a manifest).
+
+    Raises:
+        CacheError: the plan or the manifest is damaged.
+    """
+    plan = manifest = None
+    if (directory / MANIFEST_NAME).is_file():
+        manifest = Manifest.read(directory)
+        plan = manifest.plan
+    elif (directory / PLAN_NAME).is_file():
+        plan = Plan.read(directory)
+    return CacheState(directory=directory, plan=plan, manifest=manifest)
+
+
+def _require_manifest(directory: Path) -> None:
+    """Raise CacheError, with how far it is, unless the directory holds a manifest."""
     if (directory / MANIFEST_NAME).is_file():
         return
-    if (directory / PLAN_NAME).is_file():
-        shards = Plan.read(directory).shards
-        num_there = sum((directory / shard.path).is_file() for shard in shards)
+    found = state_of(directory)
+    if found.plan is not None:
+        num_shards = len(found.plan.shards)
         raise CacheError(
-            f"The cache at {directory} is not complete: {num_there} of its {len(shards)} shards "
-            "are written, and no manifest.\n"
+            f"The cache at {directory} is not complete: {num_shards - len(found.missing)} of its "
+            f"{num_shards} shards are written, and no manifest.\n"
             f"Give its cache-teacher command again (same options, --out {directory}): "
             "it goes on where it stopped. After a stopped `cache merge`, `cache reencode` or "
             "`cache pull`, give that command again."

@@ -84,24 +84,16 @@ def content_sha256(arrays: dict[str, np.ndarray]) -> str:
 class ShardFile:
     """A shard opened for reading; its shapes are checked before anything is allocated."""
 
-    def __init__(
-        self,
-        path: Path,
-        layout: ShardLayout,
-        *,
-        num_documents: int,
-        num_tokens: int,
-        identity: Identity,
-    ):
-        """Open a shard.
+    def __init__(self, directory: Path, plan: ShardPlan, identity: Identity):
+        """Open a shard of the cache in a directory.
 
         Raises:
             CacheError: it is missing, not HDF5, of another cache, or its datasets do not have
-                the shapes that the manifest promises.
+                the shapes that the plan promises.
         """
-        self.path = path
-        self._layout, self._num_rows = layout, num_tokens - num_documents
-        self._shapes = layout.datasets(num_documents, num_tokens)
+        self.path = path = directory / plan.path
+        self._layout, self._num_rows = ShardLayout.of(identity), plan.num_rows
+        self._shapes = self._layout.datasets(plan.num_documents, plan.num_tokens)
         self._datasets: dict[str, h5py.Dataset] = {}
         try:
             # File locks are off: shards are immutable, and NFS mounts often have none.
@@ -205,25 +197,10 @@ def require_documents(
         raise CacheError(f"{where}: a prompt is empty or as long as its document")
 
 
-def open_shard_file(out: Path, shard: ShardPlan, identity: Identity) -> ShardFile:
-    """A shard of a cache, opened and checked against the plan.
-
-    Raises:
-        CacheError: it is missing, damaged, or not the shard of the plan.
-    """
-    return ShardFile(
-        out / shard.path,
-        ShardLayout.of(identity),
-        num_documents=shard.num_documents,
-        num_tokens=shard.num_tokens,
-        identity=identity,
-    )
-
-
 def is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
     """Whether an earlier run left this shard whole; its content is read and hashed."""
     try:
-        with open_shard_file(out, shard, identity) as file:
+        with ShardFile(out, shard, identity) as file:
             return content_sha256(file.read_all()) == file.content_sha256
     except CacheError:
         return False

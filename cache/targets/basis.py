@@ -100,6 +100,11 @@ class BasisFit:
         self._solved: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @property
+    def width(self) -> int:
+        """D."""
+        return self._weight.shape[1]
+
+    @property
     def num_rows(self) -> int:
         """Rows seen so far."""
         return sum(len(hidden) for hidden in self._hidden)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from cache.building.config import BuildConfig
 from cache.building.plan import BuildPlan, first_documents
-from cache.building.prepare import load_teacher, require_documents
+from cache.building.prepare import load_teacher
 from cache.errors import CacheError
-from cache.storage.manifest import PLAN_NAME, Plan
+from cache.storage.manifest import state_of
 from cache.targets.format import TargetFormat
 from cache.targets.soft_targets import require_temperature
 from cache.teacher.load import load_tokenizer
@@ -113,7 +113,6 @@ def _planned(config: BuildConfig, num_rows: int) -> Iterator[BuildPlan]:
     """The documents of a job; of a corpus, no more of each split than `num_rows` rows need."""
     tokenizer = load_tokenizer(config.teacher, config.revision)
     with first_documents(config, tokenizer, num_rows + 2 * config.max_length) as plan:
-        require_documents(plan)
         yield plan
 
 
@@ -200,8 +199,9 @@ def with_recommended_targets(
     Raises:
         CacheError: as `plan_targets` and `recommend`.
     """
-    if (config.out / PLAN_NAME).exists():
-        return replace(config, targets=Plan.read(config.out).identity.targets), None
+    begun = state_of(config.out).plan
+    if begun is not None:
+        return replace(config, targets=begun.identity.targets), None
     with _planned(config, num_rows) as plan:
         teacher = load_teacher(config, plan)
     settings = plan_targets(config, num_rows=num_rows, teacher=teacher, on_setting=on_setting)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.building.fit_basis import FIT_ROWS
+from cache.building.fit_basis import FIT_ROWS, collect_rows, finish_basis
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
@@ -84,17 +84,13 @@ def _write_tail(
         if not (out / TAIL_FILE).is_file():
             save_head(head, out / TAIL_FILE)
         return width
-    rank = min(targets.tail_rank, width)
     if not (out / TAIL_FILE).is_file():
-        fit = _fit(source, found, targets, head)
-        save_basis(fit.finish(rank, targets.tail_bytes), out / TAIL_FILE)
-    return rank
+        save_basis(finish_basis(_fit(source, found, targets, head), targets), out / TAIL_FILE)
+    return min(targets.tail_rank, width)
 
 
 def _fit(source: Source, found: RowCodec, targets: TargetFormat, head: OutputHead) -> BasisFit:
     """What a basis is fitted on: the first rows of the source, as a build takes them."""
-    fit = BasisFit(head.weight, head.bias)
-    num_entries = min(targets.top_k, len(head.weight))
     total = min(FIT_ROWS, sum(shard.num_rows for shard in source.manifest.plan.shards))
     slices = (
         piece
@@ -102,13 +98,8 @@ def _fit(source: Source, found: RowCodec, targets: TargetFormat, head: OutputHea
         for rows in _blocks(source, shard, found)
         for piece in _slices(head, rows["tail_hidden"])
     )
-    with counted_progress("fitting the tail's basis", first="reading hidden states") as on_row:
-        for logits, hidden, _ in slices:
-            fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
-            on_row(fit.num_rows, total)
-            if fit.num_rows >= FIT_ROWS:
-                break
-    return fit
+    with counted_progress("fitting the tail's basis", first="reading hidden states") as on_rows:
+        return collect_rows(head, slices, targets.top_k, total, on_rows)
 
 
 def _write_shards(
@@ -175,13 +166,7 @@ def _encode_anew(
 def _blocks(source: Source, shard: ShardPlan, found: RowCodec) -> Iterator[EncodedRows]:
     """A shard's encoded rows, some thousands at a time."""
     identity = source.identity
-    opened = OpenShard(
-        source.directory / shard.path,
-        ShardLayout.of(identity),
-        shard,
-        identity,
-        found.tables,
-    )
+    opened = OpenShard(source.directory, shard, identity, found.tables)
     try:
         for start in range(0, shard.num_rows, GROUP_ROWS):
             stop = min(start + GROUP_ROWS, shard.num_rows)

@@ -12,8 +12,14 @@ from cache.machine.durable import PARTIAL_SUFFIX, atomic_path, file_sha256
 from cache.machine.lock import LOCK_NAME
 from cache.storage.identity import Identity
 from cache.storage.lengths import LENGTHS_DIR
-from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, Plan, ShardPlan
-from cache.storage.shard import ShardFile, content_sha256, open_shard_file
+from cache.storage.manifest import (
+    FileRecord,
+    Manifest,
+    Plan,
+    ShardPlan,
+    state_of,
+)
+from cache.storage.shard import ShardFile, content_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Source:
 
     def open(self, shard: ShardPlan) -> ShardFile:
         """One of its shards."""
-        return open_shard_file(self.directory, shard, self.identity)
+        return ShardFile(self.directory, shard, self.identity)
 
     def require_sound(self, path: str) -> None:
         """Raise CacheError unless a file is what the manifest records."""
@@ -91,9 +97,10 @@ def require_free(out: Path, traces: Sequence[str] = ()) -> None:
         out: the directory of a new cache.
         traces: names of files that may be left of work stopped before its plan was written.
     """
-    if (out / MANIFEST_NAME).exists():
+    found = state_of(out)
+    if found.manifest is not None:
         raise CacheError(f"There is a complete cache at {out} already; give another OUT.")
-    if (out / PLAN_NAME).exists() or not out.is_dir():
+    if found.plan is not None or not out.is_dir():
         return
     for path in out.iterdir():
         if path.name not in (LOCK_NAME, *traces) and not path.name.endswith(PARTIAL_SUFFIX):
@@ -102,7 +109,7 @@ def require_free(out: Path, traces: Sequence[str] = ()) -> None:
 
 def require_same_plan(out: Path, plan: Plan, what: str) -> None:
     """Raise CacheError if another plan was begun at `out`; `what` this one is, for the message."""
-    if (out / PLAN_NAME).exists() and Plan.read(out) != plan:
+    if state_of(out).plan not in (None, plan):
         raise CacheError(f"{out} holds an unfinished cache that is not {what}; give another OUT.")
 
 

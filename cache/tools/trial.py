@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cache.building.encode import ComputedRows
-from cache.building.fit_basis import FIT_ROWS
+from cache.building.fit_basis import FIT_ROWS, collect_rows, finish_basis, with_rows
 from cache.building.writer import ShardAssembly
 from cache.data.documents import Document
 from cache.errors import CacheError
@@ -71,8 +71,8 @@ class Trial:
             CacheError: there are fewer than two documents.
         """
         half = max(1, num_rows // 2)
-        fitted = _first(documents, min(half, FIT_ROWS))
-        self._documents = _first(documents[len(fitted) :], half)
+        fitted = with_rows(documents, min(half, FIT_ROWS))
+        self._documents = with_rows(documents[len(fitted) :], half)
         if not self._documents:  # one document or few: share them evenly
             fitted = list(documents[: len(documents) // 2])
             self._documents = list(documents[len(fitted) :])
@@ -127,15 +127,11 @@ class Trial:
     def _basis(self, targets: TargetFormat) -> TailBasis:
         """The basis of a format; what depends on k alone is collected once a k."""
         if targets.top_k not in self._fits:
-            fit = BasisFit(self._head.weight, self._head.bias)
-            num_entries = min(targets.top_k, self._teacher.vocab_size)
             no_gold = torch.zeros(self.num_fit_rows, dtype=torch.int64)
-            for logits, hidden, _ in self._slices(self._fit_hidden, no_gold):
-                fit.add(hidden, logits, logits.topk(num_entries, dim=-1).indices)
+            slices = self._slices(self._fit_hidden, no_gold)
+            fit = collect_rows(self._head, slices, targets.top_k, self.num_fit_rows)
             self._fits[targets.top_k] = fit
-        rank = min(targets.tail_rank, self.width)
-        basis = self._fits[targets.top_k].finish(rank, targets.tail_bytes)
-        return basis.to(self._hidden.device)
+        return finish_basis(self._fits[targets.top_k], targets).to(self._hidden.device)
 
     def _encode(
         self, targets: TargetFormat, codec: RowCodec, basis: TailBasis | None
@@ -188,17 +184,6 @@ class Trial:
         # A last chunk that no filter cuts is stored whole; in a full shard it hardly counts.
         stored |= {name: arrays[name].nbytes for name in ENTROPY_CODED if name in arrays}
         return sum(stored.values()) / self.num_rows + fixed / self._shard_rows
-
-
-def _first(documents: Sequence[Document], num_rows: int) -> list[Document]:
-    """The first documents that together have so many rows, or all."""
-    chosen, total = [], 0
-    for document in documents:
-        if total >= num_rows:
-            break
-        chosen.append(document)
-        total += document.num_rows
-    return chosen
 
 
 def _hidden_states(

@@ -10,7 +10,6 @@ import torch
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.open_shard import OpenShard
-from cache.storage.layout import ShardLayout
 from cache.storage.lengths import FIRST_VERSION, LENGTHS_DIR, read_lengths
 from cache.storage.manifest import Manifest, Plan, ShardPlan
 from cache.storage.shard import content_sha256
@@ -91,13 +90,7 @@ def _shard_faults(directory: Path, manifest: Manifest, plan: ShardPlan) -> Itera
     identity = manifest.identity
     try:
         codec = load_codec(directory, identity)
-        shard = OpenShard(
-            directory / plan.path,
-            ShardLayout.of(identity),
-            plan,
-            identity,
-            codec.tables,
-        )
+        shard = OpenShard(directory, plan, identity, codec.tables)
         with shard.file as file:
             if content_sha256(file.read_all()) != file.content_sha256:
                 yield Fault(path=plan.path, problem="its content hash does not fit its content")

@@ -16,7 +16,7 @@ from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
-from cache.storage.shard import open_shard_file, write_shard
+from cache.storage.shard import ShardFile, write_shard
 from cache.targets.format import TargetFormat
 from cache.tools.live_rows import StoredRows, compare_rows
 from cache.tools.verify import verify_cache
@@ -31,7 +31,7 @@ def rewrite_shard(directory: Path, number: int, change: Callable[[dict], None]) 
     manifest = Manifest.read(directory)
     shard = manifest.plan.shards[number]
     path = directory / shard.path
-    with open_shard_file(directory, shard, manifest.identity) as file:
+    with ShardFile(directory, shard, manifest.identity) as file:
         arrays = file.read_all()
     change(arrays)
     write_shard(path, arrays, identity_sha256=manifest.identity.shard_sha256)
