@@ -3,16 +3,19 @@
 import shlex
 import signal
 import sys
+import warnings
 
 import click
 
 from cache.commands.build import cache_teacher
 from cache.commands.group import cache_group
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 from distill.commands import sweep, train
 from distill.errors import DistillError
 from evaluation.commands import evaluate, report, score
 from evaluation.errors import EvaluationError
+
+_show_other_warning = warnings.showwarning
 
 
 class Commands(click.Group):
@@ -21,6 +24,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context):
         """Run the command that was named."""
         signal.signal(signal.SIGTERM, _interrupt)
+        warnings.showwarning = _show_warning
         try:
             return super().invoke(ctx)
         except (CacheError, DistillError, EvaluationError) as error:
@@ -33,6 +37,13 @@ class Commands(click.Group):
 
 def _interrupt(signum, frame):
     raise KeyboardInterrupt
+
+
+def _show_warning(message, category, *rest, **options):
+    if issubclass(category, CacheWarning):
+        click.echo(f"Warning: {message}", err=True)
+    else:
+        _show_other_warning(message, category, *rest, **options)
 
 
 def _command_to_go_on() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from cache.building.config import BuildConfig
-from cache.building.plan import first_documents
+from cache.building.job import first_documents
 from cache.machine.precision import resolve_dtype
 from cache.targets.format import TargetFormat
 from cache.teacher.load import load_causal_lm, load_tokenizer

@@ -9,7 +9,7 @@ from cache.machine.durable import file_sha256
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import Plan, ShardPlan
+from cache.storage.manifest import Plan, ShardRecord
 from cache.storage.packing import GROUP_ROWS, pack_rows
 from cache.storage.shard import write_shard
 from cache.storage.tail_file import TAIL_FILE, save_basis, save_head
@@ -67,7 +67,7 @@ def write_made_cache(
     layout, shards, first = ShardLayout.of(identity), [], 0
     lengths = mbpp_like_lengths(num_tokens)
     for number, own in enumerate(np.split(lengths, _shard_starts(lengths))):
-        plan = ShardPlan(
+        plan = ShardRecord(
             path=f"train/shard-{number:05d}.h5", split="train", first_document=first,
             num_documents=len(own), num_tokens=int(own.sum()),
         )  # fmt: skip

@@ -24,7 +24,7 @@ from made_cache import write_made_cache
 
 from cache.reading.reader import CacheReader
 from cache.storage.finish import finish_cache
-from cache.storage.manifest import FileRecord, Manifest, ShardPlan
+from cache.storage.manifest import FileRecord, Manifest, ShardRecord
 from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from distill.batches.epoch_plan import plan_epoch
@@ -84,7 +84,7 @@ def repeat_cache(small: Path, large: Path, num_rows: int) -> Path:
     manifest = Manifest.read(small)
     originals = {shard.path: shard for shard in manifest.plan.shards}
     records = {record.path: record for record in manifest.files}
-    shards: list[ShardPlan] = []
+    shards: list[ShardRecord] = []
     known: list[FileRecord] = []
     first = rows = 0
     (large / "train").mkdir(parents=True)

@@ -20,7 +20,7 @@ import torch
 from cache.building.config import BuildConfig
 from cache.building.encode import compute_rows
 from cache.building.fit_basis import fit_basis
-from cache.building.plan import first_documents
+from cache.building.job import first_documents
 from cache.building.writer import ShardAssembly, ShardWriter
 from cache.machine.precision import resolve_dtype
 from cache.storage.layout import ShardLayout

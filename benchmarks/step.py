@@ -138,7 +138,7 @@ class Sides:
 
     def plain_ce(self, batch: Batch) -> torch.Tensor:
         labels = torch.full_like(batch.input_ids, -100)
-        labels.view(-1)[batch.rows + 1] = batch.labels
+        labels.view(-1)[batch.places + 1] = batch.labels
         loss = self.student(batch.input_ids, labels=labels, use_cache=False).loss
         return loss * batch.num_rows
 
@@ -147,10 +147,10 @@ class Sides:
         """(N, V) in the teacher's dtype."""
         input_ids = batch.input_ids.to(self.teacher.device)
         logits = self.teacher(input_ids=input_ids, use_cache=False).logits
-        return logits.flatten(0, 1)[batch.rows].to(self.device)
+        return logits.flatten(0, 1)[batch.places].to(self.device)
 
     def dense(self, batch: Batch, teacher: torch.Tensor) -> torch.Tensor:
-        logits = self.student(batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.rows]
+        logits = self.student(batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.places]
         return dense_loss(logits.float(), batch, teacher, self.recipe)
 
     def forward_alone(self) -> None:

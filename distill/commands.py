@@ -7,17 +7,16 @@ import click
 from rich.console import Console
 
 from cache.machine.choices import PRECISIONS, WANDB_MODES
+from cache.machine.click_options import ANY_PATH, FILE, FOLDER, add_options
 from distill.settings.config import ENGINES, SweepConfig, TrainConfig
 from distill.settings.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES
 from distill.settings.recipe_files import find_recipe
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-
 
 def _recipe_overrides(command):
     """Options that replace single fields of a recipe."""
-    for option in reversed(
+    return add_options(
+        command,
         [
             click.option("--student", help="44m, 202m, tiny or LAYERSxWIDTHxHEADS."),
             click.option("--temperature", type=float, help="1 to 4."),
@@ -50,10 +49,8 @@ def _recipe_overrides(command):
             ),
             click.option("--compile/--no-compile", default=None, help="torch.compile the trunk."),
             click.option("--seed", type=int),
-        ]
-    ):
-        command = option(command)
-    return command
+        ],
+    )
 
 
 @click.command("train")
@@ -114,7 +111,7 @@ def train(
 @click.option("--cache", required=True, help="Cache directory, or URL of one: docs/sharing.md.")
 @click.option(
     "--recipes",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     default=Path("starcoder2-mbpp"),
     help="YAML file of recipes, or the name of a shipped one.",
 )

@@ -8,17 +8,8 @@ from rich.console import Console
 
 from cache.data.templates import TEMPLATES
 from cache.machine.choices import PRECISIONS, WANDB_MODES
+from cache.machine.click_options import ANY_PATH, FOLDER, add_options
 from evaluation.config import BenchmarkConfig, JudgingConfig, ScoreConfig
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
-ANY_PATH = click.Path(path_type=Path)  # a pattern catches files beside the runs, too
-
-
-def _decorated(command, options):
-    """The command with the options, in their order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _problem_options(command):
@@ -37,7 +28,7 @@ def _problem_options(command):
             help="Prompt of MBPP problems.",
         ),
     ]
-    return _decorated(command, options)
+    return add_options(command, options)
 
 
 def _judging_options(command):
@@ -63,10 +54,11 @@ def _judging_options(command):
             help="Run programs where the sandbox lacks layers, too.",
         ),
     ]
-    return _decorated(command, options)
+    return add_options(command, options)
 
 
 @click.command("evaluate")
+# A pattern such as runs/* catches files beside the runs, too.
 @click.option("--checkpoints", multiple=True, type=ANY_PATH, help="Run directories: runs/*.")
 @click.argument("more_checkpoints", nargs=-1, type=ANY_PATH)
 @click.option("--teacher", help="Hub id, folder or .gguf file; runs live, for the ratios.")
@@ -170,7 +162,7 @@ def report(folder: Path):
 
 
 @click.command("score")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=ANY_PATH)
 @_problem_options
 @click.option(
     "--k",

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import cli
+from cache.errors import CacheWarning
 from tests.support.builds import take_interrupts
 from tests.support.command_line import run
 from tests.support.paths import ROOT
@@ -43,6 +46,15 @@ def test_help_imports_nothing_heavy():
     )
     loaded = set(eval(result.stdout.splitlines()[-1]))
     assert not HEAVY & loaded
+
+
+def test_a_warning_is_a_sentence_on_standard_error(monkeypatch):
+    def warn():
+        warnings.warn("the network is gone.", CacheWarning, stacklevel=1)
+
+    monkeypatch.setitem(cli.main.commands, "report", click.Command("report", callback=warn))
+    result = CliRunner().invoke(cli.main, ["report"])
+    assert result.stderr == "Warning: the network is gone.\n"
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_teacher, tmp_path):

@@ -9,15 +9,15 @@ from pathlib import Path
 from cache.building.compute import ShardMaker
 from cache.building.config import BuildConfig
 from cache.building.prepare import Prepared, finished_cache, prepare
-from cache.building.workers import Share, add_cost, remove_costs, total_cost
+from cache.building.workers import Worker, add_cost, remove_costs, total_cost
 from cache.data.spool import remove_spool, spooled_texts
 from cache.machine.durable import make_directory, remove_partials
-from cache.machine.lock import prepare_lock, share_lock, writer_lock
+from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.created import as_created
+from cache.storage.created import created_texts
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
-from cache.storage.manifest import Manifest, Plan, ShardPlan, state_of
+from cache.storage.manifest import Manifest, Plan, ShardRecord, state_of
 from cache.teacher.load import load_tokenizer
 from cache.teacher.teacher import Teacher
 
@@ -41,7 +41,7 @@ class BuildSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareSummary:
+class WorkerSummary:
     """What one of several workers did."""
 
     num_new_rows: int
@@ -80,44 +80,44 @@ def build_cache(
         if prepared is None:
             return summary_of(Manifest.read(config.out))
         remove_partials(config.out)
-        num_new_rows, seconds = _compute(config, prepared, prepared.disk_plan.shards)
+        num_new_rows, seconds = _compute(config, prepared, prepared.plan.shards)
         manifest = _finish(config, prepared, num_new_rows, seconds)
     return summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
 
 
-def build_share(
-    config: BuildConfig, share: Share, *, teacher: Teacher | None = None
-) -> ShareSummary:
-    """Compute one worker's share of the shards; who finds all there completes the cache.
+def build_as_worker(
+    config: BuildConfig, worker: Worker, *, teacher: Teacher | None = None
+) -> WorkerSummary:
+    """Compute one worker's part of the shards; who finds all there completes the cache.
 
     Workers need no connection but the directory. They may begin at different times, on any
-    hosts, and a share that was stopped is gone on with by the same call.
+    hosts, and one that was stopped resumes with the same call.
 
     Args:
         config: the job, the same for all workers.
-        share: which of the shards.
+        worker: which of them.
         teacher: its teacher where that is loaded already.
 
     Raises:
-        CacheError: as `build_cache`; another process writes this share, or all.
+        CacheError: as `build_cache`; another process is this worker, or writes all.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
     complete = finished_cache(config, tokenizer)
     if complete is not None:
-        return ShareSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
+        return WorkerSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
     make_directory(config.out)
-    with share_lock(config.out, share.name, same=share.siblings):
+    with worker_lock(config.out, worker.name, same=worker.siblings):
         prepared = prepare(config, tokenizer, teacher=teacher)
         if prepared is None:
             complete = Manifest.read(config.out)
-            return ShareSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
+            return WorkerSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
         remove_partials(config.out, of_the_dead=True)
-        shards = prepared.disk_plan.shards
-        num_new_rows, seconds = _compute(config, prepared, share.of(shards))
-        add_cost(config.out, share, rows=num_new_rows, seconds=seconds)
+        shards = prepared.plan.shards
+        num_new_rows, seconds = _compute(config, prepared, worker.of(shards))
+        add_cost(config.out, worker, rows=num_new_rows, seconds=seconds)
         with prepare_lock(config.out):
             missing = Counter(
-                number % share.count
+                number % worker.count
                 for number, shard in enumerate(shards)
                 if not (config.out / shard.path).is_file()
             )
@@ -127,11 +127,11 @@ def build_share(
     summary = None
     if manifest is not None:
         summary = summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
-    return ShareSummary(num_new_rows=num_new_rows, missing=missing, summary=summary)
+    return WorkerSummary(num_new_rows=num_new_rows, missing=missing, summary=summary)
 
 
 def _compute(
-    config: BuildConfig, prepared: Prepared, shards: Sequence[ShardPlan]
+    config: BuildConfig, prepared: Prepared, shards: Sequence[ShardRecord]
 ) -> tuple[int, float]:
     """Compute those of the shards that are missing; rows computed, and seconds."""
     started = time.monotonic()
@@ -146,7 +146,7 @@ def _compute(
 def _finish(config: BuildConfig, prepared: Prepared, num_rows: int, seconds: float) -> Manifest:
     teacher = prepared.teacher
     return finish_build(
-        config.out, prepared.disk_plan, num_parameters=teacher.num_parameters,
+        config.out, prepared.plan, num_parameters=teacher.num_parameters,
         device=str(teacher.device), num_rows=num_rows, seconds=seconds,
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ def finish_build(
     Args:
         num_parameters: of the teacher.
         device: it ran on.
-        num_rows: computed by the caller, beside what shares have recorded.
+        num_rows: computed by the caller, beside what workers have recorded.
         seconds: spent on those.
 
     Raises:
@@ -168,7 +168,7 @@ def finish_build(
     record = {
         "teacher_parameters": num_parameters,
         **total_cost(out, rows=num_rows, seconds=seconds),
-        **as_created(spooled_texts(out)),
+        **created_texts(spooled_texts(out)),
     }
     manifest = finish_cache(out, plan, device=device, record=record)
     remove_costs(out)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache.building.config import BuildConfig
 from cache.building.fit_basis import fit_basis
-from cache.building.plan import BuildPlan, plan_build
+from cache.building.job import BuildJob, read_job
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
@@ -31,9 +31,9 @@ _NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
 class Prepared:
     """What every process that computes shards needs."""
 
-    plan: BuildPlan
+    job: BuildJob
     """Documents."""
-    disk_plan: Plan
+    plan: Plan
     """What plan.json says."""
     teacher: Teacher
 
@@ -55,34 +55,34 @@ def prepare(
     """
     with prepare_lock(config.out):
         found = state_of(config.out)
-        plan = _plan_of_job(config, tokenizer, found)
+        job = _job_of(config, tokenizer, found)
         if found.complete is not None:
             return None
         if found.manifest is not None:  # shards of it are gone
             (config.out / MANIFEST_NAME).unlink()
             found = state_of(config.out)
         if not _is_prepared(config, found):
-            teacher = teacher or load_teacher(config, plan)
-            _write_tail(config, plan, teacher)
+            teacher = teacher or load_teacher(config, job)
+            _write_tail(config, job, teacher)
             tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
-            return _planned(config, plan, tokenizer, teacher, like, found)
-    teacher = teacher or load_teacher(config, plan)  # at the same time as others
-    return _planned(config, plan, tokenizer, teacher, like, found)
+            return _planned(config, job, tokenizer, teacher, like, found)
+    teacher = teacher or load_teacher(config, job)  # at the same time as others
+    return _planned(config, job, tokenizer, teacher, like, found)
 
 
 def _planned(
     config: BuildConfig,
-    plan: BuildPlan,
+    job: BuildJob,
     tokenizer,
     teacher: Teacher,
     like: Identity | None,
     found: CacheState,
 ) -> Prepared:
-    identity = _identity(config, plan, tokenizer, teacher, _tail_width(config, teacher))
+    identity = _identity(config, job, tokenizer, teacher, _tail_width(config, teacher))
     if like is not None:
         require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
-    disk_plan = _write_or_check_plan(config, plan, identity, found.plan)
-    return Prepared(plan=plan, disk_plan=disk_plan, teacher=teacher)
+    plan = _write_or_check_plan(config, job, identity, found.plan)
+    return Prepared(job=job, plan=plan, teacher=teacher)
 
 
 def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
@@ -93,18 +93,18 @@ def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
     """
     found = state_of(config.out)
     if found.complete is not None:
-        _plan_of_job(config, tokenizer, found)
+        _job_of(config, tokenizer, found)
     return found.complete
 
 
-def _plan_of_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildPlan:
-    """The plan of a job; raises CacheError where what was found is another one's."""
-    plan = plan_build(config, tokenizer, found)
+def _job_of(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
+    """The job itself; raises CacheError where what was found is of another one."""
+    job = read_job(config, tokenizer, found)
     if found.plan is not None:
-        early = _identity(config, plan, tokenizer, teacher=None)
+        early = _identity(config, job, tokenizer, teacher=None)
         there = found.plan.identity
         require_same_identity(there, early, str(config.out), ignore=_NOT_YET_KNOWN)
-    return plan
+    return job
 
 
 def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
@@ -123,7 +123,7 @@ def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
     )
 
 
-def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
+def load_teacher(config: BuildConfig, job: BuildJob) -> Teacher:
     """The teacher that a configuration names.
 
     Raises:
@@ -136,27 +136,27 @@ def load_teacher(config: BuildConfig, plan: BuildPlan) -> Teacher:
         device_map=config.device_map,
     )
     teacher = Teacher(model)
-    require_fit(teacher, plan, config)
+    require_fit(teacher, job, config)
     return teacher
 
 
-def require_fit(teacher: Teacher, plan: BuildPlan, config: BuildConfig) -> None:
+def require_fit(teacher: Teacher, job: BuildJob, config: BuildConfig) -> None:
     """Raise CacheError where documents hold ids or positions that the teacher does not have."""
-    if plan.largest_id >= teacher.vocab_size:
+    if job.largest_id >= teacher.vocab_size:
         raise CacheError(
-            f"The tokenizer of {config.teacher} gives the token id {plan.largest_id}, but the "
+            f"The tokenizer of {config.teacher} gives the token id {job.largest_id}, but the "
             f"teacher's head has only {teacher.vocab_size} rows.\n"
             "Tokenizer and weights do not belong together; take both from one source."
         )
     limit = teacher.max_positions
-    if limit is not None and plan.longest > limit:
+    if limit is not None and job.longest > limit:
         raise CacheError(
-            f"The longest document has {plan.longest} tokens, the teacher takes {limit}.\n"
+            f"The longest document has {job.longest} tokens, the teacher takes {limit}.\n"
             f"Give --max-length {limit}."
         )
 
 
-def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> None:
+def _write_tail(config: BuildConfig, job: BuildJob, teacher: Teacher) -> None:
     """Make tail.safetensors where the tail needs it and it is not there.
 
     A basis is fitted on the first documents only, so that it never depends on how far a build
@@ -170,7 +170,7 @@ def _write_tail(config: BuildConfig, plan: BuildPlan, teacher: Teacher) -> None:
     elif config.tail_from is not None:
         _copy_tail(config.tail_from, path, teacher)
     else:
-        documents = chain.from_iterable(plan.documents.values())
+        documents = chain.from_iterable(job.documents.values())
         save_basis(fit_basis(teacher, documents, targets, config.batch_tokens), path)
 
 
@@ -189,7 +189,7 @@ def _copy_tail(source: Path, path: Path, teacher: Teacher) -> None:
 
 
 def _identity(
-    config: BuildConfig, plan: BuildPlan, tokenizer, teacher: Teacher | None, tail_width: int = 0
+    config: BuildConfig, job: BuildJob, tokenizer, teacher: Teacher | None, tail_width: int = 0
 ) -> Identity:
     tail = config.out / TAIL_FILE
     return Identity(
@@ -200,7 +200,7 @@ def _identity(
         vocab_size=teacher.vocab_size if teacher else 0,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dataset=config.dataset,
-        dataset_sha256=plan.dataset_sha256,
+        dataset_sha256=job.dataset_sha256,
         template=config.template,
         max_length=config.max_length,
         long_documents=config.long_documents,
@@ -213,13 +213,13 @@ def _identity(
 
 
 def _write_or_check_plan(
-    config: BuildConfig, plan: BuildPlan, identity: Identity, found: Plan | None
+    config: BuildConfig, job: BuildJob, identity: Identity, found: Plan | None
 ) -> Plan:
     wanted = Plan(
         identity=identity,
         batch_tokens=config.batch_tokens,
-        shards=plan.shards,
-        dropped=plan.dropped_json(),
+        shards=job.shards,
+        dropped=job.dropped_json(),
     )
     if found is None:
         wanted.write(config.out)

@@ -19,7 +19,7 @@ from cache.machine.durable import make_directory, remove_partials
 from cache.machine.lock import prepare_lock, writer_lock
 from cache.machine.progress import BuildProgress
 from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
-from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.teacher.load import load_tokenizer
 
 RETRIES = 3
@@ -102,7 +102,7 @@ class Replica:
         teacher = prepared.teacher
         return {"num_parameters": teacher.num_parameters, "device": str(teacher.device)}
 
-    def make(self, shard: ShardPlan) -> tuple[int, float]:
+    def make(self, shard: ShardRecord) -> tuple[int, float]:
         """Compute a shard if it is not there whole; rows computed, and seconds."""
         assert self._maker is not None
         started = time.monotonic()
@@ -124,9 +124,9 @@ class _Build:
         self.num_new_rows = 0
         self.teacher_seconds = 0.0
         self._losses: Counter[str] = Counter()  # by what a process was at
-        self._waiting: deque[ShardPlan] = deque()
+        self._waiting: deque[ShardRecord] = deque()
         self._loading: dict[Any, Any] = {}  # by what it will answer: a replica
-        self._working: dict[Any, tuple[Any, ShardPlan]] = {}
+        self._working: dict[Any, tuple[Any, ShardRecord]] = {}
         gpus = gpus_or_one(ray, cluster.gpus_per_worker)
         require_room(ray, cluster.address, CacheError, who="a replica", gpus=gpus)
         self._num_threads = torch.get_num_threads()

@@ -7,14 +7,14 @@ import click
 from rich.console import Console
 
 from cache.building.config import BuildConfig
-from cache.building.workers import Share, parse_share, share_of_launch
+from cache.building.workers import Worker, launched_worker, parse_worker
 from cache.commands.options import (
-    FOLDER,
     corpus_options,
     require_unset,
     target_options,
 )
 from cache.errors import CacheError
+from cache.machine.click_options import FOLDER
 from cache.machine.gpus import take_gpus
 from cache.targets.format import TargetFormat
 
@@ -73,7 +73,7 @@ def cache_teacher(
     """Run the teacher once and store its soft targets.
 
     A build that was stopped goes on with the same command. Several processes may build one cache,
-    each its share: see --worker.
+    each its part: see --worker.
 
     \b
     Example:
@@ -93,13 +93,13 @@ def cache_teacher(
     else:
         names = ["workers", "ray_address", "gpus_per_worker"]
         require_unset(names, "these belong to --engine ray")
-    share = parse_share(worker) if worker else share_of_launch(os.environ)
+    part = parse_worker(worker) if worker else launched_worker(os.environ)
     if dry_run:
         _print_plan(config)
     elif engine == "ray":
         _build_on_ray(config, workers, ray_address, gpus_per_worker)
-    elif share is not None:
-        _build_share(config, share, bytes_per_token)
+    elif part is not None:
+        _build_as_worker(config, part, bytes_per_token)
     else:
         _build_here(config, bytes_per_token)
 
@@ -110,13 +110,13 @@ def _print_plan(config: BuildConfig) -> None:
             "--dry-run would read the whole corpus. Give --max-tokens or --limit to count "
             "the first texts."
         )
-    from cache.building.plan import first_documents
+    from cache.building.job import first_documents
     from cache.commands.tables import dry_run_table
     from cache.teacher.load import load_tokenizer
 
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    with first_documents(config, tokenizer) as plan:
-        Console().print(dry_run_table(plan, config, len(tokenizer)))
+    with first_documents(config, tokenizer) as job:
+        Console().print(dry_run_table(job, config, len(tokenizer)))
 
 
 def _build_here(config: BuildConfig, bytes_per_token: float | None) -> None:
@@ -146,20 +146,20 @@ def _build_on_ray(
     Console().print(summary_table(build_on_ray(config, cluster)))
 
 
-def _build_share(config: BuildConfig, share: Share, bytes_per_token: float | None) -> None:
+def _build_as_worker(config: BuildConfig, worker: Worker, bytes_per_token: float | None) -> None:
     if bytes_per_token is not None:
         raise CacheError(
             "--bytes-per-token tries settings, which several workers cannot do together.\n"
             "Find the options with `cache plan`, and give those to all workers."
         )
     take_gpus()
-    from cache.building.local import build_share
+    from cache.building.local import build_as_worker
     from cache.commands.tables import summary_table
 
-    done = build_share(config, share)
-    click.echo(f"Worker {share.rank}/{share.count}: {done.num_new_rows:,} rows computed.")
+    done = build_as_worker(config, worker)
+    click.echo(f"Worker {worker.rank}/{worker.count}: {done.num_new_rows:,} rows computed.")
     if done.summary is None:
-        workers = ", ".join(f"{rank}/{share.count}" for rank in sorted(done.missing)[:8])
+        workers = ", ".join(f"{rank}/{worker.count}" for rank in sorted(done.missing)[:8])
         more = ", …" if len(done.missing) > 8 else ""
         click.echo(f"Shards still to come: {sum(done.missing.values())}, of {workers}{more}.")
     else:

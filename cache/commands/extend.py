@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from cache.building.config import BuildConfig
-from cache.commands.options import FOLDER, data_options, require_given
+from cache.commands.options import data_options, require_given
+from cache.machine.click_options import FOLDER
 
 
 @click.command("extend")

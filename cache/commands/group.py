@@ -7,12 +7,11 @@ from rich.console import Console
 
 from cache.building.config import BuildConfig
 from cache.commands.extend import cache_extend
-from cache.commands.options import FOLDER, corpus_options
+from cache.commands.options import corpus_options
 from cache.commands.remote import cache_pull, cache_push
 from cache.errors import CacheError
+from cache.machine.click_options import FILE, FOLDER
 from cache.targets.format import TAILS
-
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group("cache")
@@ -89,10 +88,10 @@ def cache_plan(
     config = BuildConfig(out=Path(), **options)
     from cache.commands.tables import settings_table
     from cache.machine.progress import counted_progress
-    from cache.tools.recommend import plan_targets, recommend
+    from cache.tools.recommend import recommend, try_formats
 
     with counted_progress("trying settings", first="running the teacher") as on_setting:
-        settings = plan_targets(
+        settings = try_formats(
             config, temperatures=temperatures, num_rows=rows, on_setting=on_setting
         )
     chosen = None

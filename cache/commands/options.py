@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 from functools import wraps
-from pathlib import Path
 
 import click
 from click.core import ParameterSource
@@ -13,9 +12,8 @@ from cache.data.problems import LONG_DOCUMENTS
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
+from cache.machine.click_options import add_options
 from cache.targets.format import TAILS, TargetFormat
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def data_options(command, default: str | None):
@@ -29,7 +27,8 @@ def data_options(command, default: str | None):
     def with_corpus(**options):
         return command(**_with_corpus(options))
 
-    for option in reversed(
+    return add_options(
+        with_corpus,
         [
             click.option(
                 "--dataset",
@@ -87,10 +86,8 @@ def data_options(command, default: str | None):
             click.option(
                 "--limit", type=int, help="Only the first problems, or texts, of each split."
             ),
-        ]
-    ):
-        with_corpus = option(with_corpus)
-    return with_corpus
+        ],
+    )
 
 
 def _with_corpus(options: dict) -> dict:
@@ -150,7 +147,8 @@ def target_options(command):
         given = {field.name: options.pop(field.name) for field in fields(TargetFormat)}
         return command(targets=TargetFormat(**given), **options)
 
-    for option in reversed(
+    return add_options(
+        with_targets,
         [
             click.option("--top-k", default=TargetFormat.top_k, help="Most entries stored a row."),
             click.option(
@@ -182,16 +180,15 @@ def target_options(command):
             click.option(
                 "--tail-samples", default=TargetFormat.tail_samples, help="Draws of a sampled tail."
             ),
-        ]
-    ):
-        with_targets = option(with_targets)
-    return with_targets
+        ],
+    )
 
 
 def corpus_options(command):
     """Options that say which teacher reads what, and how; `corpus` is made of those about it."""
     command = data_options(command, BuildConfig.dataset)
-    for option in reversed(
+    return add_options(
+        command,
         [
             click.option(
                 "--teacher", default=BuildConfig.teacher, help="Hub id, folder or .gguf file."
@@ -226,7 +223,5 @@ def corpus_options(command):
                 default=BuildConfig.batch_tokens,
                 help="Padded tokens of a teacher batch.",
             ),
-        ]
-    ):
-        command = option(command)
-    return command
+        ],
+    )

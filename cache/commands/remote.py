@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cache.commands.options import FOLDER
+from cache.machine.click_options import FOLDER
 
 _jobs = click.option("--jobs", type=click.IntRange(1), default=8, help="Files moved at once.")
 

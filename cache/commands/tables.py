@@ -8,34 +8,34 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.building.config import BuildConfig
+from cache.building.job import BuildJob
 from cache.building.local import BuildSummary
-from cache.building.plan import BuildPlan
 from cache.reading.reader import CacheReader
 from cache.storage.created import ranges_of
 from cache.storage.facts import identity_facts, split_sizes
 from cache.targets.fidelity import Fidelity
 from cache.tools.inspect import example_tokens, mean_teacher_loss
-from cache.tools.recommend import PlannedSetting, frontier
+from cache.tools.recommend import TriedFormat, frontier
 
 
-def dry_run_table(plan: BuildPlan, config: BuildConfig, vocab_size: int) -> RenderableType:
+def dry_run_table(job: BuildJob, config: BuildConfig, vocab_size: int) -> RenderableType:
     """Documents, tokens and estimated bytes of each split, and what was dropped."""
     table = _table("What would be cached", ("split", "documents", "tokens", "shards", "dropped"))
-    for split, documents in plan.documents.items():
+    for split, documents in job.documents.items():
         table.add_row(
             split,
             f"{len(documents):,}",
-            f"{sum(s.num_tokens for s in plan.shards if s.split == split):,}",
-            f"{sum(s.split == split for s in plan.shards):,}",
-            f"{len(plan.dropped[split]):,}",
+            f"{sum(s.num_tokens for s in job.shards if s.split == split):,}",
+            f"{sum(s.split == split for s in job.shards):,}",
+            f"{len(job.dropped[split]):,}",
         )
-    size = plan.estimated_bytes(config, vocab_size)
+    size = job.estimated_bytes(config, vocab_size)
     total = Text(
-        f"About {_size(size)} before compression ({size / plan.num_rows:.0f} bytes/token, "
-        f"{config.targets.words()}); longest document {plan.longest} tokens."
+        f"About {_size(size)} before compression ({size / job.num_rows:.0f} bytes/token, "
+        f"{config.targets.words()}); longest document {job.longest} tokens."
     )
     source = Text(f"Dataset: {config.dataset}.")
-    return Group(table, total, source, *_dropped_lines(plan.dropped_json()))
+    return Group(table, total, source, *_dropped_lines(job.dropped_json()))
 
 
 def summary_table(summary: BuildSummary) -> RenderableType:
@@ -132,9 +132,7 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
     return table
 
 
-def settings_table(
-    settings: Sequence[PlannedSetting], chosen: PlannedSetting | None
-) -> RenderableType:
+def settings_table(settings: Sequence[TriedFormat], chosen: TriedFormat | None) -> RenderableType:
     """What each setting costs and gives; the chosen one is marked, and those none other beats."""
     fidelity = settings[0].result.fidelity
     names = ["", "setting", "bytes/token", "whole job", "columns"]

@@ -1,4 +1,4 @@
-"""Who may write to a cache directory: one process, or one for each share of its shards.
+"""Who may write to a cache directory: one process, or several workers.
 
 A lock is a small file that names its holder. It needs no lock support of the file system, only
 that a file can be made exclusively, which NFS has too. Its holder touches it while it lives: a
@@ -21,7 +21,7 @@ from cache.machine.durable import LOST_CONNECTION, current_umask, write_failure
 
 LOCK_NAME = "writing.lock"
 PREPARE_LOCK = "preparing.lock"
-SHARE_LOCKS = "share-*.lock"
+WORKER_LOCKS = "worker-*.lock"
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.25
 PROBE_SECONDS = 1.0
@@ -36,24 +36,24 @@ def writer_lock(directory: Path) -> Iterator[None]:
         CacheError: another process writes there; its host and pid are named.
     """
     with _held(directory / LOCK_NAME, directory):
-        _require_unheld(sorted(directory.glob(SHARE_LOCKS)), directory)
+        _require_unheld(sorted(directory.glob(WORKER_LOCKS)), directory)
         yield
 
 
 @contextmanager
-def share_lock(directory: Path, share: str, *, same: str) -> Iterator[None]:
-    """Be the only writer of one share of the directory's shards for the block.
+def worker_lock(directory: Path, worker: str, *, same: str) -> Iterator[None]:
+    """Be the only process that is one of several workers on the directory for the block.
 
     Args:
-        share: its name, as in `share-3-of-64`.
-        same: pattern of the names of shares that may be written at the same time.
+        worker: its name, as in `worker-3-of-64`.
+        same: pattern of the names of workers that may write at the same time.
 
     Raises:
-        CacheError: another process writes this share, all, or shares of another division.
+        CacheError: another process is this worker, writes all, or is of another number of workers.
     """
-    own = directory / f"{share}.lock"
-    with _held(own, directory, what=f" ({share})"):
-        alien = set(directory.glob(SHARE_LOCKS)) - set(directory.glob(f"{same}.lock"))
+    own = directory / f"{worker}.lock"
+    with _held(own, directory, what=f" ({worker})"):
+        alien = set(directory.glob(WORKER_LOCKS)) - set(directory.glob(f"{same}.lock"))
         _require_unheld([directory / LOCK_NAME, *sorted(alien)], directory)
         yield
 

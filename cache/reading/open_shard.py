@@ -8,7 +8,7 @@ import numpy as np
 from cache.errors import CacheError
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import ShardPlan
+from cache.storage.manifest import ShardRecord
 from cache.storage.packing import GROUP_ROWS, unpack_group, unpack_rows
 from cache.storage.shard import ShardFile, require_documents
 from cache.targets.rans import FrequencyTables
@@ -20,7 +20,7 @@ class OpenShard:
     def __init__(
         self,
         directory: Path,
-        plan: ShardPlan,
+        plan: ShardRecord,
         identity: Identity,
         tables: FrequencyTables | None,
     ):

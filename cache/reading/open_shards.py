@@ -15,7 +15,7 @@ import torch
 from cache.errors import CacheError
 from cache.reading.open_shard import OpenShard
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import Manifest, ShardPlan
+from cache.storage.manifest import Manifest, ShardRecord
 from cache.storage.packing import GROUP_ROWS
 from cache.targets.rans import FrequencyTables
 
@@ -56,7 +56,7 @@ class OpenShards:
         """Groups that are unpacked now."""
         return len(self._groups)
 
-    def shard(self, plan: ShardPlan) -> OpenShard:
+    def shard(self, plan: ShardRecord) -> OpenShard:
         """A shard, opened. It may be closed when others are asked for.
 
         Raises:
@@ -77,7 +77,7 @@ class OpenShards:
             self._open.popitem(last=False)[1].file.close()
         return opened
 
-    def rows(self, plan: ShardPlan, start: int, stop: int) -> list[Rows]:
+    def rows(self, plan: ShardRecord, start: int, stop: int) -> list[Rows]:
         """Rows `start` to `stop` of a shard, as views of the groups in which they lie.
 
         Raises:
@@ -108,7 +108,7 @@ class OpenShards:
         self.num_unpacked += 1
         return self._groups[key]
 
-    def _unpack(self, plan: ShardPlan, begin: int) -> Rows:
+    def _unpack(self, plan: ShardRecord, begin: int) -> Rows:
         stop = min(begin + GROUP_ROWS, plan.num_rows)
         rows = self.shard(plan).row_range(begin, stop, self._fields)
         vocab_size = self._identity.vocab_size

@@ -16,7 +16,7 @@ from cache.reading.open_shards import OpenShards, Rows
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import FIRST_VERSION, read_lengths
-from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardPlan
+from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardRecord
 from cache.storage.packing import to_tensors
 from cache.storage.tail_file import load_codec
 from cache.targets.fidelity import Fidelity
@@ -63,7 +63,7 @@ class CacheReader:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         self._layout = ShardLayout.of(self.identity)
-        self._shards: dict[str, list[ShardPlan]] = {}
+        self._shards: dict[str, list[ShardRecord]] = {}
         for shard in self.manifest.plan.shards:
             self._shards.setdefault(shard.split, []).append(shard)
         self._first_documents = {
@@ -128,7 +128,7 @@ class CacheReader:
                 self._lengths[split] = self._read_lengths(split, self._require_split(split))
             return self._lengths[split]
 
-    def _read_lengths(self, split: str, shards: list[ShardPlan]) -> np.ndarray:
+    def _read_lengths(self, split: str, shards: list[ShardRecord]) -> np.ndarray:
         if self.identity.format_version >= FIRST_VERSION:
             return read_lengths(self.path, self.manifest, split, shards)
         return np.concatenate([np.diff(self.shards.shard(shard).offsets) for shard in shards])
@@ -230,7 +230,7 @@ class CacheReader:
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return self._loaded_codec().decode(to_tensors(rows))
 
-    def _require_split(self, split: str) -> list[ShardPlan]:
+    def _require_split(self, split: str) -> list[ShardRecord]:
         if split not in self._shards:
             raise CacheError(
                 f"The cache at {self.path} has no split {split!r}; it has "
@@ -238,7 +238,7 @@ class CacheReader:
             )
         return self._shards[split]
 
-    def _locate(self, split: str, index: int) -> tuple[ShardPlan, int]:
+    def _locate(self, split: str, index: int) -> tuple[ShardRecord, int]:
         shards = self._require_split(split)
         if not 0 <= index < self.num_documents(split):
             raise CacheError(

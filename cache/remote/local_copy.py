@@ -3,11 +3,11 @@
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
+from cache.errors import CacheWarning
 from cache.machine.durable import make_directory
 from cache.machine.lock import prepare_lock
 from cache.remote.errors import RemoteUnreachable
@@ -45,9 +45,10 @@ def local_cache(where: str, splits: Sequence[str] = ("train", "validation")) -> 
     except RemoteUnreachable as error:
         if not _is_complete(directory, splits):
             raise
-        click.echo(
-            f"Warning: {str(error).splitlines()[0]}\nGoing on with the copy at {directory}.",
-            err=True,
+        warnings.warn(
+            f"{str(error).splitlines()[0]}\nGoing on with the copy at {directory}.",
+            CacheWarning,
+            stacklevel=2,
         )
     return directory
 

@@ -17,18 +17,18 @@ def ranges_of(manifest: Manifest) -> list[TextRange]:
     return [TextRange(**content) for content in manifest.created.get(TEXTS, ())]
 
 
-def as_created(ranges: Iterable[TextRange]) -> dict[str, Any]:
+def created_texts(ranges: Iterable[TextRange]) -> dict[str, Any]:
     """What `created` says of the ranges; nothing where there are none."""
     contents = [asdict(one) for one in ranges]
     return {TEXTS: contents} if contents else {}
 
 
-def joint_record(manifests: Sequence[Manifest]) -> dict[str, Any]:
+def merged_created(manifests: Sequence[Manifest]) -> dict[str, Any]:
     """What `created` says of several caches together: the texts read, and the teacher's cost.
 
     The cost is left out if one of them does not say it.
     """
-    texts = as_created(one for manifest in manifests for one in ranges_of(manifest))
+    texts = created_texts(one for manifest in manifests for one in ranges_of(manifest))
     costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
     if any(None in cost for cost in costs):
         return texts

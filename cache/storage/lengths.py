@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path
-from cache.storage.manifest import Manifest, ShardPlan
+from cache.storage.manifest import Manifest, ShardRecord
 
 LENGTHS_DIR = "lengths"
 FIRST_VERSION = 3
@@ -30,7 +30,7 @@ def write_lengths(path: Path, lengths: np.ndarray) -> None:
 
 
 def read_lengths(
-    directory: Path, manifest: Manifest, split: str, shards: Sequence[ShardPlan]
+    directory: Path, manifest: Manifest, split: str, shards: Sequence[ShardRecord]
 ) -> np.ndarray:
     """(num_documents,) int64: tokens of each document of a split.
 
@@ -54,7 +54,7 @@ def read_lengths(
     return lengths.astype(np.int64)
 
 
-def _require_fit(lengths: np.ndarray, shards: Sequence[ShardPlan]) -> None:
+def _require_fit(lengths: np.ndarray, shards: Sequence[ShardRecord]) -> None:
     num_documents = sum(shard.num_documents for shard in shards)
     if lengths.dtype != _DTYPE or lengths.shape != (num_documents,):
         raise ValueError(f"{lengths.dtype} {lengths.shape} for {num_documents} documents")

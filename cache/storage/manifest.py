@@ -18,7 +18,7 @@ TOKENIZER_DIR = "tokenizer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPlan:
+class ShardRecord:
     """A shard: consecutive documents of one split, computed on their own."""
 
     path: str
@@ -50,7 +50,7 @@ class Plan:
     identity: Identity
     batch_tokens: int
     """Padded tokens of a teacher batch: it can change the last bits of a row."""
-    shards: tuple[ShardPlan, ...]
+    shards: tuple[ShardRecord, ...]
     dropped: dict[str, list[dict[str, Any]]]
     """By split: task_id and reason of every problem that gave no document."""
 
@@ -127,7 +127,7 @@ class CacheState:
     """Of a complete cache."""
 
     @property
-    def missing(self) -> list[ShardPlan]:
+    def missing(self) -> list[ShardRecord]:
         """Shards of the plan that are not there."""
         shards = self.plan.shards if self.plan else ()
         return [shard for shard in shards if not (self.directory / shard.path).is_file()]
@@ -191,8 +191,8 @@ def _plan_from_json(content: Any) -> Plan:
     )
 
 
-def _shard_from_json(content: Any) -> ShardPlan:
-    return ShardPlan(
+def _shard_from_json(content: Any) -> ShardRecord:
+    return ShardRecord(
         path=_inside(content["path"]),
         split=str(content["split"]),
         first_document=_count(content["first_document"]),

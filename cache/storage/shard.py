@@ -16,7 +16,7 @@ from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.storage.identity import FORMAT_VERSION, Identity
 from cache.storage.layout import ANY, ShardLayout
-from cache.storage.manifest import ShardPlan
+from cache.storage.manifest import ShardRecord
 
 CHUNK_BYTES = 1 << 17
 MIN_CHUNK_ROWS = 1024
@@ -84,7 +84,7 @@ def content_sha256(arrays: dict[str, np.ndarray]) -> str:
 class ShardFile:
     """A shard opened for reading; its shapes are checked before anything is allocated."""
 
-    def __init__(self, directory: Path, plan: ShardPlan, identity: Identity):
+    def __init__(self, directory: Path, plan: ShardRecord, identity: Identity):
         """Open a shard of the cache in a directory.
 
         Raises:
@@ -197,7 +197,7 @@ def require_documents(
         raise CacheError(f"{where}: a prompt is empty or as long as its document")
 
 
-def is_intact(out: Path, shard: ShardPlan, identity: Identity) -> bool:
+def is_intact(out: Path, shard: ShardRecord, identity: Identity) -> bool:
     """Whether an earlier run left this shard whole; its content is read and hashed."""
     try:
         with ShardFile(out, shard, identity) as file:

@@ -90,14 +90,14 @@ NEVER = -1e30
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetDistribution:
-    """p_T of N rows: some tokens by name, and an even share or a linear rest for the others."""
+    """p_T of N rows: some tokens by name, and a uniform part or a linear rest for the others."""
 
     ids: torch.Tensor
     """(N, J) int64; a repeated id adds up."""
     probs: torch.Tensor
-    """(N, J) fp32: what each named entry holds above the even share."""
-    share: torch.Tensor | None
-    """(N,) fp32: even share of every token of the vocabulary; None is 0."""
+    """(N, J) fp32: what each named entry holds above the uniform part."""
+    uniform: torch.Tensor | None
+    """(N,) fp32: what every token of the vocabulary holds alike; None is 0."""
     rest: LinearRest | None
     """What each token holds besides; None is 0."""
     named_neg_entropy: torch.Tensor
@@ -119,7 +119,7 @@ class TargetDistribution:
             self,
             ids=self.ids[rows],
             probs=self.probs[rows],
-            share=None if self.share is None else self.share[rows],
+            uniform=None if self.uniform is None else self.uniform[rows],
             rest=None if self.rest is None else self.rest.rows(rows),
             named_neg_entropy=self.named_neg_entropy[rows],
         )
@@ -131,8 +131,8 @@ class TargetDistribution:
             total = self.rest.probs()
         else:
             total = torch.zeros(rows, vocab_size, device=self.probs.device)
-        if self.share is not None:
-            total += self.share.unsqueeze(-1)
+        if self.uniform is not None:
+            total += self.uniform.unsqueeze(-1)
         return total.scatter_add_(-1, self.ids, self.probs)
 
 
@@ -161,7 +161,7 @@ class NoTail:
         logprobs = (logprobs * beta).log_softmax(-1)
         probs = logprobs.exp()
         return TargetDistribution(
-            ids=ids, probs=probs, share=None, rest=None, named_neg_entropy=plogp(probs, logprobs)
+            ids=ids, probs=probs, uniform=None, rest=None, named_neg_entropy=plogp(probs, logprobs)
         )
 
 
@@ -182,12 +182,12 @@ class EvenTail:
         log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
         num_rest = self.vocab_size - torch.isfinite(logprobs).sum(-1)
         probs, tail = log_probs.exp(), log_tail.exp()
-        share = tail / num_rest.clamp_min(1)
-        neg_entropy = plogp(probs, log_probs) + torch.special.xlogy(tail, share)
-        # Named entries hold their probability above the share; padding holds nothing above it.
-        above = torch.where(torch.isneginf(logprobs), 0.0, probs - share.unsqueeze(-1))
+        uniform = tail / num_rest.clamp_min(1)
+        neg_entropy = plogp(probs, log_probs) + torch.special.xlogy(tail, uniform)
+        # Named entries hold what they have above the uniform part; padding holds nothing above it.
+        above = torch.where(torch.isneginf(logprobs), 0.0, probs - uniform.unsqueeze(-1))
         return TargetDistribution(
-            ids=ids, probs=above, share=share, rest=None, named_neg_entropy=neg_entropy
+            ids=ids, probs=above, uniform=uniform, rest=None, named_neg_entropy=neg_entropy
         )
 
 
@@ -223,7 +223,7 @@ class LinearTail:
         return TargetDistribution(
             ids=ids,
             probs=probs,
-            share=None,
+            uniform=None,
             rest=rest,
             named_neg_entropy=plogp(probs, log_probs),
         )
@@ -273,7 +273,7 @@ class SampledTail:
         return TargetDistribution(
             ids=torch.cat([ids, self.ids], -1),
             probs=torch.cat([probs, weights], -1),
-            share=None,
+            uniform=None,
             rest=None,
             named_neg_entropy=neg_entropy,
         )

@@ -17,7 +17,7 @@ from cache.errors import CacheError
 from cache.machine.lock import writer_lock
 from cache.machine.precision import precision_named
 from cache.machine.progress import BuildProgress
-from cache.storage.created import joint_record, ranges_of
+from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.manifest import Manifest, Plan
@@ -162,7 +162,7 @@ def _adopt(directory: Path) -> Extension:
         steps = plan_steps([main, added])
         plan = merged_plan([main, added], steps)
         _add_shards(directory, plan, steps, added)
-        record = joint_record([main.manifest, added.manifest])
+        record = merged_created([main.manifest, added.manifest])
         created = {**record, EXTENSIONS: [*before, added.identity.sha256]}
         device = str(main.manifest.created.get("device", ""))
         manifest = _finish(directory, plan, main, device=device, created=created)

@@ -22,10 +22,10 @@ from cache.errors import CacheError
 from cache.machine.durable import json_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.created import joint_record, ranges_of
+from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identity
-from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.shard import write_shard
 from cache.tools.source import Source, require_free, require_same_plan
 
@@ -34,9 +34,9 @@ from cache.tools.source import Source, require_free, require_same_plan
 class MergeStep:
     """A shard of the merged cache and the shard it comes from."""
 
-    shard: ShardPlan
+    shard: ShardRecord
     source: Source
-    source_shard: ShardPlan
+    source_shard: ShardRecord
 
 
 def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
@@ -67,7 +67,7 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
         plan.write(out)
         _write_shards(out, plan, steps)
         sources[0].copy_other_files(out)
-        record = joint_record([source.manifest for source in sources])
+        record = merged_created([source.manifest for source in sources])
         return finish_cache(out, plan, device=_devices(sources), record=record)
 
 

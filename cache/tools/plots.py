@@ -11,7 +11,7 @@ from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.targets.fidelity import Fidelity
 from cache.targets.format import TargetFormat
-from cache.tools.recommend import PlannedSetting, frontier
+from cache.tools.recommend import TriedFormat, frontier
 
 COLOURS = {
     "renormalize": "#8a8a8a",
@@ -26,9 +26,7 @@ LABEL_PIXELS = (100, 15)
 """Width and height of a name."""
 
 
-def plot_settings(
-    settings: Sequence[PlannedSetting], chosen: PlannedSetting | None, path: Path
-) -> None:
+def plot_settings(settings: Sequence[TriedFormat], chosen: TriedFormat | None, path: Path) -> None:
     """Total variation at the highest temperature against bytes a token, both on log axes."""
     figure = Figure(figsize=(9.5, 6), layout="constrained")
     axes = figure.subplots()
@@ -126,7 +124,7 @@ def _log(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(axes: Axes, settings: Sequence[PlannedSetting]) -> None:
+def _label(axes: Axes, settings: Sequence[TriedFormat]) -> None:
     """Name the settings, the first ones first, but for those whose name would cover another."""
     taken: list[tuple[float, float]] = []
     for setting in settings:

@@ -1,11 +1,10 @@
 """Which target format to choose: what each costs on disk, and how true it is to this teacher."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cache.building.config import BuildConfig
-from cache.building.plan import BuildPlan, first_documents
+from cache.building.job import first_documents
 from cache.building.prepare import load_teacher
 from cache.errors import CacheError
 from cache.storage.manifest import state_of
@@ -15,12 +14,12 @@ from cache.teacher.load import load_tokenizer
 from cache.teacher.teacher import Teacher
 from cache.tools.trial import Trial, TrialResult
 
-PLAN_ROWS = 4096
-PLAN_TEMPERATURES = (2.0,)
+TRIAL_ROWS = 4096
+TRIAL_TEMPERATURES = (2.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedSetting:
+class TriedFormat:
     """A target format, what the job would cost with it, and what its rows would be worth."""
 
     targets: TargetFormat
@@ -46,7 +45,7 @@ class PlannedSetting:
 
 
 def candidate_formats(width: int, vocab_size: int) -> list[TargetFormat]:
-    """The formats that `plan_targets` tries on a teacher of this width and vocabulary.
+    """The formats that `try_formats` tries on a teacher of this width and vocabulary.
 
     Ranks beyond the width are that of the width; k beyond half the vocabulary is left out.
     """
@@ -65,14 +64,13 @@ def candidate_formats(width: int, vocab_size: int) -> list[TargetFormat]:
     return [targets for targets in formats if 2 * targets.top_k <= vocab_size]
 
 
-def plan_targets(
+def try_formats(
     config: BuildConfig,
     *,
-    temperatures: Sequence[float] = PLAN_TEMPERATURES,
-    num_rows: int = PLAN_ROWS,
-    teacher: Teacher | None = None,
+    temperatures: Sequence[float] = TRIAL_TEMPERATURES,
+    num_rows: int = TRIAL_ROWS,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
-) -> list[PlannedSetting]:
+) -> list[TriedFormat]:
     """Every candidate, measured on the first documents of a job; cheapest first.
 
     Same configuration, same teacher, same machine: same result.
@@ -82,38 +80,38 @@ def plan_targets(
         temperatures: those at which fidelity is measured.
         num_rows: rows the teacher computes; half fit the tails, half measure. Of a corpus, only
             about so many tokens are read.
-        teacher: the job's teacher where it is loaded already.
         on_setting: called with how many settings are measured, of how many.
 
     Raises:
         CacheError: bad input, too few documents, or NaN logits.
     """
+    return _tried(config, temperatures, num_rows, on_setting)[0]
+
+
+def _tried(
+    config: BuildConfig,
+    temperatures: Sequence[float],
+    num_rows: int,
+    on_setting: Callable[[int, int], None],
+) -> tuple[list[TriedFormat], Teacher]:
+    """As `try_formats`, and the teacher that was loaded for it."""
     for temperature in temperatures:
         require_temperature(temperature)
-    with _planned(config, num_rows) as plan:
-        teacher = teacher or load_teacher(config, plan)
+    tokenizer = load_tokenizer(config.teacher, config.revision)
+    with first_documents(config, tokenizer, num_rows + 2 * config.max_length) as job:
+        teacher = load_teacher(config, job)
         trial = Trial(
             teacher,
-            [document for documents in plan.documents.values() for document in documents],
+            [document for documents in job.documents.values() for document in documents],
             num_rows=num_rows,
             batch_tokens=config.batch_tokens,
-            shard_rows=plan.num_rows // len(plan.shards),
+            shard_rows=job.num_rows // len(job.shards),
         )
-    return measure_formats(
-        trial,
-        candidate_formats(trial.width, teacher.vocab_size),
-        temperatures,
-        num_rows=plan.num_rows,
-        on_setting=on_setting,
+    formats = candidate_formats(trial.width, teacher.vocab_size)
+    settings = measure_formats(
+        trial, formats, temperatures, num_rows=job.num_rows, on_setting=on_setting
     )
-
-
-@contextmanager
-def _planned(config: BuildConfig, num_rows: int) -> Iterator[BuildPlan]:
-    """The documents of a job; of a corpus, no more of each split than `num_rows` rows need."""
-    tokenizer = load_tokenizer(config.teacher, config.revision)
-    with first_documents(config, tokenizer, num_rows + 2 * config.max_length) as plan:
-        yield plan
+    return settings, teacher
 
 
 def measure_formats(
@@ -123,27 +121,27 @@ def measure_formats(
     *,
     num_rows: int,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
-) -> list[PlannedSetting]:
+) -> list[TriedFormat]:
     """Settings of the formats for a job of `num_rows`, cheapest first.
 
     A format that gives what an earlier one gave (more bytes than its codes can use) is left out.
     """
-    settings: list[PlannedSetting] = []
+    settings: list[TriedFormat] = []
     for done, targets in enumerate(formats):
         on_setting(done, len(formats))
         result = trial.measure(targets, temperatures)
         if all(result != setting.result for setting in settings):
-            settings.append(PlannedSetting(targets=targets, result=result, num_rows=num_rows))
+            settings.append(TriedFormat(targets=targets, result=result, num_rows=num_rows))
     on_setting(len(formats), len(formats))
     return sorted(settings, key=lambda setting: setting.bytes_per_row)
 
 
 def recommend(
-    settings: Sequence[PlannedSetting],
+    settings: Sequence[TriedFormat],
     *,
     max_tv: float | None = None,
     bytes_per_token: float | None = None,
-) -> PlannedSetting:
+) -> TriedFormat:
     """The cheapest setting within `max_tv`, or the truest within `bytes_per_token`.
 
     Total variation counts at the highest temperature that was measured.
@@ -176,9 +174,9 @@ def recommend(
     )
 
 
-def frontier(settings: Sequence[PlannedSetting]) -> list[PlannedSetting]:
+def frontier(settings: Sequence[TriedFormat]) -> list[TriedFormat]:
     """Settings that no other beats in both bytes and total variation, cheapest first."""
-    found: list[PlannedSetting] = []
+    found: list[TriedFormat] = []
     for setting in sorted(settings, key=lambda s: (s.bytes_per_row, s.total_variation)):
         if not found or setting.total_variation < found[-1].total_variation:
             found.append(setting)
@@ -189,7 +187,7 @@ def with_recommended_targets(
     config: BuildConfig,
     bytes_per_token: float,
     *,
-    num_rows: int = PLAN_ROWS,
+    num_rows: int = TRIAL_ROWS,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[BuildConfig, Teacher | None]:
     """The configuration with the truest targets that fit the bytes, and the teacher if loaded.
@@ -197,13 +195,11 @@ def with_recommended_targets(
     A build that was begun at `out` keeps the targets it was begun with; no teacher is loaded.
 
     Raises:
-        CacheError: as `plan_targets` and `recommend`.
+        CacheError: as `try_formats` and `recommend`.
     """
     begun = state_of(config.out).plan
     if begun is not None:
         return replace(config, targets=begun.identity.targets), None
-    with _planned(config, num_rows) as plan:
-        teacher = load_teacher(config, plan)
-    settings = plan_targets(config, num_rows=num_rows, teacher=teacher, on_setting=on_setting)
+    settings, teacher = _tried(config, TRIAL_TEMPERATURES, num_rows, on_setting)
     chosen = recommend(settings, bytes_per_token=bytes_per_token)
     return replace(config, targets=chosen.targets), teacher

@@ -17,11 +17,11 @@ from cache.machine.durable import file_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress, counted_progress
 from cache.reading.open_shard import OpenShard
-from cache.storage.created import joint_record
+from cache.storage.created import merged_created
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.storage.shard import is_intact, write_shard
 from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_basis, save_head
@@ -69,7 +69,7 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
         plan.write(out)
         _write_shards(out, plan, source, found, head)
         source.copy_other_files(out, but=(TAIL_FILE,))
-        return finish_cache(out, plan, device="cpu", record=joint_record([source.manifest]))
+        return finish_cache(out, plan, device="cpu", record=merged_created([source.manifest]))
 
 
 def _write_tail(
@@ -163,7 +163,7 @@ def _encode_anew(
     return rows | kept, torch.cat(fidelity).numpy()
 
 
-def _blocks(source: Source, shard: ShardPlan, found: RowCodec) -> Iterator[EncodedRows]:
+def _blocks(source: Source, shard: ShardRecord, found: RowCodec) -> Iterator[EncodedRows]:
     """A shard's encoded rows, some thousands at a time."""
     identity = source.identity
     opened = OpenShard(source.directory, shard, identity, found.tables)

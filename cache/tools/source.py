@@ -16,7 +16,7 @@ from cache.storage.manifest import (
     FileRecord,
     Manifest,
     Plan,
-    ShardPlan,
+    ShardRecord,
     state_of,
 )
 from cache.storage.shard import ShardFile, content_sha256
@@ -41,7 +41,7 @@ class Source:
                 return file
         raise _damaged(self.directory / path, "the manifest has no checksum of it")
 
-    def open(self, shard: ShardPlan) -> ShardFile:
+    def open(self, shard: ShardRecord) -> ShardFile:
         """One of its shards."""
         return ShardFile(self.directory, shard, self.identity)
 
@@ -53,7 +53,7 @@ class Source:
         if file_sha256(original) != self.record(path).sha256:
             raise _damaged(original, "its sha256 is not the manifest's")
 
-    def sound_arrays(self, shard: ShardPlan) -> dict[str, np.ndarray]:
+    def sound_arrays(self, shard: ShardRecord) -> dict[str, np.ndarray]:
         """A shard's datasets, after its checksums were compared.
 
         Raises:

@@ -11,7 +11,7 @@ from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.open_shard import OpenShard
 from cache.storage.lengths import FIRST_VERSION, LENGTHS_DIR, read_lengths
-from cache.storage.manifest import Manifest, Plan, ShardPlan
+from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.shard import content_sha256
 from cache.storage.tail_file import load_codec
 
@@ -76,7 +76,7 @@ def _plan_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
 def _length_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
     if manifest.identity.format_version < FIRST_VERSION:
         return
-    by_split: dict[str, list[ShardPlan]] = {}
+    by_split: dict[str, list[ShardRecord]] = {}
     for shard in manifest.plan.shards:
         by_split.setdefault(shard.split, []).append(shard)
     for split, shards in by_split.items():
@@ -86,7 +86,7 @@ def _length_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
             yield Fault(path=f"{LENGTHS_DIR}/{split}", problem=str(error))
 
 
-def _shard_faults(directory: Path, manifest: Manifest, plan: ShardPlan) -> Iterator[Fault]:
+def _shard_faults(directory: Path, manifest: Manifest, plan: ShardRecord) -> Iterator[Fault]:
     identity = manifest.identity
     try:
         codec = load_codec(directory, identity)

@@ -1,6 +1,6 @@
 """Cached documents to batches: one microbatch of a plan, read and laid out as tensors.
 
-Letters of shapes: B rows of a batch, S positions, N rows of targets (labels) of a batch.
+Letters of shapes: B sequences of a batch, S positions, N rows of targets (labels) of a batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,15 @@ from distill.batches.epoch_plan import EpochPlan, Microbatch
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Documents in rows, and the places in which a student is compared with its teacher."""
+    """Documents in sequences, and the places in which a student is compared with its teacher."""
 
     input_ids: torch.Tensor
-    """(B, S) int64, padded on the right, where causal attention never looks from a row."""
+    """(B, S) int64, padded on the right, where causal attention never looks from a document."""
     position_ids: torch.Tensor | None = None
-    """(B, S) int64, from 0 in each document of a packed row; None: a row is one document."""
-    rows: torch.Tensor
-    """(N,) int64, places in the B * S positions, in the order of `targets`."""
+    """(B, S) int64, from 0 in each document of a packed sequence; None: a sequence is one
+    document."""
+    places: torch.Tensor
+    """(N,) int64, which of the B * S positions each row of `targets` predicts from."""
     labels: torch.Tensor
     """(N,) int64, the token that follows."""
     targets: SoftTargets
@@ -35,7 +36,8 @@ class Batch:
 
     @property
     def num_rows(self) -> int:
-        return len(self.rows)
+        """N."""
+        return len(self.places)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device; from pinned memory, without waiting for it."""
@@ -50,7 +52,7 @@ class Batch:
         """The same documents with fewer rows; `kept` (n,) int64 indexes rows."""
         return replace(
             self,
-            rows=self.rows[kept],
+            places=self.places[kept],
             labels=self.labels[kept],
             targets=self.targets.select(kept),
         )
@@ -60,7 +62,7 @@ class Batch:
             self,
             input_ids=change(self.input_ids),
             position_ids=None if self.position_ids is None else change(self.position_ids),
-            rows=change(self.rows),
+            places=change(self.places),
             labels=change(self.labels),
             targets=targets,
         )
@@ -71,30 +73,31 @@ def collate(
     *,
     pad_id: int,
     loss_on: str = "all",
-    per_row: Sequence[int] | None = None,
+    per_sequence: Sequence[int] | None = None,
 ) -> Batch:
     """Documents of any lengths as one batch.
 
     Args:
-        pad_id: the token that fills short rows up.
+        pad_id: the token that fills short sequences up.
         loss_on: `all` rows, or those whose label is in the `completion`: row t predicts
             token t + 1, so it counts from t + 1 = prompt length on.
-        per_row: documents that stand end to end in each of the B rows; by default one.
+        per_sequence: documents that stand end to end in each of the B sequences; by default one.
     """
     lengths, num_documents = np.diff(documents.token_offsets), len(documents.task_ids)
-    counts = np.ones(num_documents, dtype=np.int64) if per_row is None else np.array(per_row)
-    row_of = np.repeat(np.arange(len(counts)), counts)  # of each document
-    row_starts = documents.token_offsets[np.cumsum(counts) - counts]
-    starts = documents.token_offsets[:-1] - row_starts[row_of]  # inside of their rows
+    ones = np.ones(num_documents, dtype=np.int64)
+    counts = ones if per_sequence is None else np.array(per_sequence)
+    sequence_of = np.repeat(np.arange(len(counts)), counts)  # of each document
+    sequence_starts = documents.token_offsets[np.cumsum(counts) - counts]
+    starts = documents.token_offsets[:-1] - sequence_starts[sequence_of]  # inside of them
     num_positions = int((starts + lengths).max())
     within = np.arange(int(lengths.sum())) - np.repeat(documents.token_offsets[:-1], lengths)
-    places = np.repeat(row_of * num_positions + starts, lengths) + within  # of each token
+    places = np.repeat(sequence_of * num_positions + starts, lengths) + within  # of each token
     input_ids = np.full((len(counts), num_positions), pad_id, dtype=np.int64)  # (B, S)
     input_ids.reshape(-1)[places] = documents.token_ids
     batch = Batch(
         input_ids=torch.from_numpy(input_ids),
-        position_ids=_positions(row_of, starts, input_ids.shape),
-        rows=torch.from_numpy(places[np.append(within[1:] > 0, False)]),
+        position_ids=_positions(sequence_of, starts, input_ids.shape),
+        places=torch.from_numpy(places[np.append(within[1:] > 0, False)]),
         labels=torch.from_numpy(documents.token_ids[within > 0].astype(np.int64, copy=False)),
         targets=documents.targets,
         task_ids=tuple(int(task_id) for task_id in documents.task_ids),
@@ -107,19 +110,19 @@ def collate(
 
 
 def _positions(
-    row_of: np.ndarray, starts: np.ndarray, shape: tuple[int, ...]
+    sequence_of: np.ndarray, starts: np.ndarray, shape: tuple[int, ...]
 ) -> torch.Tensor | None:
     """(B, S) distance from where the document begins; padding goes on with the last one."""
     if not starts.any():
         return None
     begins = np.zeros(shape, dtype=np.int64)
-    begins[row_of, starts] = starts
+    begins[sequence_of, starts] = starts
     return torch.from_numpy(np.arange(shape[1]) - np.maximum.accumulate(begins, axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """Reads one process's share of planned steps from one split of a cache."""
+    """Reads one process's part of planned steps from one split of a cache."""
 
     reader: CacheReader
     split: str
@@ -138,12 +141,12 @@ class BatchSource:
         """
         for number in range(first_step, len(plan)):
             microbatches = plan.step(number)
-            share = [self._read(batch) for batch in microbatches[self.rank :: self.world_size]]
-            longest_share = -(-len(microbatches) // self.world_size)
-            while len(share) < longest_share:
+            own = [self._read(batch) for batch in microbatches[self.rank :: self.world_size]]
+            most = -(-len(microbatches) // self.world_size)
+            while len(own) < most:
                 nothing = torch.empty(0, dtype=torch.int64)
-                share.append(replace(self._read(microbatches[0]), num_tokens=0).select(nothing))
-            yield [batch.pin_memory() for batch in share] if self.pinned else share
+                own.append(replace(self._read(microbatches[0]), num_tokens=0).select(nothing))
+            yield [batch.pin_memory() for batch in own] if self.pinned else own
 
     def _read(self, microbatch: Microbatch) -> Batch:
         documents = self.reader.read(self.split, np.concatenate(microbatch).tolist())
@@ -151,5 +154,5 @@ class BatchSource:
             documents,
             pad_id=self.pad_id,
             loss_on=self.loss_on,
-            per_row=[len(row) for row in microbatch],
+            per_sequence=[len(sequence) for sequence in microbatch],
         )

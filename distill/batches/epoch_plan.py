@@ -1,4 +1,4 @@
-"""The plan of an epoch: which documents in which step, microbatch and row, before any is read."""
+"""The plan of an epoch: which documents in which step, microbatch and sequence; none is read."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ POOL_BATCHES = 16
 which documents meet in a batch still differs from epoch to epoch."""
 
 Microbatch = list[np.ndarray]
-"""Rows, each the documents that stand in it, one after the other."""
+"""Sequences, each the documents that stand in it, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,13 +28,13 @@ class EpochPlan:
     lengths: np.ndarray
     """(num_documents,) tokens of each document."""
     batch_size: int
-    """Most rows of a microbatch."""
+    """Most sequences of a microbatch."""
     accumulate: int
-    """Microbatches of a step, where a row is a document."""
+    """Microbatches of a step, where a sequence is a document."""
     capacity: int | None = None
-    """Most tokens of a row into which documents are packed; None gives each document a row."""
+    """Most tokens of a sequence into which documents are packed; None: each is one document."""
     world_size: int = 1
-    """Processes among which packed rows are divided."""
+    """Processes among which packed sequences are divided."""
 
     def __len__(self) -> int:
         """Optimizer steps of the epoch."""
@@ -45,13 +45,13 @@ class EpochPlan:
         per_step = self.batch_size * self.accumulate
         documents = self.order[number * per_step : (number + 1) * per_step]
         if self.capacity is None:
-            rows = list(documents.reshape(-1, 1))
-            return [rows[at : at + self.batch_size] for at in range(0, len(rows), self.batch_size)]
-        rows = [documents[row] for row in pack(self.lengths[documents], self.capacity)]
-        count = -(-len(rows) // self.batch_size)
-        count = min(len(rows), -(-count // self.world_size) * self.world_size)
-        ends = np.arange(1, count + 1) * len(rows) // count
-        return [rows[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+            each, size = list(documents.reshape(-1, 1)), self.batch_size
+            return [each[at : at + size] for at in range(0, len(each), size)]
+        packed = [documents[places] for places in pack(self.lengths[documents], self.capacity)]
+        count = -(-len(packed) // self.batch_size)
+        count = min(len(packed), -(-count // self.world_size) * self.world_size)
+        ends = np.arange(1, count + 1) * len(packed) // count
+        return [packed[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def num_steps(num_documents: int, per_step: int) -> int:

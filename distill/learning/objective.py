@@ -42,4 +42,4 @@ def row_states(student: GPT2LMHeadModel, batch: Batch) -> torch.Tensor:
     outputs = student.transformer(
         inputs_embeds=embedded, position_ids=batch.position_ids, use_cache=False
     )
-    return outputs.last_hidden_state.flatten(0, 1)[batch.rows]
+    return outputs.last_hidden_state.flatten(0, 1)[batch.places]

@@ -45,9 +45,9 @@ def forward_kl(
     probs = target.probs.to(exps.dtype)
     value = target.named_neg_entropy - beta * (probs * shifted.gather(-1, target.ids)).sum(-1)
     total = probs.sum(-1)
-    if target.share is not None:
-        value = value - beta * target.share * shifted.sum(-1)
-        total = total + target.share * shifted.shape[-1]
+    if target.uniform is not None:
+        value = value - beta * target.uniform * shifted.sum(-1)
+        total = total + target.uniform * shifted.shape[-1]
     if target.rest is not None and rest is not None:
         log_mass = target.rest.log_mass.to(exps.dtype)
         mass = log_mass.exp()
@@ -59,8 +59,8 @@ def forward_kl(
         total = total + mass
     if scale is not None:
         exps.mul_((scale * total / sums).unsqueeze(-1))
-        if target.share is not None:
-            exps.sub_(scale * target.share.to(exps.dtype).unsqueeze(-1))
+        if target.uniform is not None:
+            exps.sub_(scale * target.uniform.to(exps.dtype).unsqueeze(-1))
         if target.rest is not None and rest is not None:
             exps.addcmul_(weights, (scale * mass / weight_sums).unsqueeze(-1), value=-1)
         exps.scatter_add_(-1, target.ids, -scale * probs)
@@ -161,8 +161,8 @@ def _dense(
         p = rest.softmax(-1).mul_(target.rest.log_mass.exp().unsqueeze(-1))
     else:
         p = torch.zeros_like(like)
-    if target.share is not None:
-        p += target.share.unsqueeze(-1)
+    if target.uniform is not None:
+        p += target.uniform.unsqueeze(-1)
     return p.scatter_add_(-1, target.ids, target.probs.to(p.dtype))
 
 

@@ -37,7 +37,7 @@ class LossSums(NamedTuple):
 def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float) -> torch.Tensor:
     """Σ over rows of KL(p_T ‖ q_T) in nats, with q_T the full softmax of the student.
 
-    With what named entries hold (p_j), an even share r of every token and, for tails that give
+    With what named entries hold (p_j), a uniform part r of every token and, for tails that give
     each token its own probability, a dense part d, and z = logits / T,
 
         KL = Σ p log p - [Σ_named p_j z_j + r Σ_V z_j + Σ_V d_j z_j] + (Σ p) · log Σ exp z
@@ -49,9 +49,9 @@ def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float
     target = targets.at(temperature)
     expected = (target.probs * scaled.gather(-1, target.ids)).sum(-1)
     total = target.probs.sum(-1)
-    if target.share is not None:
-        expected = expected + target.share * scaled.sum(-1)
-        total = total + target.share * scaled.shape[-1]
+    if target.uniform is not None:
+        expected = expected + target.uniform * scaled.sum(-1)
+        total = total + target.uniform * scaled.shape[-1]
     if target.rest is not None:
         dense = target.rest.probs()
         expected = expected + torch.linalg.vecdot(dense, scaled)

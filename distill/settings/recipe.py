@@ -37,12 +37,12 @@ class Recipe:
     epochs: int = 7
     """Passes over the cache."""
     batch_size: int = 4
-    """Documents in one microbatch; where they are packed, its rows at most."""
+    """Documents in one microbatch; where they are packed, its sequences at most."""
     accumulate: int = 4
     """Microbatches in one optimizer step, over all processes together."""
     batching: str = "grouped"
     """`grouped`: documents of like length side by side; `packed`: the same number of documents a
-    step, end to end in as few rows as fit, which makes fewer microbatches."""
+    step, end to end in as few sequences as fit, which makes fewer microbatches."""
     lr: float = 5e-5
     """Learning rate of AdamW, at its highest."""
     lr_schedule: str = "constant"

@@ -46,7 +46,7 @@ def datasets_of(cache_dir: Path) -> dict[str, bytes]:
 
 def left_over(out: Path) -> list[str]:
     """What a build must not leave in its directory."""
-    patterns = ("*.lock*", "share-*", "*.partial")
+    patterns = ("*.lock*", "worker-*", "*.partial")
     return [path.name for pattern in patterns for path in out.rglob(pattern)]
 
 

@@ -22,20 +22,21 @@ import cache.building.read_corpus
 import cache.data.text_stream
 import cli
 from cache.building.config import BuildConfig
-from cache.building.local import build_cache, build_share
-from cache.building.plan import first_documents, plan_build
+from cache.building.job import first_documents, read_job
+from cache.building.local import build_as_worker, build_cache
 from cache.building.read_corpus import spool_corpus
-from cache.building.workers import Share
+from cache.building.workers import Worker
 from cache.data.corpus import Corpus
 from cache.data.spool import Spool
 from cache.data.text_stream import TextBatch, TextStream
 from cache.errors import CacheError
 from cache.machine.durable import read_sealed_json
 from cache.reading.reader import CacheReader
+from cache.storage.manifest import state_of
 from cache.targets.format import TargetFormat
 from cache.teacher.load import load_tokenizer
 from cache.tools.extend import extend_cache
-from cache.tools.recommend import plan_targets
+from cache.tools.recommend import try_formats
 from cache.tools.verify import verify_cache
 from cache.tools.verify_live import verify_live
 from distill.run.train import train
@@ -45,6 +46,11 @@ from tests.support.builds import datasets_of
 from tests.support.paths import ROOT
 
 NUM_TEXTS = 300
+
+
+def job_of(config, tokenizer):
+    """The job of a directory as it is now."""
+    return read_job(config, tokenizer, state_of(config.out))
 
 
 def texts_of(name: str, num_texts: int = NUM_TEXTS) -> list[str]:
@@ -122,7 +128,7 @@ def test_every_source_streamed_or_not_gives_the_texts_one_after_the_other(
     tmp_path, tiny_teacher, tokenizer, sources, source, streaming
 ):
     config = config_of(tmp_path, tiny_teacher, sources[source], corpus={"streaming": streaming})
-    plan = plan_build(config, tokenizer)
+    plan = job_of(config, tokenizer)
     documents = plan.documents["train"]
     expected = packed(tokenizer, texts_of("a"))
     assert tokens_of(documents) == expected
@@ -138,7 +144,7 @@ def test_every_source_streamed_or_not_gives_the_texts_one_after_the_other(
     )
     assert {len(ids) for ids in per_shard[:-1]} == {512}
     other = config_of(tmp_path / "o", tiny_teacher, sources["jsonl"], shard_tokens=3000)
-    assert plan.dataset_sha256 == plan_build(other, tokenizer).dataset_sha256
+    assert plan.dataset_sha256 == job_of(other, tokenizer).dataset_sha256
 
 
 def test_a_file_is_streamed_over_http(tmp_path, tiny_teacher, tokenizer, sources):
@@ -151,14 +157,14 @@ def test_a_file_is_streamed_over_http(tmp_path, tiny_teacher, tokenizer, sources
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/a.parquet"
-        plan = plan_build(config_of(tmp_path, tiny_teacher, url), tokenizer)
+        plan = job_of(config_of(tmp_path, tiny_teacher, url), tokenizer)
         server.shutdown()
     assert tokens_of(plan.documents["train"]) == packed(tokenizer, texts_of("a"))
 
 
 def test_a_text_file_is_a_text_a_line(tmp_path, tiny_teacher, tokenizer, sources):
     config = config_of(tmp_path, tiny_teacher, sources["lines"], corpus={"text_field": "text"})
-    documents = plan_build(config, tokenizer).documents["train"]
+    documents = job_of(config, tokenizer).documents["train"]
     assert tokens_of(documents) == packed(tokenizer, ["one line", "and two"])
 
 
@@ -168,7 +174,7 @@ def test_a_stream_ends_at_its_tokens_and_no_document_has_one(
 ):
     most = {"max_tokens": num_tokens + 1}
     config = config_of(tmp_path, tiny_teacher, sources["jsonl"], corpus=most)
-    documents = plan_build(config, tokenizer).documents["train"]
+    documents = job_of(config, tokenizer).documents["train"]
     kept = num_tokens + 1 - (num_tokens % 32 == 0)
     assert tokens_of(documents) == packed(tokenizer, texts_of("a"))[:kept]
     assert min(d.num_tokens for d in documents) >= 2
@@ -180,7 +186,7 @@ def test_every_nth_text_is_held_out_and_a_limit_counts_texts(
     config = config_of(
         tmp_path, tiny_teacher, sources["jsonl"], limit=97, corpus={"validation_every": 10}
     )
-    plan = plan_build(config, tokenizer)
+    plan = job_of(config, tokenizer)
     texts = texts_of("a")[:97]
     train_texts = [text for i, text in enumerate(texts) if i % 10 != 9]
     assert tokens_of(plan.documents["train"]) == packed(tokenizer, train_texts)
@@ -202,7 +208,7 @@ def test_a_limit_and_what_is_held_out_count_from_the_first_text_of_all(
 ):
     later = {"skip": 15, "validation_every": 10}
     config = config_of(tmp_path, tiny_teacher, sources["jsonl"], limit=20, corpus=later)
-    plan = plan_build(config, tokenizer)
+    plan = job_of(config, tokenizer)
     texts = texts_of("a")[15:35]
     held_out = [texts[4], texts[14]]
     assert tokens_of(plan.documents["validation"]) == packed(tokenizer, held_out)
@@ -214,7 +220,7 @@ def test_several_splits_are_streams_of_their_own(tmp_path, tiny_teacher, tokeniz
     folder = tmp_path / "both"
     write_jsonl(folder / "train.jsonl", texts_of("a", 20))
     write_jsonl(folder / "validation.jsonl", texts_of("b", 9))
-    plan = plan_build(
+    plan = job_of(
         config_of(tmp_path / "c", tiny_teacher, str(folder), splits=("train", "validation")),
         tokenizer,
     )
@@ -314,8 +320,8 @@ def test_two_streams_go_on_wherever_they_were_stopped(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Spool, "save", save_and_stop)
-        plan_build(config, tokenizer)
-    documents = plan_build(config, tokenizer).documents
+        job_of(config, tokenizer)
+    documents = job_of(config, tokenizer).documents
     assert tokens_of(documents["train"]) == packed(tokenizer, texts_of("a", 150)[skip:])[:3000]
     assert tokens_of(documents["test"]) == packed(tokenizer, texts_of("b", 150)[skip:])[:3000]
 
@@ -324,9 +330,9 @@ def test_workers_share_one_reading_of_the_corpus(tmp_path, tiny_teacher, sources
     alone, shared = (config_of(tmp_path / n, tiny_teacher, sources["jsonl"]) for n in "as")
     build_cache(alone)
     seen = count_texts(monkeypatch)
-    first = build_share(shared, Share(rank=1, count=2))
+    first = build_as_worker(shared, Worker(rank=1, count=2))
     assert first.summary is None and (tmp_path / "s/corpus").exists()
-    assert build_share(shared, Share(rank=0, count=2)).summary is not None
+    assert build_as_worker(shared, Worker(rank=0, count=2)).summary is not None
     assert len(seen) == NUM_TEXTS and not (tmp_path / "s/corpus").exists()
     assert datasets_of(tmp_path / "a") == datasets_of(tmp_path / "s")
 
@@ -368,17 +374,17 @@ def test_a_finished_corpus_cache_is_not_streamed_again(
 def test_an_unfinished_spool_refuses_other_options_by_name(
     tmp_path, tiny_teacher, tokenizer, sources
 ):
-    plan_build(config_of(tmp_path, tiny_teacher, sources["jsonl"], limit=40), tokenizer)
+    job_of(config_of(tmp_path, tiny_teacher, sources["jsonl"], limit=40), tokenizer)
     for change, message in (
         ({"limit": 41}, "dataset: '.*40 texts' there, '.*41 texts' asked for"),
         ({"corpus": {"streaming": False}}, "streaming: True there, False asked for"),
         ({"shard_tokens": 600}, "shard_tokens: 500 there, 600 asked for"),
     ):
         with pytest.raises(CacheError, match=message):
-            plan_build(config_of(tmp_path, tiny_teacher, sources["jsonl"],
+            job_of(config_of(tmp_path, tiny_teacher, sources["jsonl"],
                                  **{"limit": 40, **change}), tokenizer)  # fmt: skip
     (tmp_path / "corpus/train/shard-00000.npy").write_bytes(b"cut short")
-    plan = plan_build(config_of(tmp_path, tiny_teacher, sources["jsonl"], limit=40), tokenizer)
+    plan = job_of(config_of(tmp_path, tiny_teacher, sources["jsonl"], limit=40), tokenizer)
     with pytest.raises(CacheError, match="shard-00000.npy cannot be read.*\nDelete .*corpus"):
         plan.documents_of(plan.shards[0])
 
@@ -394,7 +400,7 @@ def test_mistakes_about_sources_become_sentences(tmp_path, tiny_teacher, tokeniz
     ):
         config = config_of(tmp_path / message[:9], tiny_teacher, sources.get(name, name), **options)
         with pytest.raises(CacheError, match=message):
-            plan_build(config, tokenizer)
+            job_of(config, tokenizer)
 
 
 def test_a_stream_that_breaks_goes_on_once_it_is_mended(
@@ -416,10 +422,10 @@ def test_a_stream_that_breaks_goes_on_once_it_is_mended(
     with pytest.raises(
         CacheError, match="ConnectionResetError: the line is dead\nWhat was read is"
     ):
-        plan_build(config, tokenizer)
+        job_of(config, tokenizer)
     breaks.clear()
     seen = count_texts(monkeypatch)
-    documents = plan_build(config, tokenizer).documents["train"]
+    documents = job_of(config, tokenizer).documents["train"]
     assert tokens_of(documents) == packed(tokenizer, texts_of("a"))
     assert len(seen) <= NUM_TEXTS - 160
 
@@ -492,7 +498,7 @@ def test_formats_are_tried_on_the_first_documents_of_a_corpus(
     seen = count_texts(monkeypatch)
     with first_documents(config, tokenizer, 200) as plan:
         assert tokens_of(plan.documents["train"]) == packed(tokenizer, texts_of("a"))[:200]
-    settings = plan_targets(config, num_rows=256)
+    settings = try_formats(config, num_rows=256)
     assert settings[0].num_rows == pytest.approx(320, abs=20)
     assert not (tmp_path / "c").exists() and len(seen) <= 2 * NUM_TEXTS
 

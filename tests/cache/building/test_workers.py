@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from cache.building.config import BuildConfig
-from cache.building.local import build_cache, build_share
-from cache.building.workers import Share, parse_share, share_of_launch, total_cost
+from cache.building.local import build_as_worker, build_cache
+from cache.building.workers import Worker, launched_worker, parse_worker, total_cost
 from cache.errors import CacheError
 from cache.machine.gpus import own_gpus
 from cache.reading.reader import CacheReader
@@ -46,7 +46,7 @@ def whole(tmp_path_factory, tiny_teacher):
 
 def start_share(config: BuildConfig, rank: int) -> ForkProcess:
     """A process that computes every second shard from `rank` on."""
-    process = FORK.Process(target=build_share, args=(config, Share(rank=rank, count=2)))
+    process = FORK.Process(target=build_as_worker, args=(config, Worker(rank=rank, count=2)))
     process.start()
     return process
 
@@ -60,17 +60,17 @@ def exit_codes(processes: list[ForkProcess]) -> list[int | None]:
 def test_two_shares_in_turn_are_the_cache_of_one_process(tmp_path, tiny_teacher):
     build_cache(config_of(tmp_path / "one", tiny_teacher, targets=LOWRANK))
     config = config_of(tmp_path / "two", tiny_teacher, targets=LOWRANK)
-    first = build_share(config, Share(rank=1, count=2))
+    first = build_as_worker(config, Worker(rank=1, count=2))
     assert first.summary is None and first.missing == {0: 2} and first.num_new_rows > 0
     assert total_cost(config.out, rows=0, seconds=0.0)["teacher_rows"] == first.num_new_rows
-    second = build_share(config, Share(rank=0, count=2))
+    second = build_as_worker(config, Worker(rank=0, count=2))
     created = second.summary.manifest.created
     assert created["teacher_rows"] == first.num_new_rows + second.num_new_rows
     assert created["teacher_rows"] == second.summary.num_rows
     assert created["teacher_seconds"] > 0
     assert datasets_of(tmp_path / "one") == datasets_of(tmp_path / "two")
     assert verify_cache(config.out) == [] and left_over(config.out) == []
-    again = build_share(config, Share(rank=0, count=2))
+    again = build_as_worker(config, Worker(rank=0, count=2))
     assert again.num_new_rows == 0 and again.summary.already_complete
 
 
@@ -128,10 +128,10 @@ def test_the_same_share_all_and_other_divisions_are_refused(tmp_path, tiny_teach
     wait_for_shards(process, config.out, 1)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        refused = f"pid {process.pid} .share-0-of-2."
-        for share in (Share(rank=0, count=2), Share(rank=1, count=3)):
+        refused = f"pid {process.pid} .worker-0-of-2."
+        for worker in (Worker(rank=0, count=2), Worker(rank=1, count=3)):
             with pytest.raises(CacheError, match=refused):
-                build_share(config, share)
+                build_as_worker(config, worker)
         with pytest.raises(CacheError, match=refused):
             build_cache(config)
     finally:
@@ -191,8 +191,8 @@ def test_all_that_is_made_is_the_groups_where_the_umask_says_so(tmp_path, tiny_t
     before = os.umask(0o002)
     try:
         config = config_of(tmp_path / "c", tiny_teacher, targets=LOWRANK)
-        build_share(config, Share(rank=0, count=2))
-        build_share(config, Share(rank=1, count=2))
+        build_as_worker(config, Worker(rank=0, count=2))
+        build_as_worker(config, Worker(rank=1, count=2))
     finally:
         os.umask(before)
     for path in (tmp_path / "c", *(tmp_path / "c").rglob("*")):
@@ -200,14 +200,14 @@ def test_all_that_is_made_is_the_groups_where_the_umask_says_so(tmp_path, tiny_t
 
 
 def test_shares_and_gpus_are_divided_evenly():
-    assert parse_share("3/64") == Share(rank=3, count=64)
+    assert parse_worker("3/64") == Worker(rank=3, count=64)
     shards = list(range(7))
-    assert sorted(s for r in range(3) for s in Share(rank=r, count=3).of(shards)) == shards
+    assert sorted(s for r in range(3) for s in Worker(rank=r, count=3).of(shards)) == shards
     for words, problem in (("64/64", "last of 64 is 63/64"), ("3", "give RANK/COUNT")):
         with pytest.raises(CacheError, match=problem):
-            parse_share(words)
-    assert share_of_launch({}) is None and share_of_launch({"WORLD_SIZE": "1", "RANK": "0"}) is None
-    assert share_of_launch({"WORLD_SIZE": "4", "RANK": "2"}) == Share(rank=2, count=4)
+            parse_worker(words)
+    assert launched_worker({}) is None and launched_worker({"WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert launched_worker({"WORLD_SIZE": "4", "RANK": "2"}) == Worker(rank=2, count=4)
     launch = {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     assert own_gpus(launch, 8) == ["4", "5", "6", "7"]
     assert own_gpus({**launch, "CUDA_VISIBLE_DEVICES": "3,5,6,7"}, 4) == ["6", "7"]

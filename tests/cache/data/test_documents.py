@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from cache.building.plan import plan_shards
+from cache.building.job import plan_shards
 from cache.data.documents import build_documents
 from cache.data.problems import Problem, load_problems
 from cache.data.templates import TEMPLATES

@@ -21,14 +21,14 @@ import cache.machine.lock
 from cache.errors import CacheError
 from cache.machine.dead_lock import LockWatch
 from cache.machine.durable import atomic_path, read_sealed_json, remove_partials, write_sealed_json
-from cache.machine.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, share_lock, writer_lock
+from cache.machine.lock import LOCK_NAME, PREPARE_LOCK, prepare_lock, worker_lock, writer_lock
 from tests.support.paths import ROOT
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from cache.machine.durable import atomic_path
-from cache.machine.lock import prepare_lock, share_lock, writer_lock
+from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 folder = Path(sys.argv[1])
 with {lock}, atomic_path(folder / "file") as partial:
     partial.write_text("half")
@@ -129,21 +129,21 @@ def test_a_lock_that_another_host_touches_is_not_taken_over(tmp_path, holder):
 
 
 def test_writers_of_all_and_of_shares_refuse_each_other(tmp_path, holder):
-    share = 'share_lock(folder, "share-1-of-3", same="share-*-of-3")'
+    share = 'worker_lock(folder, "worker-1-of-3", same="worker-*-of-3")'
     process = holder(share)
-    with share_lock(tmp_path, "share-0-of-3", same="share-*-of-3"):
+    with worker_lock(tmp_path, "worker-0-of-3", same="worker-*-of-3"):
         pass
-    refused = f"pid {process.pid} .share-1-of-3."
+    refused = f"pid {process.pid} .worker-1-of-3."
     with pytest.raises(CacheError, match=refused), writer_lock(tmp_path):
         pass
-    for name, same in (("share-1-of-3", "share-*-of-3"), ("share-0-of-2", "share-*-of-2")):
-        with pytest.raises(CacheError, match=refused), share_lock(tmp_path, name, same=same):
+    for name, same in (("worker-1-of-3", "worker-*-of-3"), ("worker-0-of-2", "worker-*-of-2")):
+        with pytest.raises(CacheError, match=refused), worker_lock(tmp_path, name, same=same):
             pass
     process.kill()
     process.wait()
     with writer_lock(tmp_path):
         with pytest.raises(CacheError, match=f"pid {os.getpid()}"):
-            with share_lock(tmp_path, "share-0-of-2", same="share-*-of-2"):
+            with worker_lock(tmp_path, "worker-0-of-2", same="worker-*-of-2"):
                 pass
     assert not list(tmp_path.glob("*.lock"))
 

@@ -17,7 +17,7 @@ from cache.remote.push import push
 from cache.remote.schemes import open_remote
 from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
-from tests.support.share_server import CARD, Line, files
+from tests.support.remote_server import CARD, Line, files
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 pytest.importorskip("paramiko", reason="paramiko is not installed: pip install paramiko")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 from cache.reading.reader import CacheReader
 from cache.remote import errors as remote_errors
 from cache.remote.errors import RemoteUnreachable
@@ -23,7 +24,7 @@ from cache.storage.manifest import MANIFEST_NAME, Manifest
 from cache.tools.verify import verify_cache
 from tests.support.distill_fakes import small_recipe
 from tests.support.paths import ROOT
-from tests.support.share_server import BUCKET, CARD, Line, files, s3_server
+from tests.support.remote_server import BUCKET, CARD, Line, files, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_splits_come_as_they_are_asked_for(tiny_cache, url, tmp_path):
 
 
 def test_a_local_copy_serves_where_the_network_is_gone(
-    tiny_cache, url, line, tmp_path, monkeypatch, capsys
+    tiny_cache, url, line, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("LOGITCACHE_HOME", str(tmp_path / "home"))
     line.cut_after(0)
@@ -176,8 +177,8 @@ def test_a_local_copy_serves_where_the_network_is_gone(
     folder = local_cache(url)
     assert folder == local_folder(url) and folder.parent == tmp_path / "home"
     line.cut_after(0)
-    assert local_cache(url) == folder
-    assert f"Going on with the copy at {folder}" in capsys.readouterr().err
+    with pytest.warns(CacheWarning, match=f"Going on with the copy at {re.escape(str(folder))}"):
+        assert local_cache(url) == folder
     shutil.rmtree(folder / "train")
     with pytest.raises(RemoteUnreachable):
         local_cache(url)
@@ -188,11 +189,11 @@ def test_two_commands_that_need_one_url_pull_it_once(tiny_cache, url, tmp_path, 
     monkeypatch.setenv("LOGITCACHE_HOME", str(tmp_path / "home"))
     push(tiny_cache, url, card=CARD)
     script = (
-        "import sys, cache.remote.local_copy as share\n"
-        "pull = share.pull\n"
+        "import sys, cache.remote.local_copy as copies\n"
+        "pull = copies.pull\n"
         "def told(*args, **options): print(pull(*args, **options).num_bytes)\n"
-        "share.pull = told\n"
-        "print(share.local_cache(sys.argv[1]))\n"
+        "copies.pull = told\n"
+        "print(copies.local_cache(sys.argv[1]))\n"
     )
     started = [
         subprocess.Popen(

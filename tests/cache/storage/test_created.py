@@ -1,7 +1,7 @@
 """What the teacher's run cost stands in the manifest, for the ledger of those who train."""
 
 from cache.reading.reader import CacheReader
-from cache.storage.created import joint_record
+from cache.storage.created import merged_created
 from cache.storage.manifest import Manifest
 from cache.targets.format import TargetFormat
 from cache.tools.merge import merge_caches
@@ -22,18 +22,18 @@ def test_a_build_records_the_teachers_size_and_time(tiny_cache, tiny_teacher):
 
 
 def test_caches_made_from_caches_keep_what_the_teacher_cost(tmp_path, tiny_cache):
-    cost = joint_record([Manifest.read(tiny_cache)])
+    cost = merged_created([Manifest.read(tiny_cache)])
     assert set(cost) == {"teacher_parameters", "teacher_rows", "teacher_seconds"}
     merged = merge_caches(tmp_path / "merged", [tiny_cache])
     fewer = reencode_cache(tiny_cache, tmp_path / "fewer", TargetFormat(top_k=4, tail="mass"))
-    assert joint_record([merged]) == joint_record([fewer]) == cost
+    assert merged_created([merged]) == merged_created([fewer]) == cost
 
 
 def test_the_costs_of_two_runs_of_one_teacher_add_up(tiny_cache):
     manifest = Manifest.read(tiny_cache)
-    one, two = joint_record([manifest]), joint_record([manifest, manifest])
+    one, two = merged_created([manifest]), merged_created([manifest, manifest])
     assert two["teacher_parameters"] == one["teacher_parameters"]
     assert two["teacher_rows"] == 2 * one["teacher_rows"]
     assert two["teacher_seconds"] == 2 * one["teacher_seconds"]
     manifest.created.pop("teacher_seconds")
-    assert joint_record([manifest, Manifest.read(tiny_cache)]) == {}
+    assert merged_created([manifest, Manifest.read(tiny_cache)]) == {}

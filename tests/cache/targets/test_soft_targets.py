@@ -59,7 +59,7 @@ def test_negative_entropy_counts_the_tail():
 def test_renormalising_puts_everything_on_the_top_k():
     distribution = to_soft_targets(random_logits(4, 200, 3.0), 16, tail="renormalize").at(2.0)
     assert torch.allclose(distribution.probs.sum(-1), torch.ones(4))
-    assert distribution.share is None and distribution.rest is None
+    assert distribution.uniform is None and distribution.rest is None
 
 
 def test_top_k_beyond_the_vocabulary_keeps_the_whole_softmax():

@@ -15,11 +15,11 @@ from cache.targets.fidelity import Fidelity
 from cache.targets.format import TargetFormat
 from cache.tools.plots import plot_fidelity, plot_settings
 from cache.tools.recommend import (
-    PlannedSetting,
+    TriedFormat,
     candidate_formats,
     frontier,
-    plan_targets,
     recommend,
+    try_formats,
     with_recommended_targets,
 )
 from cache.tools.trial import TrialResult
@@ -35,7 +35,7 @@ def config_of(out, teacher, **options) -> BuildConfig:
     )
 
 
-def setting(num_bytes: float, distance: float, **targets) -> PlannedSetting:
+def setting(num_bytes: float, distance: float, **targets) -> TriedFormat:
     """A setting as if measured: total variation `distance` at T = 2 and half of it at T = 1."""
     fidelity = tuple(
         Fidelity(
@@ -47,7 +47,7 @@ def setting(num_bytes: float, distance: float, **targets) -> PlannedSetting:
     result = TrialResult(
         bytes_per_row=num_bytes, shared_bytes=1000, num_columns=0, fidelity=fidelity
     )
-    return PlannedSetting(
+    return TriedFormat(
         targets=TargetFormat(**{"tail": "mass", **targets}), result=result, num_rows=10
     )
 
@@ -56,9 +56,9 @@ SETTINGS = [setting(50, 0.4), setting(100, 0.1), setting(150, 0.2), setting(300,
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory, tiny_teacher) -> list[PlannedSetting]:
+def planned(tmp_path_factory, tiny_teacher) -> list[TriedFormat]:
     out = tmp_path_factory.mktemp("none") / "c"
-    settings = plan_targets(config_of(out, tiny_teacher), temperatures=(1.0, 2.0), num_rows=2000)
+    settings = try_formats(config_of(out, tiny_teacher), temperatures=(1.0, 2.0), num_rows=2000)
     assert not out.exists()
     return settings
 
@@ -85,7 +85,7 @@ def test_settings_come_cheapest_first_with_a_fidelity_for_every_temperature(plan
 
 
 def test_the_same_configuration_gives_the_same_plan(planned, tmp_path, tiny_teacher):
-    again = plan_targets(
+    again = try_formats(
         config_of(tmp_path / "c", tiny_teacher), temperatures=(1.0, 2.0), num_rows=2000
     )
     assert again == planned
@@ -126,11 +126,11 @@ def test_what_cannot_be_met_is_refused_with_the_best_there_is():
 def test_too_few_documents_and_unknown_temperatures_are_refused(tmp_path, tiny_teacher):
     config = config_of(tmp_path / "c", tiny_teacher, limit=1, splits=("train",))
     with pytest.raises(CacheError, match="1 document is too few"):
-        plan_targets(config)
+        try_formats(config)
     with pytest.raises(CacheError, match="temperature is 5.0; a cache knows"):
-        plan_targets(config, temperatures=(5.0,))
+        try_formats(config, temperatures=(5.0,))
     two = dataclasses.replace(config, limit=2)
-    assert plan_targets(two)[0].num_rows > 0
+    assert try_formats(two)[0].num_rows > 0
 
 
 def test_a_begun_build_keeps_its_recommendation_without_another_trial(
@@ -143,7 +143,7 @@ def test_a_begun_build_keeps_its_recommendation_without_another_trial(
     monkeypatch.undo()
     assert summary.row_bytes / summary.num_rows < 106
     (tmp_path / "c" / "manifest.json").unlink()
-    monkeypatch.setattr(cache.tools.recommend, "plan_targets", None)
+    monkeypatch.setattr(cache.tools.recommend, "try_formats", None)
     again, _ = with_recommended_targets(config, 100.0)
     assert again == chosen
     assert build_cache(again).num_new_rows == 0

@@ -34,7 +34,7 @@ def test_rows_point_at_the_token_before_the_label(reader):
     spans = list(zip(starts, ends, strict=True))
     before = np.concatenate([documents.token_ids[start : end - 1] for start, end in spans])
     after = np.concatenate([documents.token_ids[start + 1 : end] for start, end in spans])
-    assert batch.input_ids.flatten()[batch.rows].tolist() == before.tolist()
+    assert batch.input_ids.flatten()[batch.places].tolist() == before.tolist()
     assert batch.labels.tolist() == after.tolist()
 
 
@@ -61,7 +61,7 @@ def test_loss_on_completion_keeps_the_rows_whose_label_is_code(reader):
     assert batch.labels.tolist() == expected_labels
     assert batch.targets.num_rows == batch.num_rows == len(expected_labels)
     whole = collate(documents, pad_id=0)
-    kept = torch.isin(whole.rows, batch.rows)
+    kept = torch.isin(whole.places, batch.places)
     assert torch.equal(whole.targets.topk_logprobs[kept], batch.targets.topk_logprobs)
 
 
@@ -89,8 +89,8 @@ def states_and_gradient(student, batches):
 
 def test_packed_documents_have_the_logits_and_the_gradient_that_each_has_alone(reader):
     student = make_student(reader)
-    indices, per_row = [3, 0, 5, 1, 2], [2, 1, 2]  # the middle row ends in padding
-    packed = collate(reader.read("train", indices), pad_id=0, per_row=per_row)
+    indices, per_sequence = [3, 0, 5, 1, 2], [2, 1, 2]  # the middle row ends in padding
+    packed = collate(reader.read("train", indices), pad_id=0, per_sequence=per_sequence)
     alone = [collate(reader.read("train", [index]), pad_id=0) for index in indices]
     assert packed.input_ids.shape[0] == 3
     logits, gradient = states_and_gradient(student, [packed])
@@ -103,7 +103,7 @@ def test_packed_documents_have_the_logits_and_the_gradient_that_each_has_alone(r
 
 def test_without_positions_packed_documents_would_see_each_other(reader):
     student = make_student(reader)
-    packed = collate(reader.read("train", [3, 0]), pad_id=0, per_row=[2])
+    packed = collate(reader.read("train", [3, 0]), pad_id=0, per_sequence=[2])
     leaking = replace(packed, position_ids=None)
     difference = row_states(student, packed) - row_states(student, leaking)
     assert difference.abs().max() > 1e-2
@@ -113,11 +113,11 @@ def test_packed_rows_hold_the_same_tokens_labels_and_targets(reader):
     documents = reader.read("train", [4, 2, 7])
     for loss_on in ("all", "completion"):
         apart = collate(documents, pad_id=0, loss_on=loss_on)
-        packed = collate(documents, pad_id=63, loss_on=loss_on, per_row=[3])
+        packed = collate(documents, pad_id=63, loss_on=loss_on, per_sequence=[3])
         assert packed.position_ids is not None and apart.position_ids is None
         assert packed.labels.tolist() == apart.labels.tolist()
         assert packed.num_tokens == apart.num_tokens == packed.input_ids.numel()
-        inputs = [batch.input_ids.flatten()[batch.rows].tolist() for batch in (packed, apart)]
+        inputs = [batch.input_ids.flatten()[batch.places].tolist() for batch in (packed, apart)]
         assert inputs[0] == inputs[1]
         assert torch.equal(packed.targets.topk_ids, apart.targets.topk_ids)
     lengths = np.diff(documents.token_offsets)
@@ -128,9 +128,9 @@ def test_packed_rows_hold_the_same_tokens_labels_and_targets(reader):
 def test_every_tensor_of_a_batch_is_pinned(reader, monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
-    batch = collate(reader.read("train", [1, 2]), pad_id=0, per_row=[2]).pin_memory()
+    batch = collate(reader.read("train", [1, 2]), pad_id=0, per_sequence=[2]).pin_memory()
     targets = batch.targets
-    expected = [batch.input_ids, batch.position_ids, batch.rows, batch.labels]
+    expected = [batch.input_ids, batch.position_ids, batch.places, batch.labels]
     expected += [targets.topk_ids, targets.topk_logprobs, targets.tail.log_mass]
     assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in expected}
 
@@ -165,7 +165,7 @@ def test_processes_share_the_documents_and_have_equally_many_microbatches(reader
 
 def tensors(steps):
     return [
-        (b.input_ids, b.rows, b.labels, b.targets.topk_ids, b.targets.topk_logprobs)
+        (b.input_ids, b.places, b.labels, b.targets.topk_ids, b.targets.topk_logprobs)
         for step in steps
         for b in step
     ]

@@ -53,8 +53,8 @@ def test_padding_never_matters(reader):
     for place, length in enumerate(lengths):
         garbage[place, length:] = torch.randint(1, 64, (garbage.shape[1] - length,))
     wider = torch.cat([garbage, torch.full((3, 7), 9)], 1)
-    rows = batch.rows // garbage.shape[1] * wider.shape[1] + batch.rows % garbage.shape[1]
-    actual = gradient(make_learner(reader), [replace(batch, input_ids=wider, rows=rows)])
+    rows = batch.places // garbage.shape[1] * wider.shape[1] + batch.places % garbage.shape[1]
+    actual = gradient(make_learner(reader), [replace(batch, input_ids=wider, places=rows)])
     assert actual[0].loss == pytest.approx(expected[0].loss, abs=1e-6)
     for one, other in zip(expected[1], actual[1], strict=True):
         torch.testing.assert_close(other, one, atol=1e-7, rtol=1e-4)
@@ -68,7 +68,7 @@ def test_states_without_a_mask_are_those_of_the_model_with_one(reader):
     with torch.no_grad():
         states = row_states(student, batch)
         logits = student(batch.input_ids, attention_mask=mask.long()).logits
-        torch.testing.assert_close(student.lm_head(states), logits.flatten(0, 1)[batch.rows])
+        torch.testing.assert_close(student.lm_head(states), logits.flatten(0, 1)[batch.places])
 
 
 def test_losses_are_those_of_the_formula_on_dense_logits(reader):
@@ -76,7 +76,7 @@ def test_losses_are_those_of_the_formula_on_dense_logits(reader):
     learner = make_learner(reader, temperature=1.7, alpha=0.3)
     losses = learner.measure([[batch]])
     with torch.no_grad():
-        logits = learner.student(batch.input_ids).logits.flatten(0, 1)[batch.rows].double()
+        logits = learner.student(batch.input_ids).logits.flatten(0, 1)[batch.places].double()
     target = batch.targets.at(1.7)
     dense = target.to_dense(64).double()
     kl = (dense * (dense.log() - (logits / 1.7).log_softmax(-1))).sum(-1).mean() * 1.7**2
@@ -209,7 +209,7 @@ def test_compile_without_a_compiler_says_what_to_do(reader, monkeypatch, tmp_pat
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_trunk_has_the_same_gradient_at_every_length_and_the_same_names(reader):
     plain, compiled = make_learner(reader), make_learner(reader, compile=True)
-    packed = {"per_row": [2, 1]}
+    packed = {"per_sequence": [2, 1]}
     for groups, options in (([[0, 1]], {}), ([[2], [3, 4]], {}), ([[5, 6, 7]], packed)):
         expected = gradient(plain, batches(reader, groups, **options))
         actual = gradient(compiled, batches(reader, groups, **options))

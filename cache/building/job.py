@@ -1,4 +1,4 @@
-"""From a configuration to documents and shards: everything stage one decides before it computes."""
+"""From a configuration to documents and shards: everything that is decided before a model runs."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,18 +13,18 @@ from cache.data.problems import dataset_sha256, load_problems
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
 from cache.errors import CacheError
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import CacheState, Plan, ShardPlan
+from cache.storage.manifest import CacheState, Plan, ShardRecord
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BuildPlan:
-    """Documents of every split and their shards."""
+class BuildJob:
+    """What a build computes: the documents of every split, and their shards."""
 
     documents: Mapping[str, Sequence[Document]]
     """By split; a sequence may read its documents as they are asked for."""
     dropped: dict[str, list[DroppedDocument]]
     dataset_sha256: dict[str, str]
-    shards: tuple[ShardPlan, ...]
+    shards: tuple[ShardRecord, ...]
     longest: int
     """Tokens of the longest document."""
     largest_id: int
@@ -40,7 +40,7 @@ class BuildPlan:
         """Rows of soft targets to compute."""
         return sum(shard.num_rows for shard in self.shards)
 
-    def documents_of(self, shard: ShardPlan) -> Sequence[Document]:
+    def documents_of(self, shard: ShardRecord) -> Sequence[Document]:
         """The documents of one of its shards."""
         last = shard.first_document + shard.num_documents
         return self.documents[shard.split][shard.first_document : last]
@@ -55,7 +55,7 @@ class BuildPlan:
         return round(layout.raw_bytes_per_row() * self.num_rows)
 
 
-def plan_build(config: BuildConfig, tokenizer, found: CacheState) -> BuildPlan:
+def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
     """Load, tokenise and assign to shards; no model is touched.
 
     A corpus is written to a spool at `out`, and read no second time once its cache is complete.
@@ -70,10 +70,10 @@ def plan_build(config: BuildConfig, tokenizer, found: CacheState) -> BuildPlan:
         if found.plan is not None:
             _require_same_corpus(found.plan, config)
         if found.complete is not None:
-            return _finished_plan(config, found.complete.plan)
-        return _corpus_plan(config, tokenizer)
+            return _finished_job(config, found.complete.plan)
+        return _corpus_job(config, tokenizer)
     documents, dropped, hashes = {}, {}, {}
-    shards: list[ShardPlan] = []
+    shards: list[ShardRecord] = []
     for split in config.splits:
         problems = load_problems(config.dataset, split)[: config.limit]
         documents[split], dropped[split] = build_documents(
@@ -87,7 +87,7 @@ def plan_build(config: BuildConfig, tokenizer, found: CacheState) -> BuildPlan:
         shards += plan_shards(split, documents[split], config.shard_tokens)
     _require_documents(documents, dropped)
     everything = [document for split in documents.values() for document in split]
-    return BuildPlan(
+    return BuildJob(
         documents=documents,
         dropped=dropped,
         dataset_sha256=hashes,
@@ -113,26 +113,26 @@ def _require_documents(
 @contextmanager
 def first_documents(
     config: BuildConfig, tokenizer, num_tokens: int | None = None
-) -> Iterator[BuildPlan]:
-    """The plan, for the block, without writing to `out`.
+) -> Iterator[BuildJob]:
+    """The job, for the block, without writing to `out`.
 
     Args:
         num_tokens: of a corpus, read at most so many tokens of each split.
 
     Raises:
-        CacheError: as `plan_build`.
+        CacheError: as `read_job`.
     """
     if config.corpus is None:
-        yield plan_build(config, tokenizer, CacheState(directory=config.out))
+        yield read_job(config, tokenizer, CacheState(directory=config.out))
         return
     most = [n for n in (config.corpus.max_tokens, num_tokens) if n is not None]
     corpus = replace(config.corpus, max_tokens=min(most, default=None))
     with tempfile.TemporaryDirectory() as out:
         config = replace(config, out=Path(out), corpus=corpus)
-        yield plan_build(config, tokenizer, CacheState(directory=config.out))
+        yield read_job(config, tokenizer, CacheState(directory=config.out))
 
 
-def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
+def _corpus_job(config: BuildConfig, tokenizer) -> BuildJob:
     spool = spool_corpus(config, tokenizer)
     documents = {
         name: SpooledDocuments(
@@ -149,7 +149,7 @@ def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
         for name, split in spool.splits.items()
         for shard in _packed_shards(name, split.num_tokens, config.max_length, spool.file_tokens)
     ]
-    return BuildPlan(
+    return BuildJob(
         documents=documents,
         dropped={name: [] for name in documents},
         dataset_sha256={name: split.sha256 for name, split in spool.splits.items()},
@@ -159,10 +159,10 @@ def _corpus_plan(config: BuildConfig, tokenizer) -> BuildPlan:
     )
 
 
-def _finished_plan(config: BuildConfig, plan: Plan) -> BuildPlan:
-    """The plan of a complete cache at `out`, whose documents are gone from the spool."""
+def _finished_job(config: BuildConfig, plan: Plan) -> BuildJob:
+    """The job of a complete cache at `out`, whose documents are gone from the spool."""
     found = plan.identity
-    return BuildPlan(
+    return BuildJob(
         documents={
             name: SpooledDocuments(
                 config.out / SPOOL_DIR,
@@ -196,11 +196,11 @@ def _require_same_corpus(found: Plan, config: BuildConfig) -> None:
 
 def _packed_shards(
     split: str, num_tokens: int, max_length: int, file_tokens: int
-) -> Iterator[ShardPlan]:
+) -> Iterator[ShardRecord]:
     """The shards of a spooled split: one of each file."""
     for number, first in enumerate(range(0, num_tokens, file_tokens)):
         tokens = min(file_tokens, num_tokens - first)
-        yield ShardPlan(
+        yield ShardRecord(
             path=f"{split}/shard-{number:05d}.h5",
             split=split,
             first_document=first // max_length,
@@ -209,15 +209,15 @@ def _packed_shards(
         )
 
 
-def plan_shards(split: str, documents: Sequence[Document], shard_tokens: int) -> list[ShardPlan]:
+def plan_shards(split: str, documents: Sequence[Document], shard_tokens: int) -> list[ShardRecord]:
     """Consecutive documents, closed off once they reach `shard_tokens` tokens."""
-    shards: list[ShardPlan] = []
+    shards: list[ShardRecord] = []
     first = tokens = 0
     for index, document in enumerate(documents):
         tokens += document.num_tokens
         if tokens >= shard_tokens or index == len(documents) - 1:
             shards.append(
-                ShardPlan(
+                ShardRecord(
                     path=f"{split}/shard-{len(shards):05d}.h5",
                     split=split,
                     first_document=first,
