@@ -36,12 +36,12 @@ from transformers import (
 from cache.machine.precision import resolve_dtype
 from cache.reading.reader import CacheReader
 from cache.teacher.load import load_causal_lm
-from distill.batches.batch import Batch
+from distill.batches.batch import Batch, padding_id
 from distill.batches.epochs import Epochs
 from distill.learning.learner import Learner
 from distill.learning.objective import row_states
 from distill.learning.precision import start_accelerator
-from distill.learning.student import build_student, padding_id
+from distill.learning.student import build_student
 from distill.loss.fused import CPU_PASS_BYTES, SLICE_BYTES
 from distill.settings.recipe import Recipe
 from distill.settings.shapes import parse_shape

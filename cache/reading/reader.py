@@ -3,6 +3,7 @@
 N rows, K cached entries, M tail-mass nodes.
 """
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ class CacheReader:
     """A complete cache, opened for reading.
 
     Shards are opened when they are first needed and once a process, so a reader may be handed
-    to worker processes. Its methods may be called from several threads, one of which reads at a
-    time. Nothing is written, no file is locked. Memory stays bounded however large the cache is:
-    see `cache.reading.open_shards`, and 8 bytes a document of a split whose lengths were asked for.
+    to worker processes, forked or spawned. Its methods may be called from several threads, one
+    of which reads at a time. Nothing is written, no file is locked. Memory stays bounded however
+    large the cache is: see `cache.reading.open_shards`, and 8 bytes a document of a split whose
+    lengths were asked for.
     """
 
     def __init__(self, path: Path | str):
@@ -74,11 +76,9 @@ class CacheReader:
             split: sum(shard.num_documents for shard in shards)
             for split, shards in self._shards.items()
         }
-        self._lock = threading.RLock()
-        self.shards = OpenShards(self.path, self.manifest, self._tables)
-        """What is open and unpacked now."""
         self._lengths: dict[str, np.ndarray] = {}
         self._codec: RowCodec | None = None
+        self._open_nothing()
 
     @property
     def identity(self) -> Identity:
@@ -123,7 +123,7 @@ class CacheReader:
 
     def document_lengths(self, split: str) -> np.ndarray:
         """(num_documents,) int64: tokens of each document of a split."""
-        with self._lock:
+        with self._own_lock():
             if split not in self._lengths:
                 self._lengths[split] = self._read_lengths(split, self._require_split(split))
             return self._lengths[split]
@@ -156,7 +156,7 @@ class CacheReader:
         if not len(indices):
             raise CacheError("read needs at least one document index.")
         task_ids, prompt_lengths, tokens, rows = [], [], [], []
-        with self._lock:
+        with self._own_lock():
             for index in indices:
                 shard, document = self._locate(split, int(index))
                 opened = self.shards.shard(shard)
@@ -193,7 +193,7 @@ class CacheReader:
                 f"{self.path} has no dataset {name!r} (tail {self.identity.targets.tail})."
             )
         parts = []
-        with self._lock:
+        with self._own_lock():
             for index in indices:
                 shard, document = self._locate(split, int(index))
                 start, stop = self.shards.shard(shard).rows_of(document)
@@ -209,7 +209,7 @@ class CacheReader:
 
     def close(self) -> None:
         """Close every open shard and free the rows; a later read opens them again."""
-        with self._lock:
+        with self._own_lock():
             self.shards.close()
 
     def __enter__(self) -> "CacheReader":
@@ -223,8 +223,28 @@ class CacheReader:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
+        """Begin anew in this process: files and locks of another one are not ours."""
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self.shards = OpenShards(self.path, self.manifest, self._tables)
+        """What is open and unpacked now."""
+
+    def _own_lock(self) -> threading.RLock:
+        if self._pid != os.getpid():  # forked since
+            self._open_nothing()
+        return self._lock
+
+    def load_tail(self) -> None:
+        """Read what the tails of all rows share now, and not with the first rows.
+
+        Raises:
+            CacheError: the file is missing or damaged.
+        """
+        with self._own_lock():
+            self._loaded_codec()
 
     def _decode(self, parts: list[Rows]) -> SoftTargets:
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

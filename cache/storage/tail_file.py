@@ -35,10 +35,10 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
     if targets.tail == "lowrank":
         _require_sha256(path, identity.tail_sha256)
         basis = load_basis(path, vocab_size=vocab_size, rank=width)
-        return RowCodec(targets, vocab_size, basis=basis)
+        return RowCodec(targets, vocab_size, basis=basis, sha256=identity.tail_sha256)
     if targets.tail == "hidden":
         head = load_head(directory, identity)
-        return RowCodec(targets, vocab_size, head=head)
+        return RowCodec(targets, vocab_size, head=head, sha256=identity.tail_sha256)
     return RowCodec(targets, vocab_size)
 
 

@@ -52,8 +52,13 @@ class RowCodec:
         *,
         basis: TailBasis | None = None,
         head: OutputHead | None = None,
+        sha256: str = "",
     ):
-        """A lowrank tail needs its `basis`, a hidden tail its `head`; fp32, on one device."""
+        """A lowrank tail needs its `basis`, a hidden tail its `head`; fp32, on one device.
+
+        Args:
+            sha256: of the file that either comes from; empty where there is none.
+        """
         assert (basis is not None) == (targets.tail == "lowrank")
         assert (head is not None) == (targets.tail == "hidden")
         self.targets, self.vocab_size = targets, vocab_size
@@ -64,11 +69,11 @@ class RowCodec:
         self.tail_width = 0
         """Coefficients or hidden dimensions a row."""
         if basis is not None:
-            self._shared = TailMap(basis.basis.float(), basis.mean)
+            self._shared = TailMap(basis.basis.float(), basis.mean, sha256)
             self.tables = basis.tables()
             self.tail_width = basis.rank
         elif head is not None:
-            self._shared = TailMap(head.weight, head.bias)
+            self._shared = TailMap(head.weight, head.bias, sha256)
             self.tail_width = head.weight.shape[1]
 
     def to(self, device: torch.device | str) -> "RowCodec":

@@ -10,9 +10,11 @@ the loss and the fidelity report know nothing else of it.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import torch
 
+from cache.errors import CacheError
 from cache.targets.tail_mass import interpolate_log_mass
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -22,11 +24,23 @@ class TailMap:
     """The linear map from coefficients to tail logits that all rows of a cache share.
 
     It is copied to a device, and cast, once, when it is first needed so, and not with every batch.
+    Between the processes of a DataLoader it goes by its name: it is in each of them already, and
+    would weigh more than all the rows of a batch.
     """
 
-    def __init__(self, basis: torch.Tensor, mean: torch.Tensor):
-        """`basis` (V, R) and `mean` (V,), fp32 on one device."""
+    _named: "WeakValueDictionary[str, TailMap]" = WeakValueDictionary()
+
+    def __init__(self, basis: torch.Tensor, mean: torch.Tensor, name: str = ""):
+        """`basis` (V, R) and `mean` (V,), fp32 on one device; `name`: a hash of their content."""
         self._copies = {(basis.device, basis.dtype): (basis, mean)}
+        self._name = name
+        if name:
+            self._named.setdefault(name, self)
+
+    def __reduce__(self):
+        if self._name:
+            return _named_map, (self._name,)
+        return TailMap, next(iter(self._copies.values()))
 
     def on(
         self, device: torch.device, dtype: torch.dtype = torch.float32
@@ -36,6 +50,16 @@ class TailMap:
             basis, mean = next(iter(self._copies.values()))
             self._copies[device, dtype] = (basis.to(device, dtype), mean.to(device))
         return self._copies[device, dtype]
+
+
+def _named_map(name: str) -> TailMap:
+    found = TailMap._named.get(name)
+    if found is None:
+        raise CacheError(
+            "These soft targets come from another process, and their cache is not open in this "
+            "one. Open it first (CacheReader or CachedDataset, and read from it once)."
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

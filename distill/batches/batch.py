@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from cache.reading.reader import CachedDocuments, CacheReader
 from cache.targets.soft_targets import SoftTargets
@@ -156,3 +157,9 @@ class BatchSource:
             loss_on=self.loss_on,
             per_sequence=[len(sequence) for sequence in microbatch],
         )
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with: the tokenizer's, or the end of text where it has none."""
+    pad_id = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad_id is None else pad_id

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from cache.reading.reader import CacheReader
+from distill.batches.batch import padding_id
 from distill.errors import DistillError
 from distill.settings.shapes import StudentShape
 
@@ -67,12 +68,6 @@ def build_student(
 def num_positions(max_length: int) -> int:
     """Positions of a student that meets documents of up to `max_length` tokens."""
     return max(MIN_POSITIONS, max_length)
-
-
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with: the tokenizer's, or the end of text where it has none."""
-    pad_id = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad_id is None else pad_id
 
 
 def require_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

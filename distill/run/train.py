@@ -13,11 +13,12 @@ from transformers.utils import logging as transformers_logging
 
 from cache.machine.durable import remove_partials, write_json
 from cache.reading.reader import CacheReader
+from distill.batches.batch import padding_id
 from distill.batches.epochs import Epochs
 from distill.errors import DistillError
 from distill.learning.learner import Learner, Losses
 from distill.learning.precision import start_accelerator
-from distill.learning.student import build_student, padding_id, require_same_vocabulary
+from distill.learning.student import build_student, require_same_vocabulary
 from distill.loss.divergences import require_divergence_fits
 from distill.run.card import model_card
 from distill.run.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from distill.batches.batch import padding_id
 from distill.errors import DistillError
-from distill.learning.student import build_student, padding_id, require_same_vocabulary
+from distill.learning.student import build_student, require_same_vocabulary
 from distill.settings.shapes import parse_shape
 from tests.support.distill_fakes import FakeReader, write_tokenizer
 
