@@ -4,6 +4,8 @@ Letters of shapes: B sequences, S positions, D width, V vocabulary.
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -19,6 +21,7 @@ SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm
 Falcon-H1."""
 PROBE_TOKENS = 16
 _plain: WeakSet[nn.Module] = WeakSet()
+_isolating: WeakSet[nn.Module] = WeakSet()
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
@@ -47,26 +50,60 @@ def trunk_states(
     masks what came before, so that packed documents do not see each other.
 
     Raises:
-        DistillError: documents are packed, and the model takes no positions.
+        DistillError: documents are packed, and the model does not keep them apart.
     """
     inner = unwrapped(model)
     trunk = inner.base_model
-    inputs: dict[str, Any] = {"input_ids": input_ids}
-    if _accepts(trunk, "use_cache"):
-        inputs["use_cache"] = False
     if position_ids is not None:
-        if not _accepts(trunk, "position_ids"):
-            raise DistillError(
-                f"{type(inner).__name__} takes no position_ids, so packed documents would see each "
-                "other. Use batching: grouped."
-            )
-        inputs["position_ids"] = position_ids
+        _require_isolation(inner, input_ids)
+    inputs = _inputs(trunk, input_ids, position_ids)
     if model is inner:
         return trunk(**inputs).last_hidden_state
-    # Data parallelism waits for gradients only of what its own forward began.
-    if _accepts(inner, "logits_to_keep"):
-        inputs["logits_to_keep"] = 1
-    return _watched(trunk, lambda: model(**inputs))[0]
+    return _states_of_parallel(model, inner, inputs)
+
+
+def _states_of_parallel(
+    model: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any]
+) -> torch.Tensor:
+    """As `trunk_states`: data parallelism sums the gradients of what its own forward began."""
+    seen: list[torch.Tensor] = []
+    hook = inner.base_model.register_forward_hook(
+        lambda trunk, given, outputs: seen.append(outputs.last_hidden_state)
+    )
+    try:
+        model(**inputs, **({"logits_to_keep": 1} if _accepts(inner, "logits_to_keep") else {}))
+    finally:
+        hook.remove()
+    if not seen:
+        raise DistillError(
+            f"{type(inner).__name__} does not call its trunk as a module, so its hidden states "
+            "are not to be had in DistributedDataParallel. Train it in one process."
+        )
+    return seen[0]
+
+
+@torch.no_grad()
+def _require_isolation(model: PreTrainedModel, input_ids: torch.Tensor) -> None:
+    """Raise DistillError, once a model, where packed documents see each other."""
+    if model in _isolating:
+        return
+    trunk, own = model.base_model, input_ids[:1, : PROBE_TOKENS // 2]
+    isolates = _accepts(trunk, "position_ids")
+    if isolates:
+        places = torch.arange(own.shape[1], device=own.device).unsqueeze(0)
+        with _evaluating(model):
+            alone = trunk(**_inputs(trunk, own, places)).last_hidden_state
+            both = _inputs(trunk, torch.cat([own.flip(1), own], 1), torch.cat([places, places], 1))
+            packed = trunk(**both).last_hidden_state[:, own.shape[1] :]
+        tolerance = 1e-2 if alone.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        difference = (packed - alone).abs().max()
+        isolates = bool(difference <= tolerance * alone.abs().max())
+    if not isolates:
+        raise DistillError(
+            f"{type(model).__name__} does not keep packed documents apart where positions start "
+            "again. Use batching: grouped, or another student."
+        )
+    _isolating.add(model)
 
 
 def plain_head(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
@@ -101,8 +138,9 @@ def _require_plain(model: PreTrainedModel, head: nn.Module, input_ids: torch.Ten
             f"{name} has {', '.join(scaled)}: its logits are not the product of head and hidden "
             "state, which the fused loss computes. Take another student."
         )
-    states, outputs = _watched(model.base_model, lambda: model(input_ids=input_ids))
-    expected, logits = outputs.logits.float(), head(states).float()
+    with _evaluating(model):
+        expected = model(input_ids=input_ids).logits.float()
+        logits = head(trunk_states(model, input_ids, None)).float()
     scale = float(expected.abs().max())
     if expected.shape != logits.shape or not torch.allclose(
         logits, expected, rtol=1e-5, atol=1e-6 * scale, equal_nan=True
@@ -113,17 +151,28 @@ def _require_plain(model: PreTrainedModel, head: nn.Module, input_ids: torch.Ten
         )
 
 
-def _watched(trunk: nn.Module, call: Any) -> tuple[torch.Tensor, Any]:
-    """The trunk's final hidden states in a call, and what the call returns."""
-    seen: list[torch.Tensor] = []
-    hook = trunk.register_forward_hook(
-        lambda module, inputs, outputs: seen.append(outputs.last_hidden_state)
-    )
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout for the block; every part is then as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     try:
-        returned = call()
+        yield
     finally:
-        hook.remove()
-    return seen[0], returned
+        for module in training:
+            module.training = True
+
+
+def _inputs(
+    trunk: nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor | None
+) -> dict[str, Any]:
+    """Arguments of a trunk; with a cache of keys and values it would not look at positions."""
+    inputs: dict[str, Any] = {"input_ids": input_ids}
+    if _accepts(trunk, "use_cache"):
+        inputs["use_cache"] = False
+    if position_ids is not None:
+        inputs["position_ids"] = position_ids
+    return inputs
 
 
 def _accepts(module: nn.Module, argument: str) -> bool:
