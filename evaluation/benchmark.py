@@ -22,7 +22,7 @@ from evaluation.models.sources import (
 from evaluation.page.page import write_html
 from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
 from evaluation.problems.contamination import contamination_remarks, measure_contamination
-from evaluation.report.report import write_report
+from evaluation.report.result_files import write_report
 from evaluation.sandbox.checks import sandbox_level
 
 __all__ = ["BenchmarkResult", "prepare", "run_benchmark"]

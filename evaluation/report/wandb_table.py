@@ -5,7 +5,7 @@ from pathlib import Path
 import wandb
 
 from evaluation.comparison.result import BenchmarkResult
-from evaluation.report.report import flat_row
+from evaluation.report.tables import flat_rows
 
 
 def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path) -> None:
@@ -18,7 +18,7 @@ def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path)
         config={**result.config, "signatures": result.signatures},
     )
     try:
-        rows = [flat_row(row) for row in result.rows]
+        rows = flat_rows([row.to_json() for row in result.rows])
         columns: list[str | int] = list(rows[0])
         run.log(
             {
