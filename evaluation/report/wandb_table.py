@@ -9,7 +9,7 @@ from evaluation.report.tables import flat_rows
 
 
 def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path) -> None:
-    """Log rows, configuration and plots as one run; `offline` needs neither account nor network."""
+    """Log rows, settings and charts as one run; `offline` needs neither account nor network."""
     run = wandb.init(
         project=project,
         job_type="evaluate",
@@ -26,8 +26,8 @@ def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path)
                     columns=columns, data=[list(row.values()) for row in rows]
                 ),
                 **{
-                    path.stem: wandb.Image(str(path))
-                    for path in sorted(folder.glob("quality-vs-*.png"))
+                    path.stem: wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+                    for path in sorted(folder.glob("quality-vs-*.svg"))
                 },
             }
         )
