@@ -19,17 +19,18 @@ from evaluation.models.sources import (
     resolve_device,
     split_bystanders,
 )
+from evaluation.page.chart_files import write_chart_files
 from evaluation.page.page import write_html
 from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
 from evaluation.problems.contamination import contamination_remarks, measure_contamination
-from evaluation.report.report import write_report
+from evaluation.report.result_files import write_report
 from evaluation.sandbox.checks import sandbox_level
 
 __all__ = ["BenchmarkResult", "prepare", "run_benchmark"]
 
 
 def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
-    """Measure teacher and checkpoints, and write results, tables and plots to `config.out`.
+    """Measure teacher and checkpoints, and write results, tables and charts to `config.out`.
 
     Interrupted, it leaves whole files behind; called again with the same configuration it goes
     on after the last finished batch.
@@ -64,9 +65,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
             )
             write_report(result, config.out)
             write_html(asdict(result), conditions.problems, config.out)
-    from evaluation.report.plots import plot_quality
-
-    plot_quality(result.rows, conditions.benchmark.name, config.out)
+    write_chart_files(asdict(result)["rows"], conditions.benchmark.name, config.out)
     if config.wandb != "disabled":
         from evaluation.report.wandb_table import log_table
 

@@ -141,9 +141,10 @@ def evaluate(
         **options,
     )
     from evaluation.benchmark import run_benchmark
-    from evaluation.report.report import to_rich_table
+    from evaluation.report.terminal import to_rich_tables
 
-    Console().print(to_rich_table(run_benchmark(config)))
+    console = Console()
+    console.print(to_rich_tables(run_benchmark(config), console.width))
     click.echo(f"Report: {config.out / 'report.html'}, as text {config.out / 'results.md'}")
 
 

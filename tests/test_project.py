@@ -225,8 +225,8 @@ def test_an_installed_wheel_runs_and_finds_its_recipes_outside_the_checkout(whee
         "for module in (cli, cache, distill, evaluation): print(module.__file__)\n"
         "print(recipes_folder() / 'starcoder2-mbpp.yaml')\n"
         "print(Path(cache.__file__).parent / 'FORMAT.md')\n"
-        "for name in ('css', 'js'):\n"
-        "    print(Path(evaluation.__file__).parent / 'page' / f'page.{name}')\n"
+        "for name in ('page.css', 'charts.css', 'page.js'):\n"
+        "    print(Path(evaluation.__file__).parent / 'page' / name)\n"
         "find_recipe('model_44m_t1.5_a0.3')\n"
         "cli.main(['train', '--help'])\n"
     )
@@ -236,6 +236,6 @@ def test_an_installed_wheel_runs_and_finds_its_recipes_outside_the_checkout(whee
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    for line in lines[:8]:
+    for line in lines[:9]:
         assert Path(line).is_relative_to(site) and Path(line).is_file()
     assert "Train one student from a cache" in result.stdout

@@ -1,1 +1,1 @@
-"""report.html: one page without a network."""
+"""report.html: one page without a network; its charts as SVG files, too."""

@@ -1,6 +1,7 @@
 """The report's figures: quality against cost, agreement, outcomes, and loss curves."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any, NamedTuple
 
 from evaluation.judging.outcomes import group_outcomes
 from evaluation.page.charts import NUM_COLOURS, Line, Point, colour_class, lines, scatter
-from evaluation.page.columns import Row, look_up, sampled_ks
-from evaluation.page.tables import model_name, model_number, outcome_table
-from evaluation.report.details import short
+from evaluation.page.tables import kinds_table, model_name, model_number
+from evaluation.report.columns import Row, look_up
+from evaluation.report.forms import short
+from evaluation.report.tables import DISTRIBUTIONS, sampled_ks
 
 METRICS_FILE = "metrics.jsonl"  # beside a student's weights, one JSON object a line
 MOST_POINTS = 200
@@ -22,36 +24,30 @@ class Quality(NamedTuple):
     name: str
     """As in the address of the page."""
     label: str
-    path: tuple[str, ...]
-    """Keys of the value in a row."""
-    interval: tuple[str, ...]
+    path: str
+    """Of the value in a row."""
+    interval: str = ""
+    """Path of its interval; empty where it has none."""
     sign: int = 1
     """-1 where less is better."""
     percent: bool = True
 
 
-COSTS = (
-    ("parameters", ("parameters",)),
-    ("median latency, ms", ("latency", "median_ms")),
-    ("size of the weights, bytes", ("size_bytes",)),
-)
+COSTS = {
+    "parameters": ("parameters", "parameters"),
+    "latency": ("median latency, ms", "latency.median_ms"),
+    "size": ("size of the weights, bytes", "size_bytes"),
+}
+"""Label and path of what the charts can show sideways, by the name of their file."""
 
 
 def quality_charts(rows: Sequence[Row]) -> str:
     """Every quality against parameters, latency and size; the page shows one quality at a time."""
     panels: list[str] = []
     options: list[str] = []
-    for quality in _qualities(rows):
-        measured = [
-            (index, row) for index, row in enumerate(rows) if look_up(row, quality.path) is not None
-        ]
-        if not measured:
-            continue
+    for quality in measured_qualities(rows):
         options.append(f'<option value="{quality.name}">{escape(quality.label)}</option>')
-        charts = "".join(
-            f"<figure>{_quality_chart(measured, quality, label, path)}</figure>"
-            for label, path in COSTS
-        )
+        charts = "".join(f"<figure>{quality_chart(rows, quality, cost)}</figure>" for cost in COSTS)
         on = " on" if not panels else ""
         panels.append(
             f'<div class="panel{on}" data-quality="{quality.name}">'
@@ -66,25 +62,30 @@ def quality_charts(rows: Sequence[Row]) -> str:
     )
 
 
-def _qualities(rows: Sequence[Row]) -> list[Quality]:
-    whole = ("agreement", "whole")
-    return [
-        Quality("greedy", "greedy pass@1, %", ("greedy_pass_at_1",), ("greedy_interval",)),
+def measured_qualities(rows: Sequence[Row]) -> list[Quality]:
+    """The qualities that some model has a value of."""
+    whole = "agreement.whole"
+    qualities = [
+        Quality("greedy", "greedy pass@1, %", "greedy_pass_at_1", "greedy_interval"),
         *(
-            Quality(f"pass{k}", f"pass@{k}, %", ("pass_at", k), ("pass_at_intervals", k))
+            Quality(f"pass{k}", f"pass@{k}, %", f"pass_at.{k}", f"pass_at_intervals.{k}")
             for k in sampled_ks(rows)
         ),
-        Quality("top1", "top-1 agreement, %", (*whole, "top1"), (*whole, "top1_interval")),
-        Quality("kl", "−KL, nats a token", (*whole, "kl"), (*whole, "kl_interval"), -1, False),
+        Quality("top1", "top-1 agreement, %", f"{whole}.top1", f"{whole}.top1_interval"),
+        Quality("kl", "−KL, nats a token", f"{whole}.kl", f"{whole}.kl_interval", -1, False),
+        Quality("bleu", "BLEU", "bleu", percent=False),
     ]
+    return [one for one in qualities if any(look_up(row, one.path) is not None for row in rows)]
 
 
-def _quality_chart(
-    measured: Sequence[tuple[int, Row]], quality: Quality, label: str, path: tuple[str, ...]
-) -> str:
+def quality_chart(rows: Sequence[Row], quality: Quality, cost: str) -> str:
+    """The models that have the quality, against one of the costs."""
+    label, path = COSTS[cost]
     points = []
-    for index, row in measured:
+    for index, row in enumerate(rows):
         x, value = look_up(row, path), look_up(row, quality.path)
+        if value is None:
+            continue
         ends = sorted(quality.sign * end for end in look_up(row, quality.interval) or ())
         shown = f"{100 * value:.1f} %" if quality.percent else short(value)
         points.append(
@@ -111,10 +112,10 @@ def agreement_bars(rows: Sequence[Row]) -> str:
     """How often each model's most likely token is the teacher's; empty where unmeasured."""
     bars = []
     for index, row in enumerate(rows):
-        share = look_up(row, ("agreement", "whole", "top1"))
+        share = look_up(row, "agreement.whole.top1")
         if share is None:
             continue
-        low, high = look_up(row, ("agreement", "whole", "top1_interval")) or (share, share)
+        low, high = look_up(row, "agreement.whole.top1_interval") or (share, share)
         style = colour_class(index, row["is_teacher"])
         bars.append(
             f'<span class="who">{model_name(index, row)}</span>'
@@ -142,14 +143,16 @@ def outcome_bars(rows: Sequence[Row]) -> str:
     """What became of the completions of every model, as shares of a bar and as counts."""
     chips = _chips(rows)
     parts = []
-    fields = {"Greedy completions": "greedy_outcomes", "Samples": "sampled_outcomes"}
-    for caption, field in fields.items():
+    for caption, field in DISTRIBUTIONS.items():
         if not any(row[field] for row in rows):
+            continue
+        if field == "finishes":
+            parts.append(kinds_table(caption, rows, field, {}))
             continue
         bars = "".join(_outcome_bar(index, row, field, chips) for index, row in enumerate(rows))
         parts.append(
             f'<h3>{caption}</h3><div class="bars">{bars}</div>'
-            + outcome_table(f"{caption} by kind", rows, field, chips)
+            + kinds_table(f"{caption} by kind", rows, field, chips)
         )
     return "".join(parts)
 
@@ -175,14 +178,14 @@ def _outcome_bar(index: int, row: Row, field: str, chips: Mapping[str, str]) -> 
 
 def _chips(rows: Sequence[Row]) -> dict[str, str]:
     """The style of every kind of outcome: passed first, then by how often they are met."""
-    total: dict[str, int] = {}
+    total: Counter[str] = Counter()
     for row in rows:
-        for outcomes in (row["greedy_outcomes"], row["sampled_outcomes"]):
-            for kind, count in group_outcomes(outcomes).items():
-                total[kind] = total.get(kind, 0) + count
-    failures = sorted((kind for kind in total if kind != "passed"), key=lambda kind: -total[kind])
+        total.update(row["greedy_outcomes"])
+        total.update(row["sampled_outcomes"])
+    kinds = group_outcomes(total)
+    failures = [kind for kind in kinds if kind != "passed"]
     hues = [hue for hue in range(NUM_COLOURS) if hue != 2]  # 2 is for passed
-    styles = {"passed": "c2"} if "passed" in total else {}
+    styles = {"passed": "c2"} if "passed" in kinds else {}
     for place, kind in enumerate(failures):
         striped = " striped" if place // len(hues) % 2 else ""
         styles[kind] = f"c{hues[place % len(hues)]}{striped}"

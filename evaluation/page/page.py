@@ -9,17 +9,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cache.machine.durable import write_text
 from evaluation.errors import EvaluationError
 from evaluation.judging.self_check import SelfCheck
+from evaluation.page.assets import read_asset
 from evaluation.page.browser import browser_section
-from evaluation.page.columns import percent
 from evaluation.page.figures import agreement_bars, loss_curves, outcome_bars, quality_charts
-from evaluation.page.tables import contamination_table, summary_tables, table
+from evaluation.page.tables import section_tables, table
 from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
 
 REPORT_FILE = "report.html"
@@ -67,10 +66,11 @@ def to_html(content: Mapping[str, Any], problems: Sequence[BenchmarkProblem], ou
     """The whole page. Sections of what was not measured are left out."""
     rows = content["rows"]
     sections = {
-        "Summary": summary_tables(rows) + _size_notes(rows),
+        "Summary": section_tables(rows, "Summary"),
         "Quality against cost": quality_charts(rows),
-        "Agreement": agreement_bars(rows),
-        "Outcomes": outcome_bars(rows),
+        "Agreement": agreement_bars(rows) + section_tables(rows, "Agreement"),
+        "Latency": section_tables(rows, "Latency"),
+        "Outcomes": outcome_bars(rows) + section_tables(rows, "Outcomes"),
         "Contamination": _contamination(content),
         "Loss curves": loss_curves(rows),
         "Problems": browser_section(content, problems, out),
@@ -87,7 +87,8 @@ def to_html(content: Mapping[str, Any], problems: Sequence[BenchmarkProblem], ou
 
 
 def _page(title: str, body: str) -> str:
-    style, script = _asset("page.css"), _asset("page.js")
+    style = read_asset("page.css") + read_asset("charts.css")
+    script = read_asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
@@ -100,11 +101,6 @@ def _page(title: str, body: str) -> str:
         f"<title>{escape(title)}</title><style>\n{style}</style></head>\n"
         f"<body>{body}\n<script>{script}</script></body></html>\n"
     )
-
-
-def _asset(name: str) -> str:
-    folder = resources.files("evaluation.page")
-    return (folder / name).read_text(encoding="utf-8")
 
 
 def _title(content: Mapping[str, Any]) -> str:
@@ -173,12 +169,6 @@ def _list(texts: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 
-def _size_notes(rows: Sequence[Mapping[str, Any]]) -> str:
-    computed = [row for row in rows if "computed" in row["size_source"]]
-    texts = [f"{row['label']} has no .safetensors file: {row['size_source']}." for row in computed]
-    return "".join(f'<p class="quiet">* {escape(text)}</p>' for text in texts)
-
-
 def _contamination(content: Mapping[str, Any]) -> str:
     """What the benchmark shares with the training documents; empty where unchecked."""
     found = content.get("contamination")
@@ -186,7 +176,7 @@ def _contamination(content: Mapping[str, Any]) -> str:
         return ""
     shares, total = found["contaminated"], content["num_problems"]
     text = (
-        f"<p>{len(shares)} of {total} problems ({percent(len(shares) / total)}) share "
+        f"<p>{len(shares)} of {total} problems ({100 * len(shares) / total:.1f} %) share "
         f"{found['n']} words in a row, in prompt or canonical solution, with one of the "
         f"{found['num_documents']:,} training documents of <code>{escape(found['cache'])}</code>."
         "</p>"
@@ -194,14 +184,14 @@ def _contamination(content: Mapping[str, Any]) -> str:
     if not shares:
         return text
     lines = [
-        f'<tr><th scope="row">{escape(task)}</th><td>{percent(share)}</td>'
+        f'<tr><th scope="row">{escape(task)}</th><td>{100 * share:.1f} %</td>'
         f'<td class="words"><code>{escape(found["examples"].get(task, ""))}</code></td></tr>'
         for task, share in sorted(shares.items(), key=lambda item: -item[1])
     ]
     heads = '<th>problem</th><th>n-grams shared</th><th class="words">one of them</th>'
     listing = table("Contaminated problems, most first", heads, lines)
     return (
-        f"{text}{contamination_table(content['rows'])}"
+        f"{text}{section_tables(content['rows'], 'Contamination')}"
         f"<details><summary>The {len(shares)} problems</summary>{listing}</details>"
     )
 

@@ -1,1 +1,1 @@
-"""Results as files: JSON, CSV, Markdown, plots, a W&B table."""
+"""Results as files and tables: JSON, CSV, Markdown, the terminal, a W&B table."""

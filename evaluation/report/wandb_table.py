@@ -5,11 +5,11 @@ from pathlib import Path
 import wandb
 
 from evaluation.comparison.result import BenchmarkResult
-from evaluation.report.report import flat_row
+from evaluation.report.tables import flat_rows
 
 
 def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path) -> None:
-    """Log rows, configuration and plots as one run; `offline` needs neither account nor network."""
+    """Log rows, settings and charts as one run; `offline` needs neither account nor network."""
     run = wandb.init(
         project=project,
         job_type="evaluate",
@@ -18,7 +18,7 @@ def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path)
         config={**result.config, "signatures": result.signatures},
     )
     try:
-        rows = [flat_row(row) for row in result.rows]
+        rows = flat_rows([row.to_json() for row in result.rows])
         columns: list[str | int] = list(rows[0])
         run.log(
             {
@@ -26,8 +26,8 @@ def log_table(result: BenchmarkResult, *, mode: str, project: str, folder: Path)
                     columns=columns, data=[list(row.values()) for row in rows]
                 ),
                 **{
-                    path.stem: wandb.Image(str(path))
-                    for path in sorted(folder.glob("quality-vs-*.png"))
+                    path.stem: wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+                    for path in sorted(folder.glob("quality-vs-*.svg"))
                 },
             }
         )

@@ -10,7 +10,6 @@ from evaluation.comparison import measure
 from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
 from evaluation.problems.benchmarks import load_benchmark
-from evaluation.report import plots
 from tests.support.paths import EXAMPLES
 from tests.support.tiny_models import save_tiny
 
@@ -52,12 +51,6 @@ def loaded(monkeypatch):
     return seen
 
 
-@pytest.fixture
-def no_plots(monkeypatch):
-    """Leave out what takes most of the time of a tiny comparison."""
-    monkeypatch.setattr(plots, "plot_quality", lambda *arguments: [])
-
-
 def test_whole_comparison_of_two_models(config, loaded):
     result = run_benchmark(config)
     teacher, student = result.rows
@@ -74,7 +67,8 @@ def test_whole_comparison_of_two_models(config, loaded):
     assert result.complete and result.num_problems == 2
     names = {path.name for path in config.out.iterdir()}
     assert {"results.json", "results.csv", "results.md", "report.html"} < names
-    assert {"quality-vs-size.png", "quality-vs-latency.png"} < names
+    charts = ("quality-vs-parameters.svg", "quality-vs-latency.svg", "quality-vs-size.svg")
+    assert set(charts) < names
     with (config.out / "results.csv").open() as file:
         assert [row["model"] for row in csv.DictReader(file)] == ["teacher", "student"]
     saved = json.loads((config.out / "results.json").read_text())
@@ -86,7 +80,7 @@ def test_whole_comparison_of_two_models(config, loaded):
     assert {"torch", "transformers", "sacrebleu"} <= set(saved["versions"])
 
 
-def test_agreement_is_measured_where_a_cache_is_given(config, no_plots, tiny_cache, tiny_teacher):
+def test_agreement_is_measured_where_a_cache_is_given(config, tiny_cache, tiny_teacher):
     config = replace(
         config,
         teacher=str(tiny_teacher),
@@ -108,7 +102,7 @@ def test_agreement_is_measured_where_a_cache_is_given(config, no_plots, tiny_cac
 
 
 def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
-    config, loaded, no_plots, tmp_path
+    config, loaded, tmp_path
 ):
     first = run_benchmark(config)
     loaded.clear()
@@ -119,7 +113,7 @@ def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
     assert loaded == ["other"]
 
 
-def test_scoring_again_under_other_limits_loads_no_model(config, loaded, no_plots):
+def test_scoring_again_under_other_limits_loads_no_model(config, loaded):
     first = run_benchmark(config)
     loaded.clear()
     lines = sum(1 for path in _sample_files(config.out) for _ in path.open())
@@ -135,7 +129,7 @@ def _sample_files(out):
     return [p for p in (out / "samples").glob("*.jsonl") if not p.name.endswith(".results.jsonl")]
 
 
-def test_canonical_completions_score_100_percent_and_are_called_implausible(config, no_plots):
+def test_canonical_completions_score_100_percent_and_are_called_implausible(config):
     config = replace(config, samples=0, self_check=False)
     run_benchmark(config)
     solutions = {problem.task_id: problem.canonical_solution for problem in HUMANEVAL}
@@ -157,7 +151,7 @@ def test_canonical_completions_score_100_percent_and_are_called_implausible(conf
     assert note.startswith("student: greedy pass@1 of 100.0% (95 % 34.2% to 100.0%) from 0 M")
 
 
-def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, no_plots, monkeypatch):
+def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, monkeypatch):
     original = measure.measure_latency
 
     def interrupt_at_student(model, *arguments):
@@ -179,7 +173,7 @@ def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, no_plots
     assert loaded == ["student"]
 
 
-def test_prompts_beyond_the_positions_are_reported(config, no_plots, tmp_path):
+def test_prompts_beyond_the_positions_are_reported(config, tmp_path):
     small = save_tiny(tmp_path / "small", 3, positions=64, width=16)
     result = run_benchmark(replace(config, checkpoints=(small,), teacher=None, samples=0))
     assert result.rows[0].greedy_outcomes == {"prompt_too_long": 2}
@@ -187,7 +181,7 @@ def test_prompts_beyond_the_positions_are_reported(config, no_plots, tmp_path):
     assert "small: 2 of 2 prompts leave no room in its positions" in " ".join(result.notes)
 
 
-def test_offline_table_needs_no_account(config, no_plots, monkeypatch):
+def test_offline_table_needs_no_account(config, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     run_benchmark(replace(config, checkpoints=(), samples=0, wandb="offline"))
     assert list((config.out / "wandb").glob("offline-run-*/*.wandb"))
@@ -199,9 +193,7 @@ def test_results_need_a_folder(config):
         run_benchmark(config)
 
 
-def test_cache_option_rates_models_on_uncontaminated_problems_too(
-    config, no_plots, tmp_path, tiny_cache
-):
+def test_cache_option_rates_models_on_uncontaminated_problems_too(config, tmp_path, tiny_cache):
     leaked = load_problems(str(EXAMPLES), "train")[0]
     problems = [
         {

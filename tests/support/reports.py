@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 from evaluation.agreement.scores import Agreement, AgreementScores
-from evaluation.comparison.model_row import ModelRow, compare_with_teacher
+from evaluation.comparison.model_row import ModelRow, compare_with_teacher, rate_uncontaminated
 from evaluation.comparison.result import BenchmarkResult
-from evaluation.models.latency import Latency
+from evaluation.models.latency import GenerationTimes, Latency
 from evaluation.problems.benchmarks import load_benchmark
 from evaluation.problems.contamination import Contamination
 
@@ -47,6 +47,11 @@ LATENCY = Latency(
     distinct_prompts=20,
     batched=None,
 )
+BATCHED = GenerationTimes(
+    batch=8, mean_ms=4000.0, median_ms=4001.0, p95_ms=4200.0, first_token_ms=400.0,
+    first_token_p95_ms=440.0, per_token_ms=None, per_token_p95_ms=None, tokens_per_second=128.0,
+    peak_memory_bytes=3 << 30,
+)  # fmt: skip
 TEACHER = ModelRow(
     label="teacher-3b",
     is_teacher=True,
@@ -104,6 +109,26 @@ def result(*rows, **fields):
             **fields,
         }
     )
+
+
+def full_result():
+    """A teacher and a student of whom everything was measured."""
+    times = replace(BATCHED, per_token_ms=50.0, per_token_p95_ms=55.5)
+    rows = [
+        replace(
+            row,
+            codebleu=21.26,
+            codebleu_raw=20.0,
+            latency=replace(row.latency, peak_memory_bytes=2 << 30, batched=times),
+            peak_memory_bytes=5 << 30,
+            failed_at_token_limit={"greedy": 7, "sampled": 90},
+            greedy_outcomes={**row.greedy_outcomes, "prompt_too_long": 3},
+            agreement=AGREEMENT,
+        )
+        for row in (TEACHER, STUDENT)
+    ]
+    rows = rate_uncontaminated(compare_with_teacher(rows), {"T/0", "T/1", "T/100"})
+    return replace(result(*rows), rows=tuple(rows), contamination=CONTAMINATION)
 
 
 def write_samples(out, name, texts, passed=()):

@@ -16,8 +16,9 @@ from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
 from evaluation.models.lazy import LazyModel
 from evaluation.models.sources import ModelSource, load_model
-from evaluation.report.details import agreement_table
-from evaluation.report.report import flat_row, to_markdown, to_rich_table
+from evaluation.report.markdown import to_markdown
+from evaluation.report.tables import flat_rows, measured_tables
+from evaluation.report.terminal import to_rich_tables
 from tests.support.reports import STUDENT, TEACHER, result
 from tests.support.tiny_models import gpt2
 from tests.support.tiny_teacher import save_teacher
@@ -133,13 +134,17 @@ def test_rows_keep_agreement_and_say_what_limits_it(config, student):
     agreement = measure(config, student)[0]
     row = replace(STUDENT, agreement=agreement)
     assert ModelRow.from_json(row.to_json()) == row
-    flat = flat_row(row)
+    rows = [STUDENT.to_json(), row.to_json()]
+    unmeasured, flat = flat_rows(rows)
     assert flat["kl_whole"] == agreement.whole.kl
     assert flat["top1_agreement_completion"] == agreement.completion.top1
-    whole, completion = agreement_table([STUDENT, row])
-    assert whole["KL"].startswith(f"{agreement.whole.kl:.3f} [")
-    assert completion["top-1"].startswith(f"{agreement.completion.top1:.1%} [")
-    assert set(flat) == set(flat_row(STUDENT)) and flat_row(STUDENT)["kl_whole"] is None
+    whole, completion = (one for one in measured_tables(rows) if "Agreement" in one.title)
+    assert [index for index, _ in whole.rows] == [index for index, _ in completion.rows] == [1]
+    shown = {column.name: column.text(rows[1]) for column in whole.columns}
+    assert shown["KL"].startswith(f"{agreement.whole.kl:.3f} [")
+    shown = {column.name: column.text(rows[1]) for column in completion.columns}
+    assert shown["top-1"].startswith(f"{100 * agreement.completion.top1:.1f} % [")
+    assert set(flat) == set(unmeasured) and unmeasured["kl_whole"] is None
     (note,) = row_notes(replace(row, agreement=replace(agreement, num_cut=2)), 164)
     assert "2 of 3 held-out documents are longer than its positions" in note
     (note,) = row_notes(replace(TEACHER, agreement=agreement), 164)
@@ -157,7 +162,7 @@ def test_agreement_is_in_the_report_with_its_signature(config, student):
     assert "## Agreement with the teacher on held-out documents" in text
     assert f"- agreement: `{signature}`" in text
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(to_rich_table(whole))
+    console.print(to_rich_tables(whole, 80))
     assert "…" not in (shown := console.export_text()) and "bits/byte" in shown
     live = replace(config, live_agreement=True)
     assert prepare(live).agreement_signature.startswith("reference:live:teacher0@")

@@ -13,7 +13,6 @@ import pytest
 
 from evaluation.benchmark import run_benchmark
 from evaluation.config import BenchmarkConfig
-from evaluation.report import plots
 from tests.support.paths import ROOT
 from tests.support.tiny_models import save_tiny
 
@@ -44,8 +43,7 @@ def config(tmp_path):
     )
 
 
-def test_sigkill_in_generation_costs_no_finished_completion(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(plots, "plot_quality", lambda *arguments: [])
+def test_sigkill_in_generation_costs_no_finished_completion(config, tmp_path):
     words = [sys.executable, "cli.py", "evaluate", "--checkpoints", config.checkpoints[0]]
     for name in (
         "limit", "samples", "temperature", "max_new_tokens", "batch_size", "latency_prompts",

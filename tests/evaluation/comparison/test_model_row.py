@@ -1,0 +1,59 @@
+"""What a row says beside its numbers: ratios to the teacher, and what to note."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from evaluation.comparison.model_row import ModelRow, compare_with_teacher, row_notes
+from tests.support.reports import LATENCY, STUDENT, TEACHER
+
+
+def test_ratios_are_teacher_over_student_and_kept_is_in_percent():
+    row = compare_with_teacher([TEACHER, STUDENT])[1]
+    assert row.speedup == 8
+    assert row.compression == pytest.approx(6060 / 177)
+    assert row.comparison.kept_percent == pytest.approx(25)
+    assert (row.comparison.both, row.comparison.only_teacher) == (13, 39)
+
+
+def test_nothing_is_kept_of_a_teacher_that_solves_nothing():
+    nothing = dict.fromkeys(TEACHER.greedy_passed, False)
+    rows = compare_with_teacher([replace(TEACHER, greedy_passed=nothing), STUDENT])
+    assert rows[1].comparison.kept_percent is None
+    assert rows[1].comparison.kept_percent_interval is None
+    assert rows[1].speedup == 8
+
+
+def test_without_a_teacher_there_are_no_ratios():
+    assert compare_with_teacher([STUDENT]) == [STUDENT]
+
+
+def test_rows_survive_the_way_through_json():
+    row = compare_with_teacher([TEACHER, STUDENT])[1]
+    assert ModelRow.from_json(json.loads(json.dumps(row.to_json()))) == row
+
+
+def test_student_beyond_what_its_size_is_known_to_reach_is_noted_and_a_teacher_is_not():
+    good = replace(
+        STUDENT,
+        greedy_pass_at_1=0.16,
+        greedy_interval=(0.11, 0.22),
+        pass_at_intervals={"1": (0.05, 0.09), "10": (0.1, 0.2)},
+        greedy_passed={f"HumanEval/{i}": i < 26 for i in range(164)},
+    )
+    (note,) = row_notes(good, 164)
+    assert note.startswith(
+        "student-44m: greedy pass@1 of 16.0% (95 % 11.0% to 22.0%) from 44 M parameters is "
+        "implausible: Codex 85M reaches 8.2% (Chen et al. 2021, table 1)"
+    )
+    assert row_notes(replace(good, greedy_interval=(0.07, 0.22)), 164) == []
+    assert row_notes(replace(good, parameters=400_000_000), 164) == []
+    assert row_notes(replace(good, is_teacher=True), 164) == []
+    sampled = replace(good, greedy_interval=(0.0, 0.1), pass_at_intervals={"1": (0.09, 0.11)})
+    assert row_notes(sampled, 164)[0].startswith("student-44m: sampled pass@1 of 7.0%")
+
+
+def test_repeated_prompts_are_noted():
+    few = replace(STUDENT, latency=replace(LATENCY, distinct_prompts=2))
+    assert "20 timed generations on only 2 different prompts" in row_notes(few, 2)[0]
