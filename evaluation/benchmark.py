@@ -5,10 +5,10 @@ from pathlib import Path
 
 from cache.machine.precision import resolve_dtype
 from evaluation.agreement.held_out import HeldOut
-from evaluation.comparison.conditions import Conditions, hash_of
 from evaluation.comparison.measure import measure_model
 from evaluation.comparison.model_row import ModelRow
 from evaluation.comparison.result import BenchmarkResult, build_result
+from evaluation.comparison.shared_settings import SharedSettings, hash_of
 from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
 from evaluation.judging.progress import Stages
@@ -39,33 +39,33 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     """
     checkpoints, bystanders = split_bystanders(config.checkpoints)
     sources = list_sources(checkpoints, config.teacher, config.revision)
-    conditions = prepare(config)
+    shared = prepare(config)
     _require_folder(config.out)
     contamination = None
     if config.cache is not None:
-        contamination = measure_contamination(config.cache, conditions.problems)
+        contamination = measure_contamination(config.cache, shared.problems)
     rows: list[ModelRow] = []
     with Stages() as stages:
-        remarks = [f"Skipped {problem}" for problem in conditions.benchmark.skipped]
+        remarks = [f"Skipped {problem}" for problem in shared.benchmark.skipped]
         remarks += [f"Skipped {path}: no model in it" for path in bystanders]
-        remarks += remark_on_judging(conditions.problems)
-        chosen = replace(conditions.benchmark, problems=conditions.problems)
+        remarks += remark_on_judging(shared.problems)
+        chosen = replace(shared.benchmark, problems=shared.problems)
         checked = prove_benchmark(chosen, config, stages)
         remarks += checked.remarks if checked else ()
-        remarks += contamination_remarks(contamination, checkpoints, len(conditions.problems))
+        remarks += contamination_remarks(contamination, checkpoints, len(shared.problems))
         for source in sources:
-            rows.append(measure_model(source, conditions, stages.of(source.label)))
+            rows.append(measure_model(source, shared, stages.of(source.label)))
             result = build_result(
                 rows,
-                conditions,
+                shared,
                 remarks,
                 contamination=contamination,
                 self_check=checked,
                 complete=len(rows) == len(sources),
             )
             write_report(result, config.out)
-            write_html(asdict(result), conditions.problems, config.out)
-    write_chart_files(asdict(result)["rows"], conditions.benchmark.name, config.out)
+            write_html(asdict(result), shared.problems, config.out)
+    write_chart_files(asdict(result)["rows"], shared.benchmark.name, config.out)
     if config.wandb != "disabled":
         from evaluation.report.wandb_table import log_table
 
@@ -73,7 +73,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     return result
 
 
-def prepare(config: BenchmarkConfig) -> Conditions:
+def prepare(config: BenchmarkConfig) -> SharedSettings:
     """Resolve what is the same for every model: problems, device, dtype, sandbox.
 
     Raises: EvaluationError when a benchmark, device or sandbox is not there.
@@ -85,7 +85,7 @@ def prepare(config: BenchmarkConfig) -> Conditions:
         template=config.template,
         strip_prompt=config.strip_prompt,
     )
-    return Conditions(
+    return SharedSettings(
         config=config,
         benchmark=benchmark,
         problems=benchmark.problems[: config.limit],

@@ -19,7 +19,7 @@ from cache.storage.manifest import Manifest, ShardRecord
 from cache.storage.packing import GROUP_ROWS
 from cache.targets.rans import FrequencyTables
 
-Rows = dict[str, np.ndarray]
+UnpackedRows = dict[str, np.ndarray]
 
 BLOCK_BYTES = 32 << 20
 """Unpacked rows of one block: with the default format, a shard of the default size."""
@@ -49,7 +49,7 @@ class OpenShards:
         self.num_unpacked = 0
         """Groups unpacked so far."""
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, int], Rows] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], UnpackedRows] = OrderedDict()
 
     @property
     def num_kept(self) -> int:
@@ -77,7 +77,7 @@ class OpenShards:
             self._open.popitem(last=False)[1].file.close()
         return opened
 
-    def rows(self, plan: ShardRecord, start: int, stop: int) -> list[Rows]:
+    def rows(self, plan: ShardRecord, start: int, stop: int) -> list[UnpackedRows]:
         """Rows `start` to `stop` of a shard, as views of the groups in which they lie.
 
         Raises:
@@ -98,7 +98,7 @@ class OpenShards:
         self._open.clear()
         self._groups.clear()
 
-    def _kept(self, key: tuple[str, int], unpack: Callable[[], Rows]) -> Rows:
+    def _kept(self, key: tuple[str, int], unpack: Callable[[], UnpackedRows]) -> UnpackedRows:
         if key in self._groups:
             self._groups.move_to_end(key)
             return self._groups[key]
@@ -108,7 +108,7 @@ class OpenShards:
         self.num_unpacked += 1
         return self._groups[key]
 
-    def _unpack(self, plan: ShardRecord, begin: int) -> Rows:
+    def _unpack(self, plan: ShardRecord, begin: int) -> UnpackedRows:
         stop = min(begin + GROUP_ROWS, plan.num_rows)
         rows = self.shard(plan).row_range(begin, stop, self._fields)
         vocab_size = self._identity.vocab_size

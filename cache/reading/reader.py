@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import CacheError
-from cache.reading.open_shards import OpenShards, Rows
+from cache.reading.open_shards import OpenShards, UnpackedRows
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import FIRST_VERSION, read_lengths
@@ -246,7 +246,7 @@ class CacheReader:
         with self._own_lock():
             self._loaded_codec()
 
-    def _decode(self, parts: list[Rows]) -> SoftTargets:
+    def _decode(self, parts: list[UnpackedRows]) -> SoftTargets:
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return self._loaded_codec().decode(to_tensors(rows))
 

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from cache.machine.durable import write_json
-from evaluation.comparison.conditions import Conditions, hash_of
 from evaluation.comparison.kept import keep_json
 from evaluation.comparison.measure_agreement import measure_agreement
 from evaluation.comparison.model_row import ModelRow
+from evaluation.comparison.shared_settings import SharedSettings, hash_of
 from evaluation.config import GenerationSettings
 from evaluation.errors import EvaluationError
 from evaluation.generation.completions import Sample, complete_all
 from evaluation.judging.outcomes import count_failed_at_limit
 from evaluation.judging.progress import StageProgress
 from evaluation.judging.scoring import Scores, judge, save_verdicts, summarize
-from evaluation.metrics.codebleu import completion_codebleu
 from evaluation.metrics.evaluate_metrics import compute_bleu
 from evaluation.metrics.intervals import wilson_interval
 from evaluation.models.latency import Latency, measure_latency
-from evaluation.models.lazy import LazyModel
+from evaluation.models.on_demand import ModelOnDemand
 from evaluation.models.sources import (
     ModelSource,
     load_model,
@@ -33,34 +32,34 @@ from evaluation.models.sources import (
 from evaluation.sandbox.checks import Verdict
 
 
-def measure_model(source: ModelSource, conditions: Conditions, progress: StageProgress) -> ModelRow:
+def measure_model(source: ModelSource, shared: SharedSettings, progress: StageProgress) -> ModelRow:
     """The row of a model; taken from `out/rows` where it was measured under the same conditions.
 
     Raises: EvaluationError when the model cannot be loaded or measured.
     """
     identity = model_identity(source)
-    path = conditions.config.out / "rows" / f"{conditions.row_key(identity)}.json"
+    path = shared.config.out / "rows" / f"{shared.row_key(identity)}.json"
     if path.is_file():
         kept = ModelRow.from_json(json.loads(path.read_text(encoding="utf-8")))
         # The same weights may have been moved, or play another part now.
         here = {"label": source.label, "source": source.source, "is_teacher": source.is_teacher}
         return ModelRow.from_json({**kept.to_json(), **here})
-    row = _measure(source, identity, conditions, progress)
+    row = _measure(source, identity, shared, progress)
     write_json(path, row.to_json(), EvaluationError)
     return row
 
 
 def _measure(
-    source: ModelSource, identity: str, conditions: Conditions, progress: StageProgress
+    source: ModelSource, identity: str, shared: SharedSettings, progress: StageProgress
 ) -> ModelRow:
     """The row of a model that is loaded only where latency or a completion is still missing."""
-    config = conditions.config
-    model = LazyModel(lambda: _load(source, conditions, progress), conditions.device)
-    run = _Run(source, identity, conditions, model, progress)
+    config = shared.config
+    model = ModelOnDemand(lambda: _load(source, shared, progress), shared.device)
+    run = _Run(source, identity, shared, model, progress)
     try:
         # First of all, so that too few positions are reported before hours of generation.
         cost = run.cost()
-        agreement, no_agreement = measure_agreement(source, model, conditions, run.stem, progress)
+        agreement, no_agreement = measure_agreement(source, model, shared, run.stem, progress)
         greedy = run.judge(config.greedy, "greedy", (1,))
         sampled = run.judge(config.sampled, "sampled", config.ks) if config.samples else None
         cost["peak_memory_bytes"] = run.keep_peak_memory(cost)
@@ -78,7 +77,7 @@ def _measure(
         greedy_interval=wilson_interval(num_passed, len(greedy.verdicts)),
         pass_at=_by_name(sampled.scores.pass_at) if sampled else {},
         pass_at_intervals=_by_name(sampled.scores.intervals) if sampled else {},
-        **_similarity(greedy.samples, conditions),
+        **_similarity(greedy.samples, shared),
         agreement=agreement,
         no_agreement=no_agreement,
         greedy_outcomes=greedy.scores.outcomes,
@@ -97,24 +96,22 @@ def _measure(
     )
 
 
-def _load(source: ModelSource, conditions: Conditions, progress: StageProgress) -> tuple[Any, Any]:
+def _load(source: ModelSource, shared: SharedSettings, progress: StageProgress) -> tuple[Any, Any]:
     progress("load", 0, 1)
-    loaded = load_model(source, conditions.dtype, conditions.device)
+    loaded = load_model(source, shared.dtype, shared.device)
     progress("load", 1, 1)
     return loaded
 
 
-def _similarity(samples: list[Sample], conditions: Conditions) -> dict[str, Any]:
-    """BLEU and CodeBLEU of completions as they are judged, and as they were generated."""
-    references = [problem.canonical_solution for problem in conditions.problems]
+def _similarity(samples: list[Sample], shared: SharedSettings) -> dict[str, Any]:
+    """BLEU of completions as they are judged, and as they were generated."""
+    references = [problem.canonical_solution for problem in shared.problems]
     cut = [sample.completion for sample in samples]
     raw = [sample.raw for sample in samples if sample.raw is not None]
     scores: dict[str, Any] = {}
     for suffix, texts in (("", cut), ("_raw", raw)):
         kept = len(texts) == len(references)
-        code = completion_codebleu(texts, references) if kept else None
         scores[f"bleu{suffix}"] = compute_bleu(texts, references)["bleu"] if kept else None
-        scores[f"codebleu{suffix}"] = code.score if code is not None else None
     return scores
 
 
@@ -148,17 +145,17 @@ class _Run:
         self,
         source: ModelSource,
         identity: str,
-        conditions: Conditions,
-        model: LazyModel,
+        shared: SharedSettings,
+        model: ModelOnDemand,
         progress: StageProgress,
     ):
-        self.source, self.conditions, self.model = source, conditions, model
+        self.source, self.shared, self.model = source, shared, model
         self.progress = progress
         # The dtype moves near-ties; the device only in the last bits, so files can travel.
-        self.identity = f"{identity}|{conditions.dtype_name}"
+        self.identity = f"{identity}|{shared.dtype_name}"
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.label)
         self.stem = f"{name}-{hash_of(self.identity)[:8]}"
-        self.cost_path = conditions.config.out / "costs" / f"{conditions.cost_key(identity)}.json"
+        self.cost_path = shared.config.out / "costs" / f"{shared.cost_key(identity)}.json"
 
     def cost(self) -> dict[str, Any]:
         """Parameters, bytes and latency, as in JSON."""
@@ -166,11 +163,11 @@ class _Run:
 
     def _measure_cost(self) -> dict[str, Any]:
         model, tokenizer = self.model()
-        config = self.conditions.config
+        config = self.shared.config
         latency = measure_latency(
             model,
             tokenizer,
-            [problem.prompt for problem in self.conditions.benchmark.problems],
+            [problem.prompt for problem in self.shared.benchmark.problems],
             config.latency,
             lambda: self.progress("latency", 1, config.latency.generations),
         )
@@ -194,12 +191,12 @@ class _Run:
 
     def judge(self, settings: GenerationSettings, kind: str, ks: tuple[int, ...]) -> _Judged:
         """Samples under the settings and their verdicts, both kept in `out/samples`."""
-        conditions, config = self.conditions, self.conditions.config
-        total = len(conditions.problems) * settings.samples
+        shared, config = self.shared, self.shared.config
+        total = len(shared.problems) * settings.samples
         path = self.samples_path(settings, kind)
         samples = complete_all(
             self.model,
-            conditions.problems,
+            shared.problems,
             settings,
             identity=self.identity,
             batch_size=config.batch_size,
@@ -208,7 +205,7 @@ class _Run:
         )
         verdicts = judge(
             samples,
-            conditions.problems,
+            shared.problems,
             config.limits,
             config.workers,
             lambda: self.progress(f"{kind}: run", 1, total),
@@ -225,5 +222,5 @@ class _Run:
     def samples_path(self, settings: GenerationSettings, kind: str) -> Path:
         """One file for each model, benchmark and setting; more samples go to the same file."""
         one = replace(settings, samples=1)  # more samples are appended to those already drawn
-        suffix = hash_of(f"{self.conditions.benchmark.name}|{one.signature}")[:8]
-        return self.conditions.config.out / "samples" / f"{self.stem}-{kind}-{suffix}.jsonl"
+        suffix = hash_of(f"{self.shared.benchmark.name}|{one.signature}")[:8]
+        return self.shared.config.out / "samples" / f"{self.stem}-{kind}-{suffix}.jsonl"

@@ -13,18 +13,18 @@ from evaluation.agreement.held_out import (
     measure_documents,
 )
 from evaluation.agreement.scores import Agreement, DocumentSums, RowSums, summarize
-from evaluation.comparison.conditions import Conditions, hash_of
 from evaluation.comparison.kept import keep_json
+from evaluation.comparison.shared_settings import SharedSettings, hash_of
 from evaluation.generation.tokens import position_limit
 from evaluation.judging.progress import StageProgress
-from evaluation.models.lazy import LazyModel
+from evaluation.models.on_demand import ModelOnDemand
 from evaluation.models.sources import ModelSource, list_sources, load_model
 
 
 def measure_agreement(
     source: ModelSource,
-    model: LazyModel,
-    conditions: Conditions,
+    model: ModelOnDemand,
+    shared: SharedSettings,
     stem: str,
     progress: StageProgress,
 ) -> tuple[Agreement | None, str | None]:
@@ -35,18 +35,18 @@ def measure_agreement(
 
     Raises: EvaluationError when a live teacher cannot be loaded or lacks positions.
     """
-    held_out = conditions.held_out
+    held_out = shared.held_out
     if held_out is None:
         return None, None
-    folder = conditions.config.out / "agreement"
-    path = folder / f"{stem}-{hash_of(conditions.agreement_signature)[:8]}.json"
+    folder = shared.config.out / "agreement"
+    path = folder / f"{stem}-{hash_of(shared.agreement_signature)[:8]}.json"
 
     def make() -> dict[str, Any]:
         loaded, tokenizer = model()
         why = held_out.why_not_comparable(loaded, tokenizer)
         reference: Reference | None = CachedTeacher(held_out)
-        if why is None and conditions.live_teacher is not None:
-            reference, why = _live(source, model, conditions, held_out, folder, progress)
+        if why is None and shared.live_teacher is not None:
+            reference, why = _live(source, model, shared, held_out, folder, progress)
         if reference is None or why is not None:
             return {"skipped": why}
         limit = position_limit(loaded)
@@ -57,7 +57,7 @@ def measure_agreement(
             lambda count: progress("agreement", count, held_out.num_documents),
         )
         return {
-            "signature": conditions.agreement_signature,
+            "signature": shared.agreement_signature,
             "reference": reference.name,
             "num_cut": 0 if limit is None else int((held_out.lengths > limit).sum()),
             "documents": [asdict(document) for document in documents],
@@ -77,21 +77,19 @@ def _document_from_json(content: dict[str, Any]) -> DocumentSums:
 
 def _live(
     source: ModelSource,
-    model: LazyModel,
-    conditions: Conditions,
+    model: ModelOnDemand,
+    shared: SharedSettings,
     held_out: HeldOut,
     folder: Path,
     progress: StageProgress,
 ) -> tuple[LiveTeacher | None, str | None]:
     """The live teacher's predictions, or why they say nothing about the cache's documents."""
-    config = conditions.config
+    config = shared.config
     (teacher,) = list_sources((), config.teacher, config.revision)
-    key = hash_of(conditions.agreement_signature)
+    key = hash_of(shared.agreement_signature)
     path = folder / f"live-teacher-{key[:8]}.safetensors"
     if not path.is_file():
-        own = LazyModel(
-            lambda: load_model(teacher, conditions.dtype, conditions.device), conditions.device
-        )
+        own = ModelOnDemand(lambda: load_model(teacher, shared.dtype, shared.device), shared.device)
         try:
             loaded, tokenizer = model() if source.is_teacher else own()
             why = held_out.why_not_comparable(loaded, tokenizer)
@@ -105,4 +103,4 @@ def _live(
             )
         finally:
             own.close()
-    return LiveTeacher(path, conditions.device), None
+    return LiveTeacher(path, shared.device), None

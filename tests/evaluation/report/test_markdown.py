@@ -53,13 +53,13 @@ def test_failures_at_the_token_limit_have_their_columns():
 
 
 def test_batches_have_a_table_of_their_own_and_likeness_has_columns():
-    row = replace(STUDENT, latency=replace(LATENCY, batched=BATCHED), codebleu=21.26)
+    row = replace(STUDENT, latency=replace(LATENCY, batched=BATCHED))
     text = to_markdown(result(row, replace(STUDENT, label="unbatched")))
     alone, batches = text.split("## Latency of ")[1:]
     assert "| student-44m | 2,000 | 2,100 | 60.0 | 66.0 | 30.6 | 31.9 |" in alone
     assert "| student-44m | 8 | 4,001 | 128 | 4,000 | 4,200 | 400 | 440 | 3.00 GiB |" in batches
     assert "unbatched" in alone and "unbatched" not in batches.split("##")[0]
-    assert "| 30.0 | 29.5 | 21.3 |" in text and "| 30.0 | 29.5 | – |" in text
+    assert text.count("| 30.0 | 29.5 |") == 2
 
 
 def test_a_bar_in_a_label_does_not_end_its_cell():

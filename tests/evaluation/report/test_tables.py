@@ -25,7 +25,6 @@ OWN_NUMBERS = {
     "pass@10": lambda row: row.pass_at["10"],
     "pass@10_high": lambda row: row.pass_at_intervals["10"][1],
     "bleu_raw": lambda row: row.bleu_raw,
-    "codebleu": lambda row: row.codebleu,
     "kept_percent": lambda row: row.comparison and row.comparison.kept_percent,
     "mcnemar_p": lambda row: row.comparison and row.comparison.mcnemar_p,
     "only_teacher": lambda row: row.comparison and row.comparison.only_teacher,

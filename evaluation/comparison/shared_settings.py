@@ -11,13 +11,12 @@ from cache.machine.precision import dtype_name
 from evaluation.agreement.held_out import HeldOut
 from evaluation.comparison.model_row import ModelRow
 from evaluation.config import BenchmarkConfig, GenerationSettings
-from evaluation.metrics.codebleu import codebleu_signature
 from evaluation.models.latency import Latency
 from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class SharedSettings:
     """What is the same for every model of a comparison."""
 
     config: BenchmarkConfig
@@ -86,7 +85,6 @@ class Conditions:
             self.signature(config.greedy),
             self.cost_key(identity),
             self.agreement_signature,
-            codebleu_signature(),
         ]
         if config.samples:
             parts += [self.signature(config.sampled), config.ks]

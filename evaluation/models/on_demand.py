@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class LazyModel:
+class ModelOnDemand:
     """Model and tokenizer, loaded by the first call and let go by `close`."""
 
     def __init__(self, load: Callable[[], tuple[Any, Any]], device: torch.device):
