@@ -1,35 +1,36 @@
 """Several students at once, each in a process of its own.
 
 A process opens the cache itself: the bytes are in the system's page cache once for all of them.
+What became of a student stands in its run's directory, and why it failed at the end of its log.
 """
 
-import json
 import os
-import selectors
+import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import torch
 
 from cache.machine.gpus import visible_gpus
+from distill.run.run_folder import read_run
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
-from distill.sweep.board import Board
+from distill.sweep.live_table import REFRESH_SECONDS, LiveTable
 from distill.sweep.result import FAILED, RunOutcome
-from distill.sweep.worker_process import STOP_SECONDS, config_to_json
+from distill.sweep.run_recipe import log_path, outcome_of, train_config
+from distill.sweep.student_process import FAILED_BECAUSE, STOP_SECONDS
 
-REFRESH_SECONDS = 1.0
 _ROOT = str(Path(__file__).resolve().parents[2])
 # Not `-m`: that would look for modules in the working directory first.
 _PROGRAM = (
-    f"import sys; sys.path[0] = {_ROOT!r}; from distill.sweep.worker_process import main; main()"
+    f"import sys; sys.path[0] = {_ROOT!r}; from distill.sweep.student_process import main; main()"
 )
 
 
@@ -62,128 +63,86 @@ def divide_machine(num_jobs: int) -> list[Place]:
     ]
 
 
-def run_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -> list[RunOutcome]:
-    """Train recipes, `config.jobs` at a time, and report every change to the board.
+def run_jobs(recipes: Sequence[Recipe], config: SweepConfig, table: LiveTable) -> list[RunOutcome]:
+    """Train recipes, `config.jobs` at a time, and report every change to the table.
 
     A run that fails or is killed is an outcome, and its place goes to the next one. However
     this function ends, no process of its own is left.
     """
     if not recipes:
         return []
-    waiting, outcomes = deque(recipes), []
-    workers = [
-        Worker(config, place, config.out / f"worker-{number}.log")
-        for number, place in enumerate(divide_machine(min(config.jobs, len(recipes))))
-    ]
+    waiting, free = deque(recipes), deque(divide_machine(min(config.jobs, len(recipes))))
+    running: list[Student] = []
+    outcomes = []
     try:
-        for worker in workers:
-            board.started(worker.train(waiting.popleft()), str(worker.place))
-        while any(worker.recipe for worker in workers):
-            for worker in _answering(workers):
-                outcomes.append(worker.outcome())
-                board.ended(outcomes[-1])
-                if waiting:
-                    board.started(worker.train(waiting.popleft()), str(worker.place))
-            board.refresh()
+        while waiting or running:
+            while waiting and free:
+                running.append(Student(waiting.popleft(), config, free.popleft()))
+                table.started(running[-1].recipe.name, str(running[-1].place))
+            time.sleep(REFRESH_SECONDS)
+            for student in [one for one in running if one.process.poll() is not None]:
+                running.remove(student)
+                free.append(student.place)
+                outcomes.append(student.outcome())
+                table.ended(outcomes[-1])
+            table.refresh()
     finally:
-        _stop(workers)
+        _stop(running)
     return outcomes
 
 
-class Worker:
-    """A process that trains one student at a time; started when it first has something to do."""
+class Student:
+    """A process that trains one recipe, from its start on."""
 
-    def __init__(self, config: SweepConfig, place: Place, log: Path) -> None:
-        self.config, self.place, self.log = config, place, log
-        self.recipe: Recipe | None = None
-        self.process: subprocess.Popen[str] | None = None
-
-    def train(self, recipe: Recipe) -> str:
-        """Begin to train; returns the recipe's name."""
-        if self.process is None:
-            self._start()
-        self.recipe = recipe
-        self._say(json.dumps(asdict(recipe)))
-        return recipe.name
+    def __init__(self, recipe: Recipe, config: SweepConfig, place: Place) -> None:
+        self.recipe, self.place = recipe, place
+        self.out, self.log = config.out / recipe.name, log_path(recipe, config)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **place.environment},
+                start_new_session=True,  # Ctrl-C comes to this process alone, which stops them all
+            )
+        assert self.process.stdin is not None
+        self.input = self.process.stdin
+        with suppress(BrokenPipeError):  # it has ended, which `outcome` will tell
+            self.input.write(pickle.dumps(train_config(recipe, config)))
 
     def outcome(self) -> RunOutcome:
         """What became of the recipe; waits for it."""
-        assert self.process is not None and self.process.stdout is not None and self.recipe
-        recipe, self.recipe = self.recipe, None
-        answer = self.process.stdout.readline()
-        if answer.endswith("\n"):
-            content: dict[str, Any] = json.loads(answer)
-            outcome = RunOutcome(**{**content, "out": Path(content["out"])})
-        else:
-            outcome = RunOutcome(
-                name=recipe.name,
-                out=self.config.out / recipe.name,
-                status=FAILED,
-                error=_epitaph(self.process.wait(), self.log),
-            )
-        if outcome.status == FAILED:  # such a process ends; the next recipe gets a fresh one
-            _stop([self])
-        return outcome
-
-    def _start(self) -> None:
-        with self.log.open("a", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, **self.place.environment},
-                start_new_session=True,  # Ctrl-C comes to this process alone, which stops them all
-            )
-        self._say(config_to_json(self.config))
-
-    def _say(self, line: str) -> None:
-        assert self.process is not None and self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, which `outcome` will tell
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
+        code = self.process.wait()
+        self.input.close()
+        run = read_run(self.out) if code == 0 else None
+        if run is not None:
+            return outcome_of(run, self.out)
+        error = _reason(code, self.log)
+        return RunOutcome(name=self.recipe.name, out=self.out, status=FAILED, error=error)
 
 
-def _answering(workers: Sequence[Worker]) -> list[Worker]:
-    """The busy workers that have answered or ended, after a while at most."""
-    with selectors.DefaultSelector() as selector:
-        for worker in workers:
-            if worker.recipe and worker.process is not None and worker.process.stdout is not None:
-                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        return [key.data for key, _ in selector.select(REFRESH_SECONDS)]
-
-
-def _stop(workers: Sequence[Worker]) -> None:
-    """End the processes: those that train are interrupted, and killed if that takes too long."""
-    started = [(worker, worker.process) for worker in workers if worker.process is not None]
-    for worker, process in started:
-        if worker.recipe:
-            process.terminate()
-        else:
-            _close(process.stdin)
-    for worker, process in started:
+def _stop(students: Sequence[Student]) -> None:
+    """End the processes: each is interrupted, and killed if it takes too long to end its logs."""
+    for student in students:
+        student.input.close()
+    for student in students:
         try:
-            process.wait(STOP_SECONDS)
+            student.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _close(process.stdin)
-        _close(process.stdout)
-        worker.process = worker.recipe = None
+            student.process.kill()
+            student.process.wait()
 
 
-def _close(pipe: IO[str] | None) -> None:
-    with suppress(BrokenPipeError):  # what was not sent has no one to read it
-        if pipe is not None:
-            pipe.close()
-
-
-def _epitaph(code: int, log: Path) -> str:
+def _reason(code: int, log: Path) -> str:
+    """The sentence with which a log ends; else how the process was ended, and its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace").rstrip()
+    _, found, reason = f"\n{text}".rpartition(f"\n{FAILED_BECAUSE}")
+    if found and code > 0:
+        return reason
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     return (
         f"its process was ended {how} before it said why (SIGKILL is most often a lack of memory: "
-        f"try fewer --jobs). The last line of {log}: {last}"
+        f"try fewer --jobs). The last line of {log}: {text.rpartition(chr(10))[2] or 'nothing'}"
     )

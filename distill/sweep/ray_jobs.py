@@ -1,14 +1,12 @@
 """Students as tasks of a Ray cluster, as many at a time as it has room for.
 
 The cache and the sweep's directory stand on a file system that every node sees: runs write there,
-and the board reads their logs there. Source: Moritz et al. 2018 (Ray).
+and the live table reads their logs there. Source: Moritz et al. 2018 (Ray).
 """
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,18 +15,19 @@ from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_clust
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.settings.config import SweepConfig
-from distill.settings.recipe import Recipe, recipe_from_mapping
-from distill.sweep.board import Board
-from distill.sweep.local_jobs import REFRESH_SECONDS
+from distill.settings.recipe import Recipe
+from distill.sweep.live_table import REFRESH_SECONDS, LiveTable
 from distill.sweep.result import FAILED, RunOutcome
-from distill.sweep.worker_process import config_from_json, config_to_json
+from distill.sweep.run_recipe import log_path, run_recipe
 
 RETRIES = 2
 """How often a student whose process or node was lost goes on from its last checkpoint."""
 
 
-def run_ray_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -> list[RunOutcome]:
-    """Train recipes as Ray tasks and report every change to the board.
+def run_ray_jobs(
+    recipes: Sequence[Recipe], config: SweepConfig, table: LiveTable
+) -> list[RunOutcome]:
+    """Train recipes as Ray tasks and report every change to the table.
 
     A run that fails, or is lost more than `RETRIES` times, is an outcome. Runs are stopped if
     this function is left early.
@@ -53,63 +52,53 @@ def run_ray_jobs(recipes: Sequence[Recipe], config: SweepConfig, board: Board) -
         )(_train)
         running = {}
         for recipe in recipes:
-            log = _log(config, recipe.name)
-            log.unlink(missing_ok=True)
-            reference = task.remote(asdict(recipe), config_to_json(config), str(log))
-            running[reference] = recipe
+            log_path(recipe, config).unlink(missing_ok=True)
+            running[task.remote(recipe, config)] = recipe
         try:
-            return _collect(ray, running, config, board)
+            return _collect(ray, running, config, table)
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
 
 
 def _collect(
-    ray: Any, running: dict[Any, Recipe], config: SweepConfig, board: Board
+    ray: Any, running: dict[Any, Recipe], config: SweepConfig, table: LiveTable
 ) -> list[RunOutcome]:
     """Outcomes in the order in which the runs end; `running` loses them."""
     outcomes, begun = [], set()
     while running:
         ended, _ = ray.wait(list(running), timeout=REFRESH_SECONDS)
         for recipe in running.values():
-            if recipe.name not in begun and _log(config, recipe.name).exists():
+            if recipe.name not in begun and log_path(recipe, config).exists():
                 begun.add(recipe.name)
-                board.started(recipe.name, "Ray")
+                table.started(recipe.name, "Ray")
         for reference in ended:
             outcomes.append(_outcome(ray, reference, running.pop(reference), config))
-            board.ended(outcomes[-1])
-        board.refresh()
+            table.ended(outcomes[-1])
+        table.refresh()
     return outcomes
 
 
 def _outcome(ray: Any, reference: Any, recipe: Recipe, config: SweepConfig) -> RunOutcome:
     try:
-        content = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayError as error:
-        log = _log(config, recipe.name)
         return RunOutcome(
             name=recipe.name,
             out=config.out / recipe.name,
             status=FAILED,
             error=f"its process was lost {RETRIES + 1} times ({type(error).__name__}; most often a "
-            f"lack of memory: give it more with --cpus-per-job). Its log: {log}",
+            "lack of memory: give it more with --cpus-per-job). Its log: "
+            f"{log_path(recipe, config)}",
         )
-    return RunOutcome(**{**content, "out": Path(content["out"])})
 
 
-def _train(recipe: dict[str, Any], config_line: str, log: str) -> dict[str, Any]:
+def _train(recipe: Recipe, config: SweepConfig) -> RunOutcome:
     """One student, in a process of Ray's; what is printed goes to its log."""
-    file = open(log, "a", encoding="utf-8", buffering=1)
+    file = log_path(recipe, config).open("a", encoding="utf-8", buffering=1)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    from distill.sweep.run_recipe import run_recipe
-
-    config = config_from_json(config_line)
     with CacheReader(config.cache) as reader:
-        return asdict(run_recipe(recipe_from_mapping(recipe), config, reader))
-
-
-def _log(config: SweepConfig, name: str) -> Path:
-    return config.out / f"ray-{name}.log"
+        return run_recipe(recipe, config, reader)

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.errors import CacheError
+from distill.errors import DistillError
+
 TRAINED, RESUMED, SKIPPED, FAILED = "trained", "resumed", "skipped", "failed"
+SENTENCES = (DistillError, CacheError)
+"""Errors whose message was written for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +43,8 @@ class SweepResult:
     def failed(self) -> tuple[RunOutcome, ...]:
         """The runs that failed; none if all is well."""
         return tuple(run for run in self.runs if run.status == FAILED)
+
+
+def reason(error: Exception) -> str:
+    """Why a run failed, with the error's kind in front where nobody wrote a sentence for it."""
+    return str(error) if isinstance(error, SENTENCES) else f"{type(error).__name__}: {error}"

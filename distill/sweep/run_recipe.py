@@ -1,11 +1,12 @@
 """One recipe of a sweep: passed over if it has finished, gone on with, or trained."""
 
 import gc
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache.errors import CacheError
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.progress import console
@@ -13,7 +14,7 @@ from distill.run.run_folder import FINISHED, read_run, require_same_run
 from distill.run.train import train
 from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe import Recipe
-from distill.sweep.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome
+from distill.sweep.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome, reason
 
 
 def run_recipe(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome:
@@ -23,17 +24,17 @@ def run_recipe(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunO
         words = earlier.error or f"{earlier.out} holds a finished run: skipped"
         console.print(words, markup=False, soft_wrap=True)
         return earlier
-    train_config = _train_config(recipe, config)
+    asked = train_config(recipe, config)
     try:
-        result = train(train_config, reader=reader)
+        result = train(asked, reader=reader)
     except Exception as error:  # one run's failure, of whatever kind, is not the sweep's
-        console.print(f"failed: {_words(error)}", style="red", markup=False, soft_wrap=True)
-        return _failed(train_config, error)
+        console.print(f"failed: {reason(error)}", style="red", markup=False, soft_wrap=True)
+        return _failed(asked, error)
     finally:
         _release_memory()
     return RunOutcome(
         name=recipe.name,
-        out=train_config.out,
+        out=asked.out,
         status=TRAINED if result.resumed_from_step is None else RESUMED,
         seconds=result.seconds,
         losses=result.losses,
@@ -42,19 +43,35 @@ def run_recipe(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunO
 
 def finished_before(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome | None:
     """The outcome of a run that has finished, or whose directory holds another run; else None."""
-    train_config = _train_config(recipe, config)
-    place: dict[str, Any] = {"name": recipe.name, "out": train_config.out}
+    asked = train_config(recipe, config)
     try:
-        run = read_run(train_config.out)
+        run = read_run(asked.out)
         if run is None or run["status"] != FINISHED:
             return None
-        require_same_run(run, train_config, reader)
+        require_same_run(run, asked, reader)
     except DistillError as error:
-        return _failed(train_config, error)
-    return RunOutcome(**place, status=SKIPPED, seconds=run["seconds"], losses=run["losses"])
+        return _failed(asked, error)
+    return replace(outcome_of(run, asked.out), status=SKIPPED)
 
 
-def _train_config(recipe: Recipe, config: SweepConfig) -> TrainConfig:
+def outcome_of(run: dict[str, Any], out: Path) -> RunOutcome:
+    """What a run has come to that has just finished.
+
+    Args:
+        run: the content of its `run.json`.
+        out: its directory.
+    """
+    return RunOutcome(
+        name=run["recipe"]["name"],
+        out=out,
+        status=TRAINED if run["resumed_from_step"] is None else RESUMED,
+        seconds=run["seconds"],
+        losses=run["losses"],
+    )
+
+
+def train_config(recipe: Recipe, config: SweepConfig) -> TrainConfig:
+    """What a sweep asks `train` for."""
     return TrainConfig(
         cache=config.cache,
         recipe=recipe,
@@ -66,16 +83,13 @@ def _train_config(recipe: Recipe, config: SweepConfig) -> TrainConfig:
     )
 
 
-def _failed(train_config: TrainConfig, error: Exception) -> RunOutcome:
-    return RunOutcome(
-        name=train_config.recipe.name, out=train_config.out, status=FAILED, error=_words(error)
-    )
+def log_path(recipe: Recipe, config: SweepConfig) -> Path:
+    """Where a student prints that trains in a process of its own."""
+    return config.out / f"{recipe.name}.log"
 
 
-def _words(error: Exception) -> str:
-    """The message, with the kind in front where no sentence was prepared for the error."""
-    kind = "" if isinstance(error, (DistillError, CacheError)) else f"{type(error).__name__}: "
-    return f"{kind}{error}"
+def _failed(asked: TrainConfig, error: Exception) -> RunOutcome:
+    return RunOutcome(name=asked.recipe.name, out=asked.out, status=FAILED, error=reason(error))
 
 
 def _release_memory() -> None:

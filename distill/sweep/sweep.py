@@ -15,8 +15,8 @@ from distill.run.run_folder import METRICS_FILE
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.settings.recipe_files import load_recipes
-from distill.sweep.board import Board
 from distill.sweep.ledger import open_ledger
+from distill.sweep.live_table import LiveTable
 from distill.sweep.local_jobs import run_jobs
 from distill.sweep.plots import plot_ledger
 from distill.sweep.ray_jobs import run_ray_jobs
@@ -116,15 +116,15 @@ def _side_by_side(
 ) -> list[RunOutcome]:
     config.out.mkdir(parents=True, exist_ok=True)
     done = {}
-    with Board(sizes, config.out) as board:
+    with LiveTable(sizes, config.out) as table:
         for size in sizes:
             earlier = finished_before(size.recipe, config, reader)
             if earlier is not None:
                 done[size.recipe.name] = earlier
-                board.ended(earlier)
+                table.ended(earlier)
         left = [size.recipe for size in sizes if size.recipe.name not in done]
         run_left = run_ray_jobs if config.engine == "ray" else run_jobs
-        done |= {outcome.name: outcome for outcome in run_left(left, config, board)}
+        done |= {outcome.name: outcome for outcome in run_left(left, config, table)}
     return [done[size.recipe.name] for size in sizes]
 
 

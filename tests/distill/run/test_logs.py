@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 import distill.run.train
@@ -108,7 +109,12 @@ def wandb_records(path):
 
 
 def logged_steps(folder):
-    """Steps of the offline W&B runs of a folder, in the order of the runs."""
+    """Steps of the offline W&B runs of a folder, in the order of the runs.
+
+    A run's `finish` only asks W&B's own process to write the end of the file; that has happened
+    when the process has ended, which `teardown` waits for.
+    """
+    wandb.teardown()
     steps = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(path):

@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 import safetensors.torch
@@ -15,43 +15,75 @@ from distill.run.logs import read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
-from tests.support.distill_process_script import MOMENTS
+from tests.support.killed_runs import (
+    MOMENTS,
+    PACKED,
+    UNEVEN,
+    hand_over,
+    kill_at,
+    kill_at_random,
+    resume_pair,
+    save_gradients,
+    train_pair,
+    train_whole,
+)
 from tests.support.paths import ROOT
 
-TESTS = ROOT / "tests"
 KILLED = (*MOMENTS, "killed_at_random")
+SCENARIOS = {
+    "whole": (train_whole, {}),
+    **{moment: (kill_at,) for moment in MOMENTS},
+    "killed_at_random": (kill_at_random, 3),
+    "pair_whole": (train_pair, {}),
+    "pair_resumed": (resume_pair,),
+    "alone": (train_whole, UNEVEN),
+    "pair": (train_pair, UNEVEN),
+    "handed_over": (hand_over,),
+    "alone_packed": (train_whole, PACKED),
+    "pair_packed": (train_pair, PACKED),
+    "gradients": (save_gradients,),
+}
+"""What is called for the folder of a name, in the order in which the tests ask for it."""
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, TESTS / "support" / "distill_process_script.py", folder],
-        env={**os.environ, "PYTHONPATH": paths},
-        check=True,
-    )
-    return folder
+def runs(tmp_path_factory):
+    """The folder of a scenario, by its name: all are under way, and the one is waited for."""
+    folder = tmp_path_factory.mktemp("runs")
+    FakeReader(folder / "cache")  # writes the tokenizer, once
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["tests.support.killed_runs"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        pool = ProcessPoolExecutor(2, mp_context=processes)
+        ends = {
+            name: pool.submit(work, folder, name, *more)
+            for name, (work, *more) in SCENARIOS.items()
+        }
+    with pool:
+        yield lambda name: ends[name].result() or folder / name
+        pool.shutdown(cancel_futures=True)
 
 
-def weights(folder, name):
-    return safetensors.torch.load_file(folder / name / "model.safetensors")
+def weights(run):
+    return safetensors.torch.load_file(run / "model.safetensors")
 
 
 @pytest.mark.parametrize(
     ("whole", "resumed"),
     [*(("whole", moment) for moment in KILLED), ("pair_whole", "pair_resumed")],
 )
-def test_killed_run_resumes_to_identical_weights(killed, whole, resumed):
-    expected, actual = weights(killed, whole), weights(killed, resumed)
+def test_killed_run_resumes_to_identical_weights(runs, whole, resumed):
+    expected, actual = weights(runs(whole)), weights(runs(resumed))
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 @pytest.mark.parametrize("moment", KILLED)
-def test_killed_run_logs_every_step_once_and_the_same(killed, moment):
+def test_killed_run_logs_every_step_once_and_the_same(runs, moment):
     def losses(run):
-        lines = read_metrics(killed / run / "metrics.jsonl")
+        lines = read_metrics(runs(run) / METRICS)
         return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines]
 
     assert losses(moment) == losses("whole")
@@ -73,8 +105,8 @@ def test_killed_run_logs_every_step_once_and_the_same(killed, moment):
         ("handed_over", 4),
     ],
 )
-def test_run_says_where_it_went_on(killed, moment, step):
-    run = json.loads((killed / moment / "run.json").read_text())
+def test_run_says_where_it_went_on(runs, moment, step):
+    run = json.loads((runs(moment) / "run.json").read_text())
     assert run["resumed_from_step"] == step
     assert run["status"] == "finished"
 
@@ -83,31 +115,31 @@ def test_run_says_where_it_went_on(killed, moment, step):
     ("one", "other"),
     [("alone", "pair"), ("alone", "handed_over"), ("alone_packed", "pair_packed")],
 )
-def test_two_processes_train_the_same_student_as_one(killed, one, other):
-    expected, actual = weights(killed, one), weights(killed, other)
+def test_two_processes_train_the_same_student_as_one(runs, one, other):
+    expected, actual = weights(runs(one)), weights(runs(other))
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], atol=2e-5, rtol=1e-4)
     curves = [
-        [(line["step"], line.get("num_rows")) for line in read_metrics(killed / name / METRICS)]
+        [(line["step"], line.get("num_rows")) for line in read_metrics(runs(name) / METRICS)]
         for name in (one, other)
     ]
     assert curves[0] == curves[1]
     for name in ("train_loss", "val_loss"):
         losses = [
-            [line[name] for line in read_metrics(killed / run / METRICS) if name in line]
+            [line[name] for line in read_metrics(runs(run) / METRICS) if name in line]
             for run in (one, other)
         ]
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_a_run_says_how_many_processes_it_had(killed):
-    runs = [json.loads((killed / name / "run.json").read_text()) for name in ("alone", "pair")]
+def test_a_run_says_how_many_processes_it_had(runs):
+    runs = [json.loads((runs(name) / "run.json").read_text()) for name in ("alone", "pair")]
     assert [run["device"]["num_processes"] for run in runs] == [1, 2]
 
 
-def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(killed):
+def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(runs):
     alone, *pair = (
-        torch.load(killed / f"gradients/{name}.pt") for name in ("alone", "rank0", "rank1")
+        torch.load(runs("gradients") / f"{name}.pt") for name in ("alone", "rank0", "rank1")
     )
     for shared in pair:
         assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
@@ -115,9 +147,9 @@ def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(killed
             torch.testing.assert_close(other, one, atol=1e-7, rtol=1e-4)
 
 
-def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(killed):
+def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(runs):
     for moment in KILLED:
-        names = {path.name for path in (killed / moment).rglob("*")}
+        names = {path.name for path in runs(moment).rglob("*")}
         assert "checkpoints" not in names
         assert not [name for name in names if name.endswith(".partial")]
 

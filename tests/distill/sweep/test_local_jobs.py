@@ -1,38 +1,35 @@
-"""Several students at once: processes that end when they should, and a table of all of them."""
+"""Several students at once: what a process is told and tells, and that it ends when it should."""
 
-import json
-import os
 import signal
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from rich.console import Console
 
-import distill.sweep.board
+import cli
+from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.progress import console
+from distill.run.train import train
 from distill.settings.config import SweepConfig
-from distill.sweep.board import Board
-from distill.sweep.local_jobs import Place, Worker, divide_machine
+from distill.settings.recipe_files import load_recipes
+from distill.sweep import local_jobs
+from distill.sweep.local_jobs import Place, divide_machine, run_jobs
 from distill.sweep.result import RunOutcome
-from distill.sweep.run_size import RunSize
+from distill.sweep.run_recipe import train_config
 from distill.sweep.sweep import sweep
-from distill.sweep.worker_process import config_from_json, config_to_json
-from tests.support.builds import take_interrupts
-from tests.support.distill_fakes import small_recipe
+from tests.support.builds import FORK, take_interrupts
+from tests.support.distill_fakes import Interrupt, small_recipe
 from tests.support.paths import ROOT
 
 RECIPES = """
 defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1}
-recipes: [{name: good}, {name: bad, precision: fp16}, {name: better, lr: 3e-3}]
+recipes: [{name: good}, {name: bad, precision: fp16}, {name: same}]
 """
+"""The first is the third, by another name."""
 LONG = """
 defaults: {student: 2x32x2, temperature: 2, alpha: 0.5, batch_size: 1, accumulate: 1, epochs: 999}
 grid: {lr: [1e-3, 2e-3]}
@@ -48,62 +45,59 @@ def config_in(folder, cache, text=RECIPES, **options):
 
 
 def test_students_trained_at_once_are_those_trained_in_turn(tmp_path, tiny_cache):
-    config = config_in(tmp_path, tiny_cache, jobs=2)
+    config = config_in(tmp_path, tiny_cache)
+    (in_turn,) = sweep(replace(config, only=("same",))).runs
     with console.capture() as capture:
-        at_once = sweep(config)
-    assert [run.status for run in at_once.runs] == ["trained", "failed", "trained"]
-    assert "precision is fp16, but the device is cpu" in at_once.runs[1].error
+        good, bad, same = sweep(replace(config, jobs=2)).runs
+    assert [run.status for run in (good, bad, same)] == ["trained", "failed", "skipped"]
+    assert bad.error.startswith("precision is fp16, but the device is cpu")
     printed = capture.get()
     assert "3 runs, " in printed and "good: started (CPU threads: " in printed
-    assert "better: epoch 1/1" in printed and "good: trained" in printed
+    assert "good: epoch 1/1" in printed and "good: trained" in printed
     assert (config.out / "plots/val_loss.png").is_file()
-    finished = sweep(replace(config, only=("good", "better")))
-    assert [run.status for run in finished.runs] == ["skipped", "skipped"]
-    assert "Traceback" not in (config.out / "worker-0.log").read_text()
-    (tmp_path / "turn").mkdir()
-    sweep(config_in(tmp_path / "turn", tiny_cache, only=("better",)))
-    one, other = (tmp_path / name / "better/model.safetensors" for name in ("out", "turn/out"))
-    assert one.read_bytes() == other.read_bytes()
+    assert "Traceback" not in (config.out / "bad.log").read_text()
+    one, other = ((run.out / "model.safetensors").read_bytes() for run in (good, same))
+    assert one == other and good.losses == in_turn.losses
 
 
-def test_no_student_outlives_its_sweep_and_the_same_command_goes_on(tmp_path, tiny_cache):
+def test_interrupted_students_end_their_logs_and_the_same_command_goes_on(tmp_path, tiny_cache):
     config = config_in(tmp_path, tiny_cache, LONG)
-    run = config.out / "lr0.001"
-    command = [sys.executable, "cli.py", "sweep", "--cache", tiny_cache, "--jobs", "2"]
-    command += ["--recipes", config.recipes, "--out", config.out, "--wandb", "disabled"]
-    with sweep_process([*command, "--only", run.name]) as parent:
-        wait_for(lambda: list(run.glob("checkpoints/step-*[0-9]")))
-        end(parent, signal.SIGKILL, num_students=1)
+    one, other = load_recipes(config.recipes)
+    with CacheReader(tiny_cache) as reader, pytest.raises(KeyboardInterrupt):
+        interrupted = Interrupt(reader, 60, KeyboardInterrupt())
+        train(train_config(one, config), reader=interrupted)
+    run = config.out / one.name
     before, epoch_before = inode(run), first_epoch(run)
-    with sweep_process(command) as parent:
-        wait_for(lambda: inode(run) != before and (config.out / "lr0.002/metrics.jsonl").exists())
-        errors = end(parent, signal.SIGINT, num_students=2)
-    assert parent.returncode == 130
-    assert "To go on:\n  python cli.py sweep --cache" in errors
+    words = ["sweep", "--cache", tiny_cache, "--jobs", 2, "--recipes", config.recipes]
+    words += ["--out", config.out, "--wandb", "disabled"]
+    # A fork has imported already what it needs.
+    parent = FORK.Process(target=run_command, args=(words, tmp_path / "errors"))
+    parent.start()
+    other_metrics = config.out / other.name / "metrics.jsonl"
+    wait_for(parent, lambda: inode(run) != before and other_metrics.exists())
+    end(parent, signal.SIGINT, num_students=2)
+    assert parent.exitcode == 130
+    assert "To go on:\n  python cli.py sweep --cache" in (tmp_path / "errors").read_text()
     assert first_epoch(run) == epoch_before
+    for recipe in (one, other):
+        log = (config.out / f"{recipe.name}.log").read_text()
+        assert log.endswith("failed: it was interrupted\n") and "Traceback" not in log
 
 
-@contextmanager
-def sweep_process(command):
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=take_interrupts,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def run_command(words, errors):
+    take_interrupts()
+    sys.argv = ["cli.py", *map(str, words)]
+    with errors.open("w") as sys.stderr:
+        cli.main(sys.argv[1:])
 
 
 def end(parent, fatal, *, num_students):
-    """Send the signal; what was printed, when no student is left."""
+    """Send the signal, and wait until no student is left."""
     students = psutil.Process(parent.pid).children()
     assert len(students) == num_students
-    parent.send_signal(fatal)
-    _, errors = parent.communicate(timeout=60)
-    wait_for(lambda: not any(student.is_running() for student in students))
-    return errors
+    students[0].parent().send_signal(fatal)
+    parent.join()
+    psutil.wait_procs(students)
 
 
 def first_epoch(run):
@@ -116,25 +110,161 @@ def inode(run):
     return (run / "metrics.jsonl").stat().st_ino
 
 
-def wait_for(condition):
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it did not happen within two minutes")
+def wait_for(parent, condition):
+    while not condition():
+        assert parent.is_alive()
+        time.sleep(0.02)
 
 
-def test_a_killed_process_is_a_failed_run(tmp_path, tiny_cache):
-    config = config_in(tmp_path, tiny_cache)
-    worker = Worker(config, Place(gpu=None, num_threads=1), tmp_path / "worker.log")
-    worker.train(small_recipe())
-    (tmp_path / "worker.log").write_text("loading\nepoch 1\n\n")
-    worker.process.kill()
-    outcome = worker.outcome()
-    assert outcome.status == "failed"
-    assert "ended by SIGKILL" in outcome.error and "fewer --jobs" in outcome.error
-    assert outcome.error.endswith("epoch 1")
-    assert worker.process is None
+PROGRAM = f"""
+import os, sys, time, types
+sys.path[0] = {str(ROOT)!r}
+from pathlib import Path
+from cache.errors import CacheError
+from cache.machine.durable import write_json
+from distill.errors import DistillError
+from distill.sweep.student_process import main
+def train(config):
+    name = config.recipe.name
+    {{}}
+sys.modules["distill.run.train"] = types.SimpleNamespace(train=train)
+main()
+"""
+"""A student's process in which some lines stand for a training that takes seconds to import."""
+
+
+class Table:
+    """Remembers what has started, and is interrupted when there are certain files."""
+
+    def __init__(self, *files):
+        self.names, self.places, self.files = [], [], files
+
+    def started(self, name, where):
+        self.names.append(name)
+        self.places.append(where)
+
+    def ended(self, outcome): ...
+
+    def refresh(self):
+        if self.files and all(file.exists() for file in self.files):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def students(tmp_path, monkeypatch):
+    """Trains students called a, b, … in two places at a time, with some lines for `train`."""
+    places = [Place(gpu=gpu, num_threads=3) for gpu in ("GPU-8f", "GPU-5c")]
+    monkeypatch.setattr(local_jobs, "divide_machine", lambda num_jobs: places[:num_jobs])
+    monkeypatch.setattr(local_jobs, "REFRESH_SECONDS", 0.01)
+    config = config_in(tmp_path, tmp_path, jobs=2, wandb_project="students")
+    config.out.mkdir()
+
+    def run(lines, names="a", table=None):
+        program = PROGRAM.format("\n    ".join(lines.strip().splitlines()))
+        monkeypatch.setattr(local_jobs, "_PROGRAM", program)
+        outcomes = run_jobs([small_recipe(name=name) for name in names], config, table or Table())
+        return sorted(outcomes, key=lambda outcome: outcome.name)
+
+    run.config = config
+    return run
+
+
+def test_a_process_is_told_what_to_train_and_where(students):
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    (outcome,) = students(f"raise ValueError((config, *map(os.environ.get, {names})))")
+    asked = train_config(small_recipe(name="a"), students.config)
+    assert outcome.error == f"ValueError: {(asked, '3', 'GPU-8f')}"
+    assert asked.resume and (asked.wandb_project, asked.wandb_group) == ("students", "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('raise DistillError("It failed.\\nDo this:\\n\\n  so")', "It failed.\nDo this:\n\n  so"),
+        ('raise CacheError("no cache")', "no cache"),
+        ('raise MemoryError("no room")', "MemoryError: no room"),
+        (
+            'print("failed: so what\\nepoch 1\\n\\n", flush=True); os.kill(os.getpid(), 9)',
+            "its process was ended by SIGKILL before it said why (SIGKILL is most often a lack of "
+            "memory: try fewer --jobs). The last line of {log}: epoch 1",
+        ),
+        (
+            "os._exit(3)",
+            "its process was ended with code 3 before it said why (SIGKILL is most often a lack of "
+            "memory: try fewer --jobs). The last line of {log}: nothing",
+        ),
+    ],
+)
+def test_a_failed_run_says_why(students, line, error):
+    (outcome,) = students(line)
+    log = students.config.out / "a.log"
+    assert (outcome.name, outcome.status) == ("a", "failed")
+    assert outcome.error == error.format(log=log)
+    assert ("Traceback" in log.read_text()) == ("MemoryError" in line)
+
+
+def test_a_finished_run_is_read_from_its_directory(students):
+    first, second = students(
+        """
+run = {"recipe": {"name": name}, "cache": {"identity_hash": ""}, "wandb_id": "", "status": ""}
+run |= {"seconds": 2.5, "losses": {"val_loss": 1.0}}
+run["resumed_from_step"] = 3 if name == "b" else None
+write_json(config.out / "run.json", run)
+""",
+        "ab",
+    )
+    assert (first.status, second.status) == ("trained", "resumed")
+    assert second == RunOutcome(
+        name="b",
+        out=students.config.out / "b",
+        status="resumed",
+        seconds=2.5,
+        losses={"val_loss": 1.0},
+    )
+
+
+def test_a_place_that_is_free_goes_to_the_next_recipe(students):
+    table = Table()
+    outcomes = students(
+        """
+while name == "a" and not (config.out.parent / "d.log").exists():
+    time.sleep(0.01)
+raise DistillError("no")
+""",
+        "abcd",
+        table,
+    )
+    assert [outcome.name for outcome in outcomes] == table.names == list("abcd")
+    assert table.places == ["GPU GPU-8f", "GPU GPU-5c", "GPU GPU-5c", "GPU GPU-5c"]
+
+
+UNTIL_INTERRUPTED = """
+try:
+    Path(f"{config.out}.began").touch()
+    while True:
+        time.sleep(0.01)
+finally:
+    print("the logs are ended")
+"""
+BOTH = ("a.began", "b.began")
+
+
+def test_no_student_outlives_its_sweep_which_is_killed(students):
+    parent = FORK.Process(target=students, args=(UNTIL_INTERRUPTED, "ab"))
+    parent.start()
+    out = students.config.out
+    wait_for(parent, lambda: all((out / name).exists() for name in BOTH))
+    end(parent, signal.SIGKILL, num_students=2)
+    for name in ("a.log", "b.log"):
+        assert (out / name).read_text() == "the logs are ended\nfailed: it was interrupted\n"
+
+
+def test_a_student_that_does_not_end_is_killed(students, monkeypatch):
+    lines = f"{UNTIL_INTERRUPTED.rstrip()}; train(config)"
+    monkeypatch.setattr(local_jobs, "STOP_SECONDS", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        students(lines, "ab", Table(*(students.config.out / name for name in BOTH)))
+    assert not psutil.Process().children()
 
 
 def test_processes_take_turns_at_the_gpus_and_divide_the_threads(monkeypatch):
@@ -151,13 +281,6 @@ def test_processes_take_turns_at_the_gpus_and_divide_the_threads(monkeypatch):
     assert divide_machine(2)[1].environment["CUDA_VISIBLE_DEVICES"] == "GPU-8f"
 
 
-def test_a_configuration_passes_through_json(tmp_path):
-    config = SweepConfig(
-        cache=tmp_path, recipes=Path("a.yaml"), out=Path("x"), only=("a", "b"), jobs=3
-    )
-    assert config_from_json(config_to_json(config)) == config
-
-
 def test_jobs_below_one_and_jobs_among_several_processes_are_refused(
     tmp_path, tiny_cache, monkeypatch
 ):
@@ -168,89 +291,3 @@ def test_jobs_below_one_and_jobs_among_several_processes_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DistillError, match="2 jobs on engine local were asked for in one of 2"):
         sweep(config_in(tmp_path, tiny_cache, jobs=2))
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self):
-        return self.now
-
-
-@pytest.fixture
-def board(tmp_path, monkeypatch):
-    """A board of two runs of ten steps and 1000 tokens, and its clock."""
-    clock = Clock()
-    monkeypatch.setattr(distill.sweep.board, "time", clock)
-    sizes = [
-        RunSize(recipe=small_recipe(name=name), num_parameters=1, num_steps=10, num_tokens=1000)
-        for name in ("a", "b")
-    ]
-    (tmp_path / "a").mkdir()
-    return Board(sizes, tmp_path), clock, tmp_path / "a/metrics.jsonl"
-
-
-def log(path, *lines):
-    with path.open("a") as file:
-        file.write(
-            "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
-        )
-
-
-def step(number, epoch, **more):
-    return {"step": number, "epoch": epoch, "train_loss": 9 / number, "tokens_per_s": 50.0, **more}
-
-
-def shown(board):
-    wide = Console(width=120, height=40)
-    with wide.capture() as capture:
-        wide.print(board.table())
-    return capture.get()
-
-
-def test_a_table_follows_the_metrics_of_each_run(board):
-    board, clock, metrics = board
-    assert "2 waiting; - left" in shown(board)
-    board.started("a", "GPU 0")
-    log(metrics, step(1, 1))
-    board.refresh()
-    clock.now += 8
-    log(metrics, step(2, 1), step(3, 1), '{"step": 4, "ep')
-    board.refresh()
-    text = shown(board)
-    row = next(line.split() for line in text.splitlines() if " a " in line)
-    assert row == ["a", "running", "1/2", "3/10", "3.000", "-", "50", "0:00:28"]
-    assert "1 running, 1 waiting; 0:00:45 left" in text
-    log(metrics, 'och": 1, "train_loss": 2.5, "tokens_per_s": 50.0}\n')
-    log(metrics, {"step": 5, "epoch": 1, "val_loss": 1.25})
-    board.refresh()
-    assert "4/10" in shown(board) and "1.250" in shown(board)
-    board.ended(RunOutcome(name="a", out=metrics.parent, status="failed", error="no"))
-    assert "failed" in shown(board) and " b " not in shown(board)
-
-
-def test_a_run_that_goes_on_is_read_anew(board):
-    board, _, metrics = board
-    board.started("a", "GPU 0")
-    log(metrics, step(6, 2), step(7, 2))
-    board.refresh()
-    replacement = metrics.with_suffix(".tmp")
-    log(replacement, step(4, 1))
-    os.replace(replacement, metrics)
-    board.refresh()
-    assert "4/10" in shown(board)
-
-
-def test_without_a_terminal_there_is_a_line_for_each_start_epoch_and_end(board):
-    board, _, metrics = board
-    with console.capture() as capture, board:
-        board.started("a", "GPU 0")
-        log(metrics, step(1, 1))
-        board.refresh()
-        log(metrics, step(2, 2))
-        board.refresh()
-        board.ended(RunOutcome(name="a", out=metrics.parent, status="trained"))
-    lines = capture.get().splitlines()
-    assert lines[0] == "a: started (GPU 0), 10 steps"
-    assert lines[1].startswith("a: epoch 1/2, step 2/10, loss 4.500, 50 tokens/s, ")
-    assert lines[2:] == ["a: trained"]

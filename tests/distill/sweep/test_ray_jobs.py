@@ -68,7 +68,7 @@ def test_students_of_a_cluster_are_those_of_this_machine(tmp_path, tiny_cache):
     assert [run.status for run in result.runs] == ["trained", "failed"]
     assert "precision is fp16, but the device is cpu" in result.runs[1].error
     assert "good: started (Ray)" in capture.get()
-    assert (config.out / "ray-good.log").is_file() and (config.out / "ledger.json").is_file()
+    assert (config.out / "good.log").is_file() and (config.out / "ledger.json").is_file()
     local = config_in(tmp_path / "local", tiny_cache, RECIPES, only=("good",))
     sweep(local)
     assert weights(config, "good") == weights(local, "good")

@@ -21,18 +21,20 @@ from distill.sweep.result import FAILED, RunOutcome
 from distill.sweep.run_size import RunSize
 
 WAITING, RUNNING = "waiting", "running"
+REFRESH_SECONDS = 0.5
+"""Between two looks at what the runs have logged."""
 COLUMNS = ("epoch", "step", "loss", "val loss", "tokens/s", "time left")
 
 
-class Board:
+class LiveTable:
     """The state of every run of a sweep, as lines or as a table that a `with` block keeps."""
 
     def __init__(self, sizes: Sequence[RunSize], out: Path) -> None:
         self.views = {size.recipe.name: RunView(size, out) for size in sizes}
         self._first: tuple[float, float] | None = None  # tokens done, and when
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self.table)
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self.render)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "LiveTable":
         if console.is_terminal:
             self._live.start()
         return self
@@ -61,7 +63,7 @@ class Board:
             if view.status == RUNNING and view.read():
                 self._say(f"{view.size.recipe.name}: {view.words()}")
 
-    def table(self) -> Table:
+    def render(self) -> Table:
         """Runs that train or have ended, the latest as far as the terminal has room."""
         by_status = [view.status for view in self.views.values()]
         counts = ", ".join(f"{by_status.count(s)} {s}" for s in dict.fromkeys(by_status))
