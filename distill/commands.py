@@ -146,9 +146,9 @@ def sweep(cache: str, dry_run: bool, **options):
     from cache.remote.local_copy import local_cache
 
     config = SweepConfig(cache=local_cache(cache), **options)
-    from distill.sweep.sweep import plan_sweep
-    from distill.sweep.sweep import sweep as run_sweep
-    from distill.sweep.tables import plan_table
+    from distill.sweeps.sweep import plan_sweep
+    from distill.sweeps.sweep import sweep as run_sweep
+    from distill.sweeps.tables import plan_table
 
     if dry_run:
         Console().print(plan_table(plan_sweep(config)))

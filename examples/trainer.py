@@ -1,7 +1,7 @@
 """Train a student from a cache with transformers' Trainer: the program of docs/python.md, whole.
 
-    python examples/trainer.py --cache runs/cache --out runs/trainer
-    torchrun --nproc-per-node 2 examples/trainer.py --cache runs/cache --out runs/trainer
+python examples/trainer.py --cache runs/cache --out runs/trainer
+torchrun --nproc-per-node 2 examples/trainer.py --cache runs/cache --out runs/trainer
 """
 
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 import click
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
@@ -36,8 +35,9 @@ class DistillationTrainer(Trainer):
         self.temperature, self.alpha = temperature, alpha
 
     def _get_train_sampler(self, train_dataset=None):
+        dataset: Any = self.train_dataset
         size = self.args.per_device_train_batch_size
-        return self.train_dataset.sampler(batch_size=size, seed=self.args.seed)
+        return dataset.sampler(batch_size=size, seed=self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the rows of the optimizer step; in evaluation, of the batch."""
@@ -68,7 +68,7 @@ def build_model(student: str, vocab_size: int, tokenizer) -> PreTrainedModel:
     if Path(student).is_dir() or "/" in student:
         return AutoModelForCausalLM.from_pretrained(student)
     layers, width, heads = map(int, student.split("x"))
-    config: AutoConfig = GPT2Config(
+    config = GPT2Config(
         vocab_size=vocab_size, n_layer=layers, n_embd=width, n_head=heads,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -125,8 +125,9 @@ def main(
     last = get_last_checkpoint(out) if Path(out).is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
+    eval_loss = trainer.evaluate()["eval_loss"]
     if trainer.is_world_process_zero():
-        click.echo(f"eval_loss {trainer.evaluate()['eval_loss']:.4f}; saved to {out}")
+        click.echo(f"eval_loss {eval_loss:.4f}; saved to {out}")
 
 
 if __name__ == "__main__":

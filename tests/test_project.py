@@ -55,11 +55,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "distill/batches", "distill/errors", "distill/learning", "distill/loss",
         "distill/settings",
     },
-    "distill/sweep": {
+    "distill/sweeps": {
         "distill/batches", "distill/errors", "distill/learning", "distill/run",
         "distill/settings",
     },
-    "distill/commands": {"distill/run", "distill/settings", "distill/sweep"},
+    "distill/commands": {"distill/run", "distill/settings", "distill/sweeps"},
     "evaluation": {
         "evaluation/benchmark", "evaluation/config", "evaluation/errors", "evaluation/judging",
         "evaluation/metrics", "evaluation/problems",

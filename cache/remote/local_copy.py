@@ -23,7 +23,10 @@ def local_cache(where: str, splits: Sequence[str] = ("train", "validation")) -> 
     """The local folder of a cache: a path as it is, a URL after its splits were pulled.
 
     Waits for another process that pulls it. Where the network is gone and an earlier call left
-    all that is needed, a warning is printed.
+    all that is needed, a CacheWarning says so.
+
+    Raises:
+        CacheError: as `pull`; a local path is not looked at.
     """
     if not is_url(where):
         return Path(where)

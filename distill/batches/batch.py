@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from cache.reading.reader import CachedDocuments, CacheReader
 from cache.targets.soft_targets import SoftTargets
 from distill.batches.epoch_plan import EpochPlan, Microbatch
+from distill.errors import DistillError
+from distill.settings.recipe import LOSS_ON
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,17 +78,27 @@ def collate(
     loss_on: str = "all",
     per_sequence: Sequence[int] | None = None,
 ) -> Batch:
-    """Documents of any lengths as one batch.
+    """Documents of any lengths as one batch of B sequences, S positions and N rows.
 
     Args:
+        documents: of `CacheReader.read`.
         pad_id: the token that fills short sequences up.
         loss_on: `all` rows, or those whose label is in the `completion`: row t predicts
             token t + 1, so it counts from t + 1 = prompt length on.
         per_sequence: documents that stand end to end in each of the B sequences; by default one.
+
+    Raises:
+        DistillError: another `loss_on`, or `per_sequence` counts more or fewer documents.
     """
     lengths, num_documents = np.diff(documents.token_offsets), len(documents.task_ids)
     ones = np.ones(num_documents, dtype=np.int64)
     counts = ones if per_sequence is None else np.array(per_sequence)
+    if loss_on not in LOSS_ON:
+        raise DistillError(f"loss_on is {loss_on!r}; choose from {', '.join(LOSS_ON)}.")
+    if counts.sum() != num_documents or counts.min() < 1:
+        raise DistillError(
+            f"per_sequence counts {counts.tolist()} documents, but there are {num_documents}."
+        )
     sequence_of = np.repeat(np.arange(len(counts)), counts)  # of each document
     sequence_starts = documents.token_offsets[np.cumsum(counts) - counts]
     starts = documents.token_offsets[:-1] - sequence_starts[sequence_of]  # inside of them

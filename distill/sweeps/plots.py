@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.run.plots import COLOURS, empty_plot, label_axes
-from distill.sweep.ledger import Ledger
+from distill.sweeps.ledger import Ledger
 
 
 def plot_ledger(ledger: Ledger, folder: Path) -> Path | None:

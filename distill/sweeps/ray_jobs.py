@@ -16,9 +16,9 @@ from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
-from distill.sweep.live_table import REFRESH_SECONDS, LiveTable
-from distill.sweep.result import FAILED, RunOutcome
-from distill.sweep.run_recipe import log_path, run_recipe
+from distill.sweeps.live_table import REFRESH_SECONDS, LiveTable
+from distill.sweeps.result import FAILED, RunOutcome
+from distill.sweeps.run_recipe import log_path, run_recipe
 
 RETRIES = 2
 """How often a student whose process or node was lost goes on from its last checkpoint."""

@@ -22,15 +22,15 @@ from cache.machine.gpus import visible_gpus
 from distill.run.run_folder import read_run
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
-from distill.sweep.live_table import REFRESH_SECONDS, LiveTable
-from distill.sweep.result import FAILED, RunOutcome
-from distill.sweep.run_recipe import log_path, outcome_of, train_config
-from distill.sweep.student_process import FAILED_BECAUSE, STOP_SECONDS
+from distill.sweeps.live_table import REFRESH_SECONDS, LiveTable
+from distill.sweeps.result import FAILED, RunOutcome
+from distill.sweeps.run_recipe import log_path, outcome_of, train_config
+from distill.sweeps.student_process import FAILED_BECAUSE, STOP_SECONDS
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # Not `-m`: that would look for modules in the working directory first.
 _PROGRAM = (
-    f"import sys; sys.path[0] = {_ROOT!r}; from distill.sweep.student_process import main; main()"
+    f"import sys; sys.path[0] = {_ROOT!r}; from distill.sweeps.student_process import main; main()"
 )
 
 

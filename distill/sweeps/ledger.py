@@ -10,8 +10,8 @@ from typing import Any
 
 from cache.reading.reader import CacheReader
 from distill.batches.epochs import TRAIN
-from distill.sweep.result import RunOutcome
-from distill.sweep.run_size import RunSize
+from distill.sweeps.result import RunOutcome
+from distill.sweeps.run_size import RunSize
 
 
 @dataclass(frozen=True, kw_only=True)

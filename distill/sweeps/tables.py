@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from distill.sweep.ledger import Ledger
-from distill.sweep.result import SweepResult
-from distill.sweep.run_size import RunSize
+from distill.sweeps.ledger import Ledger
+from distill.sweeps.result import SweepResult
+from distill.sweeps.run_size import RunSize
 
 
 def sweep_table(result: SweepResult) -> Table:

@@ -11,7 +11,7 @@ import pytest
 from distill.errors import DistillError
 from distill.run.progress import console
 from distill.settings.config import SweepConfig
-from distill.sweep.sweep import sweep
+from distill.sweeps.sweep import sweep
 from tests.support.local_ray import two_cpus
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logitcache[ray]'")

@@ -15,15 +15,15 @@ from distill.run.run_folder import METRICS_FILE
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.settings.recipe_files import load_recipes
-from distill.sweep.ledger import open_ledger
-from distill.sweep.live_table import LiveTable
-from distill.sweep.local_jobs import run_jobs
-from distill.sweep.plots import plot_ledger
-from distill.sweep.ray_jobs import run_ray_jobs
-from distill.sweep.result import FAILED, RunOutcome, SweepResult
-from distill.sweep.run_recipe import finished_before, run_recipe
-from distill.sweep.run_size import RunSize, measure_run
-from distill.sweep.tables import ledger_table, ledger_words, size_words, sweep_table
+from distill.sweeps.ledger import open_ledger
+from distill.sweeps.live_table import LiveTable
+from distill.sweeps.local_jobs import run_jobs
+from distill.sweeps.plots import plot_ledger
+from distill.sweeps.ray_jobs import run_ray_jobs
+from distill.sweeps.result import FAILED, RunOutcome, SweepResult
+from distill.sweeps.run_recipe import finished_before, run_recipe
+from distill.sweeps.run_size import RunSize, measure_run
+from distill.sweeps.tables import ledger_table, ledger_words, size_words, sweep_table
 
 LEDGER_FILE = "ledger.json"
 

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 
-from distill.sweep.result import SENTENCES, reason
+from distill.sweeps.result import SENTENCES, reason
 
 STOP_SECONDS = 30
 """What an interrupted run gets to end its logs before its process is ended."""

@@ -10,12 +10,12 @@ from transformers import AutoTokenizer
 from distill.learning.student import build_student
 from distill.settings.config import SweepConfig
 from distill.settings.shapes import parse_shape
-from distill.sweep.ledger import Ledger, RunCost, open_ledger
-from distill.sweep.plots import plot_ledger
-from distill.sweep.result import RunOutcome
-from distill.sweep.run_size import measure_run
-from distill.sweep.sweep import plan_sweep, sweep
-from distill.sweep.tables import ledger_table, ledger_words, plan_table
+from distill.sweeps.ledger import Ledger, RunCost, open_ledger
+from distill.sweeps.plots import plot_ledger
+from distill.sweeps.result import RunOutcome
+from distill.sweeps.run_size import measure_run
+from distill.sweeps.sweep import plan_sweep, sweep
+from distill.sweeps.tables import ledger_table, ledger_words, plan_table
 from tests.support.distill_fakes import FakeReader, small_recipe
 
 

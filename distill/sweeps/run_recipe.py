@@ -14,7 +14,7 @@ from distill.run.run_folder import FINISHED, read_run, require_same_run
 from distill.run.train import train
 from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe import Recipe
-from distill.sweep.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome, reason
+from distill.sweeps.result import FAILED, RESUMED, SKIPPED, TRAINED, RunOutcome, reason
 
 
 def run_recipe(recipe: Recipe, config: SweepConfig, reader: CacheReader) -> RunOutcome:

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from distill.run.progress import console
 from distill.run.run_folder import METRICS_FILE
-from distill.sweep.result import FAILED, RunOutcome
-from distill.sweep.run_size import RunSize
+from distill.sweeps.result import FAILED, RunOutcome
+from distill.sweeps.run_size import RunSize
 
 WAITING, RUNNING = "waiting", "running"
 REFRESH_SECONDS = 0.5

@@ -16,11 +16,11 @@ from distill.run.progress import console
 from distill.run.train import train
 from distill.settings.config import SweepConfig
 from distill.settings.recipe_files import load_recipes
-from distill.sweep import local_jobs
-from distill.sweep.local_jobs import Place, divide_machine, run_jobs
-from distill.sweep.result import RunOutcome
-from distill.sweep.run_recipe import train_config
-from distill.sweep.sweep import sweep
+from distill.sweeps import local_jobs
+from distill.sweeps.local_jobs import Place, divide_machine, run_jobs
+from distill.sweeps.result import RunOutcome
+from distill.sweeps.run_recipe import train_config
+from distill.sweeps.sweep import sweep
 from tests.support.builds import FORK, take_interrupts
 from tests.support.distill_fakes import Interrupt, small_recipe
 from tests.support.paths import ROOT
@@ -123,7 +123,7 @@ from pathlib import Path
 from cache.errors import CacheError
 from cache.machine.durable import write_json
 from distill.errors import DistillError
-from distill.sweep.student_process import main
+from distill.sweeps.student_process import main
 def train(config):
     name = config.recipe.name
     {{}}

@@ -6,11 +6,11 @@ import os
 import pytest
 from rich.console import Console
 
-import distill.sweep.live_table
+import distill.sweeps.live_table
 from distill.run.progress import console
-from distill.sweep.live_table import LiveTable
-from distill.sweep.result import RunOutcome
-from distill.sweep.run_size import RunSize
+from distill.sweeps.live_table import LiveTable
+from distill.sweeps.result import RunOutcome
+from distill.sweeps.run_size import RunSize
 from tests.support.distill_fakes import small_recipe
 
 
@@ -25,7 +25,7 @@ class Clock:
 def table(tmp_path, monkeypatch):
     """The table of two runs of ten steps and 1000 tokens, and its clock."""
     clock = Clock()
-    monkeypatch.setattr(distill.sweep.live_table, "time", clock)
+    monkeypatch.setattr(distill.sweeps.live_table, "time", clock)
     sizes = [
         RunSize(recipe=small_recipe(name=name), num_parameters=1, num_steps=10, num_tokens=1000)
         for name in ("a", "b")

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-import distill.sweep.run_recipe
+import distill.sweeps.run_recipe
 from distill.errors import DistillError
 from distill.run.plots import TITLES
 from distill.run.progress import console
 from distill.run.train import train
 from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe_files import load_recipes
-from distill.sweep.result import RunOutcome, SweepResult
-from distill.sweep.sweep import sweep
-from distill.sweep.tables import sweep_table
+from distill.sweeps.result import RunOutcome, SweepResult
+from distill.sweeps.sweep import sweep
+from distill.sweeps.tables import sweep_table
 from tests.support.distill_fakes import FakeReader
 
 RECIPES = """
@@ -139,14 +139,14 @@ def test_an_unexpected_error_is_named_by_its_kind(config, reader, monkeypatch):
     def fail(train_config, **options):
         raise RuntimeError("[out] of memory")
 
-    monkeypatch.setattr(distill.sweep.run_recipe, "train", fail)
+    monkeypatch.setattr(distill.sweeps.run_recipe, "train", fail)
     result = sweep(config, reader=reader)
     assert result.runs[0].error == "RuntimeError: [out] of memory"
     assert len(result.failed) == 3
 
 
 def test_interrupting_a_sweep_ends_it(config, reader, monkeypatch):
-    monkeypatch.setattr(distill.sweep.run_recipe, "train", lambda *args, **options: interrupt())
+    monkeypatch.setattr(distill.sweeps.run_recipe, "train", lambda *args, **options: interrupt())
     with pytest.raises(KeyboardInterrupt):
         sweep(config, reader=reader)
 
