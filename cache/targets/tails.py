@@ -10,7 +10,7 @@ the loss and the fidelity report know nothing else of it.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
 import torch
 
@@ -28,14 +28,13 @@ class TailMap:
     would weigh more than all the rows of a batch.
     """
 
-    _named: "WeakValueDictionary[str, TailMap]" = WeakValueDictionary()
+    _open: "WeakSet[TailMap]" = WeakSet()
 
     def __init__(self, basis: torch.Tensor, mean: torch.Tensor, name: str = ""):
         """`basis` (V, R) and `mean` (V,), fp32 on one device; `name`: a hash of their content."""
         self._copies = {(basis.device, basis.dtype): (basis, mean)}
         self._name = name
-        if name:
-            self._named.setdefault(name, self)
+        self._open.add(self)
 
     def __reduce__(self):
         if self._name:
@@ -53,7 +52,7 @@ class TailMap:
 
 
 def _named_map(name: str) -> TailMap:
-    found = TailMap._named.get(name)
+    found = next((one for one in TailMap._open if one._name == name), None)
     if found is None:
         raise CacheError(
             "These soft targets come from another process, and their cache is not open in this "

@@ -93,6 +93,7 @@ def test_a_reader_in_use_survives_a_fork(cache):
     """Files opened before belong to the parent: the child opens its own."""
     script = (
         "import os, sys, hashlib\n"
+        "import torch; torch.set_num_threads(1)\n"  # OpenMP's threads do not survive a fork
         "from cache import CacheReader\n"
         "reader = CacheReader(sys.argv[1])\n"
         "before = reader.read('train', [0, 9]).token_ids.tobytes()\n"
@@ -110,6 +111,9 @@ def test_a_reader_in_use_survives_a_fork(cache):
 
 def test_rows_from_another_process_need_their_cache_to_be_open(cache, tmp_path):
     with CacheReader(cache) as reader:
+        with CacheReader(cache) as earlier:
+            earlier.load_tail()
+        del earlier
         (tmp_path / "rows").write_bytes(pickle.dumps(reader.read("train", [0]).targets))
         loaded = pickle.loads((tmp_path / "rows").read_bytes())
         assert loaded.tail.shared is reader.read("train", [1]).targets.tail.shared
