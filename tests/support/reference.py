@@ -55,3 +55,25 @@ def log_tail_mass(logits: list[float], top_k: int, temperature: float) -> float:
     logprobs = [math.log(p) for p in softmax(logits, 1.0)]
     rest = sorted(logprobs, reverse=True)[top_k:]
     return math.log(math.fsum(math.exp(lp / temperature) for lp in rest))
+
+
+def captured(p: list[float], ids: list[int]) -> float:
+    """Σ p over the tokens named."""
+    return math.fsum(p[i] for i in ids)
+
+
+def gradient_cosine(p: list[float], q: list[float]) -> float:
+    """Cosine between u - p and u - q, the loss's gradients by the logits of a uniform student u."""
+    u = 1 / len(p)
+    one, other = [u - a for a in p], [u - b for b in q]
+    product = math.fsum(a * b for a, b in zip(one, other, strict=True))
+    lengths = math.fsum(a * a for a in one) * math.fsum(b * b for b in other)
+    return product / math.sqrt(lengths)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Linear between the two order statistics around (n - 1) · share (Hyndman and Fan's type 7)."""
+    ordered, place = sorted(values), (len(values) - 1) * share
+    below = math.floor(place)
+    above = min(below + 1, len(values) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
