@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import tracemalloc
 from dataclasses import replace
@@ -42,8 +40,7 @@ from cache.tools.verify_live import verify_live
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from distill.settings.recipe import Recipe
-from tests.support.builds import datasets_of
-from tests.support.paths import ROOT
+from tests.support.builds import FORK, datasets_of
 
 NUM_TEXTS = 300
 
@@ -246,21 +243,19 @@ def test_sources_take_turns_by_their_weights_in_one_order(sources):
     assert even.count("a") / len(even) == pytest.approx(0.5, abs=0.06)
 
 
-KILL = """
-import os, signal, sys
-from cache.data.spool import Spool
-save, left = Spool.save, [{saves}]
-def save_and_die(self, position):
-    save(self, position)
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-Spool.save = save_and_die
-import cache.data.text_stream
-cache.data.text_stream.BATCH_TEXTS = 16
-import cli
-cli.main(sys.argv[1:])
-"""
+def build_and_die(config, num_saves):
+    """For a fork: build, and be killed right after the spool was saved so many times."""
+    save, left = Spool.save, [num_saves]
+
+    def save_and_die(self, position):
+        save(self, position)
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Spool.save = save_and_die
+    cache.data.text_stream.BATCH_TEXTS = 16
+    build_cache(config)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -268,24 +263,17 @@ def test_a_killed_spool_goes_on_in_mid_stream_to_the_same_bytes(
     tmp_path, tiny_teacher, sources, mixed, monkeypatch
 ):
     names = [sources["jsonl"], sources["other"]] if mixed else [sources["jsonl"]]
-    words = [
-        "cache-teacher", "--teacher", tiny_teacher, "--out", tmp_path / "killed", "--streaming",
-        "--text-field", "content", "--validation-every", 7, "--max-length", 32,
-        "--shard-tokens", 500, "--batch-tokens", 512, "--top-k", 4, "--logprob-bits", 16,
-        "--tail", "mass", *chain.from_iterable(("--dataset", name) for name in names),
-    ]  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, "-c", KILL.replace("{saves}", "9"), *map(str, words)], cwd=ROOT,
-        capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert result.returncode == -signal.SIGKILL, result.stderr
+    config = config_of(tmp_path / "killed", tiny_teacher, *names, corpus={"validation_every": 7})
+    process = FORK.Process(target=build_and_die, args=(config, 9))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     state = read_sealed_json(tmp_path / "killed/corpus/state.json")
     num_before = state["position"]["num_texts"]
     assert num_before >= 100 and not state["complete"]
     assert not (tmp_path / "killed/plan.json").exists()
 
     seen = count_texts(monkeypatch)
-    config = config_of(tmp_path / "killed", tiny_teacher, *names, corpus={"validation_every": 7})
     build_cache(config)
     num_after = len(seen)
     seen.clear()

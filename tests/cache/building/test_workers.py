@@ -97,9 +97,16 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
-)
+def test_a_process_that_was_launched_with_others_takes_its_part(tmp_path, tiny_teacher, whole):
+    for rank in (1, 0):
+        runner = CliRunner(env={"WORLD_SIZE": "2", "RANK": str(rank)})
+        result = runner.invoke(main, build_words(tmp_path / "c", tiny_teacher))
+        assert result.exit_code == 0 and f"Worker {rank}/2" in result.output, result.output
+    assert datasets_of(tmp_path / "c") == whole[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_gives_each_process_its_share(tmp_path, tiny_teacher, whole, launcher):
     words = build_words(tmp_path / "c", tiny_teacher)
     result = subprocess.run(

@@ -1,10 +1,6 @@
 """More documents for a cache: the same rows as a build of all at once, and readers undisturbed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ from cache.storage.manifest import Manifest
 from cache.targets.format import TargetFormat
 from cache.tools.extend import EXTENSION_DIR, extend_cache
 from cache.tools.verify import verify_cache
+from tests.support.builds import FORK
 from tests.support.command_line import run
 from tests.support.paths import EXAMPLES, ROOT
 from tests.support.tiny_teacher import save_teacher
@@ -135,15 +132,13 @@ def test_sigkill_during_the_teachers_run_leaves_the_cache_and_goes_on(tmp_path, 
     directory, dataset = made("c", 0, 2), more(tmp_path, 2, 7)
     words = ["cache", "extend", directory, "--split", "train", "--dataset", dataset]
     words += ["--shard-tokens", 200]
-    process = subprocess.Popen(
-        [sys.executable, "cli.py", *map(str, words)], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    while process.poll() is None and not list(directory.glob(f"{EXTENSION_DIR}/train/*.h5")):
+    options = {"splits": ("train",), "dataset": str(dataset), "shard_tokens": 200}
+    process = FORK.Process(target=extend_cache, args=(directory,), kwargs=options)
+    process.start()
+    while process.is_alive() and not list(directory.glob(f"{EXTENSION_DIR}/train/*.h5")):
         pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     with CacheReader(directory) as reader:
         assert reader.num_documents("train") == 2
     code, output = run(*words)
