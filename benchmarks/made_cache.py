@@ -5,17 +5,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache.data.text_format import TextFormat
 from cache.machine.durable import file_sha256
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Plan, ShardRecord
 from cache.storage.packing import GROUP_ROWS, pack_rows
-from cache.storage.shard import write_shard
+from cache.storage.shard import derived_marks, write_shard
 from cache.storage.tail_file import TAIL_FILE, save_basis, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.fidelity import NUM_MEASURES
-from cache.targets.format import TargetFormat
+from cache.targets.format import LogitMap, TargetFormat
 from cache.targets.row_codec import OutputHead, RowCodec
 
 SLICE_ROWS = 256
@@ -57,6 +58,8 @@ def write_made_cache(
     rows, codec = random_rows(targets, vocab_size=vocab_size, width=width, folder=folder)
     tail_file = folder / TAIL_FILE
     identity = Identity(
+        texts=TextFormat(),
+        logits=LogitMap(),
         format_version=FORMAT_VERSION, teacher="random", revision=None, teacher_sha256="",
         vocab_size=vocab_size, tokenizer_sha256="", dataset="random", dataset_sha256={},
         template="instruction", max_length=512, long_documents="drop", targets=targets,
@@ -81,6 +84,7 @@ def write_made_cache(
         documents = {
             "task_ids": np.arange(first, first + len(own), dtype="<i8"),
             "prompt_lengths": (own // 2).astype("<i4"),
+            "token_marks": derived_marks(np.concatenate([[0], np.cumsum(own)]), own // 2),
             "token_offsets": np.concatenate([[0], own.cumsum()]).astype("<i8"),
             "token_ids": np.ones(plan.num_tokens, dtype=layout.id_dtype),
             "fidelity": np.zeros((0, NUM_MEASURES), dtype="<f2"),

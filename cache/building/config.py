@@ -6,6 +6,7 @@ from pathlib import Path
 from cache.data.corpus import LONG_DOCUMENTS as PACK
 from cache.data.corpus import TEMPLATE, VALIDATION, Corpus
 from cache.data.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
+from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
 from cache.targets.format import TargetFormat
@@ -35,6 +36,13 @@ class BuildConfig:
     """Longest document, in tokens."""
     long_documents: str = "drop"
     """`drop` leaves longer documents out and names them; `truncate` cuts their end."""
+    bos: str = "auto"
+    """What is put before every text: `auto`, what the tokenizer itself adds; `always`, its
+    beginning-of-sequence token; `never`, nothing."""
+    parse_special: bool = False
+    """Take special tokens' names in the data for the tokens; else they are text."""
+    isolate: bool = False
+    """Of a corpus: give each text of a document positions and attention of its own."""
     targets: TargetFormat = TargetFormat()
     """What is stored of a row."""
     tail_from: Path | None = None
@@ -57,6 +65,12 @@ class BuildConfig:
                 raise CacheError(f"{name} is {value}; it must be 1 or more.")
         if self.max_length < 2:
             raise CacheError("max_length is 1; a document needs 2 tokens to have a row.")
+        if self.bos not in BOS_CHOICES:
+            raise CacheError(f"bos is {self.bos!r}; choose from {', '.join(BOS_CHOICES)}.")
+        if self.isolate and self.corpus is None:
+            raise CacheError(
+                "--isolate keeps packed texts apart, and only a corpus is packed. Leave it out."
+            )
         if self.dtype not in PRECISIONS:
             raise CacheError(f"dtype is {self.dtype!r}; choose from {', '.join(PRECISIONS)}.")
         if not self.splits or len(set(self.splits)) != len(self.splits):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cache.building.config import BuildConfig
 from cache.building.read_corpus import spool_corpus
+from cache.building.texts import texts_of
 from cache.data.documents import Document, DroppedDocument, build_documents
 from cache.data.problems import dataset_sha256, load_problems
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
@@ -73,6 +74,7 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
             return _finished_job(config, found.complete.plan)
         return _corpus_job(config, tokenizer)
     documents, dropped, hashes = {}, {}, {}
+    texts = texts_of(config, tokenizer)
     shards: list[ShardRecord] = []
     for split in config.splits:
         problems = load_problems(config.dataset, split)[: config.limit]
@@ -82,6 +84,7 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
             template=config.template,
             max_length=config.max_length,
             long_documents=config.long_documents,
+            texts=texts,
         )
         hashes[split] = dataset_sha256(problems)
         shards += plan_shards(split, documents[split], config.shard_tokens)
@@ -141,6 +144,7 @@ def _corpus_job(config: BuildConfig, tokenizer) -> BuildJob:
             num_tokens=split.num_tokens,
             max_length=config.max_length,
             file_tokens=spool.file_tokens,
+            isolated=config.isolate,
         )
         for name, split in spool.splits.items()
     }

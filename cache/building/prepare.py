@@ -7,6 +7,7 @@ from pathlib import Path
 from cache.building.config import BuildConfig
 from cache.building.fit_basis import fit_basis
 from cache.building.job import BuildJob, read_job
+from cache.building.texts import texts_of
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
@@ -21,10 +22,14 @@ from cache.storage.manifest import (
     state_of,
 )
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
+from cache.targets.format import LogitMap
 from cache.teacher.load import load_causal_lm, tokenizer_sha256
+from cache.teacher.probe import require_understood
 from cache.teacher.teacher import Teacher, head_of
 
-_NOT_YET_KNOWN = ("teacher_sha256", "vocab_size", "tail_width", "tail_sha256")
+_NOT_YET_KNOWN = (
+    "teacher_sha256", "vocab_size", "logits.scale", "logits.softcap", "tail_width", "tail_sha256",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,6 +142,7 @@ def load_teacher(config: BuildConfig, job: BuildJob) -> Teacher:
     )
     teacher = Teacher(model)
     require_fit(teacher, job, config)
+    require_understood(teacher, next(iter(job.documents.values()))[:8], job.longest)
     return teacher
 
 
@@ -198,10 +204,12 @@ def _identity(
         revision=config.revision,
         teacher_sha256=teacher.weights_sha256 if teacher else "",
         vocab_size=teacher.vocab_size if teacher else 0,
+        logits=teacher.logit_map if teacher else LogitMap(),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dataset=config.dataset,
         dataset_sha256=job.dataset_sha256,
         template=config.template,
+        texts=texts_of(config, tokenizer),
         max_length=config.max_length,
         long_documents=config.long_documents,
         targets=config.targets,

@@ -1,16 +1,20 @@
 """From a stream of texts to a spool of tokens, in memory that does not grow with the stream."""
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from cache.building.config import BuildConfig
+from cache.building.texts import texts_of
 from cache.data.corpus import VALIDATION, Corpus
 from cache.data.documents import require_end_of_text
-from cache.data.spool import SPOOL_DIR, Spool
+from cache.data.spool import BEGINS_TEXT, SPOOL_DIR, Spool
 from cache.data.text_range import TextRange
 from cache.data.text_stream import TextStream
+from cache.data.tokenise import encode_all
 from cache.errors import CacheError
 from cache.machine.progress import counted_progress
 from cache.teacher.load import tokenizer_sha256
@@ -56,6 +60,7 @@ class _SplitReader:
 
     def __init__(self, config: BuildConfig, corpus: Corpus, tokenizer, spool: Spool, number: int):
         self._corpus, self._limit, self._tokenizer = corpus, config.limit, tokenizer
+        self._format = texts_of(config, tokenizer)
         self._spool, self._number, self._split = spool, number, config.splits[number]
         begun = spool.position if spool.position.get("split") == number else {}
         self._num_texts = begun.get("num_texts", corpus.skip)
@@ -89,9 +94,7 @@ class _SplitReader:
                 return
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        return encode_all(self._tokenizer, texts, parse_special=self._format.parse_special)
 
     def _take(self, token_ids: list[int]) -> None:
         """Append a text and its end; an empty text counts, but leaves nothing."""
@@ -100,7 +103,8 @@ class _SplitReader:
             return
         every = self._corpus.validation_every
         held_out = every is not None and self._num_texts % every == 0
-        tokens = np.array([*token_ids, self._tokenizer.eos_token_id])
+        tokens = np.array([*self._format.prefix_ids, *token_ids, self._tokenizer.eos_token_id])
+        tokens[0] |= BEGINS_TEXT
         if self._corpus.max_tokens is not None:
             tokens = tokens[: self._corpus.max_tokens - self._num_tokens]
         self._spool.add(VALIDATION if held_out else self._split, tokens)
@@ -121,4 +125,5 @@ def _options(config: BuildConfig, corpus: Corpus, tokenizer) -> dict[str, Any]:
         "max_length": config.max_length,
         "shard_tokens": config.shard_tokens,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "texts": json.loads(json.dumps(asdict(texts_of(config, tokenizer)))),
     }

@@ -59,6 +59,7 @@ class ShardAssembly:
             "token_ids": np.concatenate([d.token_ids for d in documents]).astype(
                 self._layout.id_dtype
             ),
+            "token_marks": np.concatenate([d.marks for d in documents]),
             "fidelity": fidelity.astype("<f2"),
             **pack_rows(self._rows, ragged=self._layout.ragged, tables=self._tables),
         }

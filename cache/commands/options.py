@@ -10,6 +10,7 @@ from cache.building.config import BuildConfig
 from cache.data.corpus import Corpus
 from cache.data.problems import LONG_DOCUMENTS
 from cache.data.templates import TEMPLATES
+from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
 from cache.machine.click_options import add_options
@@ -199,6 +200,20 @@ def corpus_options(command):
                 default=BuildConfig.template,
                 type=click.Choice(list(TEMPLATES)),
                 help="How a problem becomes text.",
+            ),
+            click.option(
+                "--bos",
+                default=BuildConfig.bos,
+                type=click.Choice(BOS_CHOICES),
+                help="Beginning-of-sequence token; auto: as the tokenizer itself does.",
+            ),
+            click.option(
+                "--parse-special",
+                is_flag=True,
+                help="Take names of special tokens in the data for these tokens.",
+            ),
+            click.option(
+                "--isolate", is_flag=True, help="Of a corpus: packed texts do not see each other."
             ),
             click.option(
                 "--max-length", default=BuildConfig.max_length, help="Longest document, in tokens."

@@ -1,13 +1,20 @@
 """Problems to documents: token ids with an exact boundary between prompt and completion."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from cache.data.problems import LONG_DOCUMENTS, Problem
 from cache.data.templates import TEMPLATES
+from cache.data.text_format import TextFormat
+from cache.data.tokenise import encode_pair
 from cache.errors import CacheError
+
+ASSISTANT, BEGINS = 1, 2
+"""Bits of a token's mark: it was written by the assistant (or completes a prompt, or is a corpus'
+text); it is the first of a text."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,7 +22,7 @@ class Document:
     """One sequence of tokens: a prompt, a completion and the end-of-text token.
 
     Of a corpus, `max_length` tokens of its texts, each closed by end-of-text: `task_id` is the
-    running number in the split, and the first token the prompt.
+    running number in the split, and the first token the prompt. Of a conversation, its turns.
     """
 
     task_id: int
@@ -23,6 +30,19 @@ class Document:
     """(num_tokens,) int64."""
     prompt_length: int
     """Tokens of the prompt: the completion starts at this position."""
+    marks: np.ndarray
+    """(num_tokens,) uint8: ASSISTANT and BEGINS."""
+    isolated: bool = False
+    """Whether each of its texts has positions and attention of its own."""
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(num_tokens,) int64: from 0, in each text again where they are isolated."""
+        places = np.arange(self.num_tokens)
+        if not self.isolated:
+            return places
+        starts = np.where(self.marks & BEGINS, places, 0)
+        return places - np.maximum.accumulate(starts)
 
     @property
     def num_tokens(self) -> int:
@@ -35,12 +55,23 @@ class Document:
         return len(self.token_ids) - 1
 
 
+def completion_marks(num_tokens: int, prompt_length: int) -> np.ndarray:
+    """(num_tokens,) uint8 marks of a prompt and its completion, which are one text."""
+    marks = np.where(np.arange(num_tokens) < prompt_length, 0, ASSISTANT).astype(np.uint8)
+    marks[0] |= BEGINS
+    return marks
+
+
 @dataclass(frozen=True, kw_only=True)
 class DroppedDocument:
     """A problem that gave no document, and why."""
 
     task_id: int
     reason: str
+
+
+PLAIN = TextFormat()
+"""Nothing put before a text, special tokens' names are text."""
 
 
 def build_documents(
@@ -50,41 +81,70 @@ def build_documents(
     template: str,
     max_length: int,
     long_documents: str = "drop",
+    texts: TextFormat = PLAIN,
 ) -> tuple[list[Document], list[DroppedDocument]]:
     """Documents in the order of `problems`, and the problems that were left out.
 
-    Prompt and completion are tokenised apart, so that the boundary falls between two tokens;
-    the tokenizer's end-of-text closes the completion. A document over `max_length` tokens is
-    dropped, or with `long_documents="truncate"` cut at its end.
+    Prompt and completion are tokenised apart, so that the boundary falls between two tokens, and
+    join as the text does. What `texts` puts before a text begins the prompt; the tokenizer's
+    end-of-text closes the completion. A document over `max_length` tokens is dropped, or with
+    `long_documents="truncate"` cut at its end.
 
     Raises:
         CacheError: unknown template, or a tokenizer without an end-of-text token.
     """
     if template not in TEMPLATES:
         raise CacheError(f"There is no template {template!r}; choose from {', '.join(TEMPLATES)}.")
+    require_end_of_text(tokenizer)
+
+    def build(problem: Problem) -> Document:
+        return _build_document(problem, tokenizer, template, texts)
+
+    return fitting_documents(problems, build, max_length=max_length, long_documents=long_documents)
+
+
+class Numbered(Protocol):
+    """Something that becomes a document, and has its number."""
+
+    @property
+    def task_id(self) -> int:
+        """Number in the split."""
+        ...
+
+
+Source = TypeVar("Source", bound="Numbered")
+
+
+def fitting_documents(
+    sources: Iterable[Source],
+    build: Callable[[Source], Document],
+    *,
+    max_length: int,
+    long_documents: str,
+) -> tuple[list[Document], list[DroppedDocument]]:
+    """Documents that are not too long, and what was left out, with reasons.
+
+    Raises:
+        CacheError: `long_documents` is neither `drop` nor `truncate`.
+    """
     if long_documents not in LONG_DOCUMENTS:
         raise CacheError(f"long_documents is {long_documents!r}; it is one of {LONG_DOCUMENTS}.")
-    require_end_of_text(tokenizer)
     documents, dropped = [], []
-    for problem in problems:
+    for source in sources:
         try:
-            document = _build_document(problem, tokenizer, template)
+            document = build(source)
         except CacheError as error:
-            dropped.append(DroppedDocument(task_id=problem.task_id, reason=str(error)))
+            dropped.append(DroppedDocument(task_id=source.task_id, reason=str(error)))
             continue
         if document.num_tokens > max_length:
             if long_documents == "drop" or document.prompt_length >= max_length:
-                dropped.append(
-                    DroppedDocument(
-                        task_id=problem.task_id,
-                        reason=f"{document.num_tokens} tokens, over the limit of {max_length}",
-                    )
-                )
+                reason = f"{document.num_tokens} tokens, over the limit of {max_length}"
+                dropped.append(DroppedDocument(task_id=source.task_id, reason=reason))
                 continue
-            document = Document(
-                task_id=document.task_id,
+            document = replace(
+                document,
                 token_ids=document.token_ids[:max_length],
-                prompt_length=document.prompt_length,
+                marks=document.marks[:max_length],
             )
         documents.append(document)
     return documents, dropped
@@ -99,11 +159,16 @@ def require_end_of_text(tokenizer) -> None:
         )
 
 
-def _build_document(problem: Problem, tokenizer, template: str) -> Document:
+def _build_document(problem: Problem, tokenizer, template: str, texts: TextFormat) -> Document:
     prompt, completion = TEMPLATES[template](problem)
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    if not prompt_ids or not completion_ids:
-        raise CacheError("prompt or completion is empty")
-    token_ids = np.array([*prompt_ids, *completion_ids, tokenizer.eos_token_id], dtype=np.int64)
-    return Document(task_id=problem.task_id, token_ids=token_ids, prompt_length=len(prompt_ids))
+    prompt_ids, completion_ids = encode_pair(
+        tokenizer, prompt, completion, parse_special=texts.parse_special
+    )
+    before = [*texts.prefix_ids, *prompt_ids]
+    token_ids = np.array([*before, *completion_ids, tokenizer.eos_token_id], dtype=np.int64)
+    return Document(
+        task_id=problem.task_id,
+        token_ids=token_ids,
+        prompt_length=len(before),
+        marks=completion_marks(len(token_ids), len(before)),
+    )

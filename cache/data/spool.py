@@ -15,7 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from cache.data.documents import Document
+from cache.data.documents import ASSISTANT, BEGINS, Document
 from cache.data.text_range import TEXTS, TextRange
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path, read_sealed_json, write_sealed_json
@@ -23,6 +23,8 @@ from cache.machine.durable import atomic_path, read_sealed_json, write_sealed_js
 SPOOL_DIR = "corpus"
 STATE_NAME = "state.json"
 _DTYPE = np.dtype("<i4")
+BEGINS_TEXT = 1 << 30
+"""Bit of a spooled token that is the first of a text."""
 
 
 @dataclass(kw_only=True)
@@ -123,8 +125,8 @@ class Spool:
         with atomic_path(path) as partial, partial.open("wb") as file:
             np.save(file, tokens, allow_pickle=False)
         spooled.num_tokens += len(tokens)
-        spooled.largest_id = max(spooled.largest_id, int(tokens.max()))
-        spooled.sha256 = chained_sha256(spooled.sha256, tokens, self.max_length)
+        spooled.largest_id = max(spooled.largest_id, int((tokens & ~BEGINS_TEXT).max()))
+        spooled.sha256 = chained_sha256(spooled.sha256, tokens & ~BEGINS_TEXT, self.max_length)
 
     def _write_state(self) -> None:
         splits = {
@@ -176,8 +178,10 @@ class SpooledDocuments(Sequence[Document]):
         num_tokens: int,
         max_length: int,
         file_tokens: int,
+        isolated: bool = False,
     ):
         """Read nothing yet; arguments as in `Spool`, and the split's tokens."""
+        self._isolated = isolated
         self._directory, self._split = directory, split
         self._num_tokens, self._max_length = num_tokens, max_length
         self._file_tokens = file_tokens
@@ -207,8 +211,15 @@ class SpooledDocuments(Sequence[Document]):
                 f"{path} cannot be read: {error}.\nDelete {self._directory} and give the same "
                 "command again: the corpus is read anew."
             ) from error
-        token_ids = tokens[first : first + self._max_length].astype(np.int64)
-        return Document(task_id=index, token_ids=token_ids, prompt_length=1)
+        stored = tokens[first : first + self._max_length].astype(np.int64)
+        marks = np.where(stored & BEGINS_TEXT, ASSISTANT | BEGINS, ASSISTANT).astype(np.uint8)
+        return Document(
+            task_id=index,
+            token_ids=stored & ~BEGINS_TEXT,
+            prompt_length=1,
+            marks=marks,
+            isolated=self._isolated,
+        )
 
 
 def spooled_texts(out: Path) -> list[TextRange]:

@@ -10,7 +10,7 @@ from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import ShardRecord
 from cache.storage.packing import GROUP_ROWS, unpack_group, unpack_rows
-from cache.storage.shard import ShardFile, require_documents
+from cache.storage.shard import ShardFile, derived_marks, require_documents
 from cache.targets.rans import FrequencyTables
 
 
@@ -41,10 +41,17 @@ class OpenShard:
             raise CacheError(
                 f"{self.file.path}: token ids beyond the vocabulary of {layout.vocab_size}"
             )
+        self.marks = self._read_marks()
         self._counts = self._entry_offsets = None
         if layout.ragged:
             self._counts = self.file.read("topk_counts")
             self._entry_offsets = np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)])
+
+    def _read_marks(self) -> np.ndarray:
+        """(num_tokens,) uint8; of version 3, what prompts and completions make them."""
+        if self._layout.marked:
+            return self.file.read("token_marks")
+        return derived_marks(self.offsets, self.prompt_lengths)
 
     def rows_of(self, document: int) -> tuple[int, int]:
         """First row of a document, and the one after its last."""

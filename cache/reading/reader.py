@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cache.data.documents import ASSISTANT, BEGINS
 from cache.errors import CacheError
 from cache.reading.open_shards import OpenShards, UnpackedRows
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
-from cache.storage.lengths import FIRST_VERSION, read_lengths
+from cache.storage.lengths import read_lengths
 from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardRecord
 from cache.storage.packing import to_tensors
 from cache.storage.tail_file import load_codec
@@ -42,8 +43,23 @@ class CachedDocuments:
     """(num_documents + 1,) int64: document i is token_ids[offsets[i] : offsets[i + 1]]."""
     prompt_lengths: np.ndarray
     """(num_documents,) int64: tokens of each document's prompt."""
+    marks: np.ndarray
+    """(num_tokens,) uint8, bits: 1, the assistant wrote the token (or it completes a prompt, or is
+    a corpus' text); 2, it is the first of a text."""
+    isolated: bool = False
+    """Whether texts of one document have positions and attention of their own."""
     targets: SoftTargets
     """N = num_tokens - num_documents rows."""
+
+    @property
+    def by_assistant(self) -> np.ndarray:
+        """(num_tokens,) bool: which tokens the assistant wrote."""
+        return (self.marks & ASSISTANT) > 0
+
+    @property
+    def begins_text(self) -> np.ndarray:
+        """(num_tokens,) bool: which tokens are the first of a text."""
+        return (self.marks & BEGINS) > 0
 
 
 class CacheReader:
@@ -125,13 +141,9 @@ class CacheReader:
         """(num_documents,) int64: tokens of each document of a split."""
         with self._own_lock():
             if split not in self._lengths:
-                self._lengths[split] = self._read_lengths(split, self._require_split(split))
+                shards = self._require_split(split)
+                self._lengths[split] = read_lengths(self.path, self.manifest, split, shards)
             return self._lengths[split]
-
-    def _read_lengths(self, split: str, shards: list[ShardRecord]) -> np.ndarray:
-        if self.identity.format_version >= FIRST_VERSION:
-            return read_lengths(self.path, self.manifest, split, shards)
-        return np.concatenate([np.diff(self.shards.shard(shard).offsets) for shard in shards])
 
     def document_blocks(self, split: str) -> np.ndarray:
         """(num_documents,) int64: the block of each document, in ascending order.
@@ -155,14 +167,16 @@ class CacheReader:
         """
         if not len(indices):
             raise CacheError("read needs at least one document index.")
-        task_ids, prompt_lengths, tokens, rows = [], [], [], []
+        task_ids, prompt_lengths, tokens, marks, rows = [], [], [], [], []
         with self._own_lock():
             for index in indices:
                 shard, document = self._locate(split, int(index))
                 opened = self.shards.shard(shard)
                 task_ids.append(opened.task_ids[document])
                 prompt_lengths.append(opened.prompt_lengths[document])
-                tokens.append(opened.token_ids[slice(*opened.offsets[document : document + 2])])
+                own = slice(*opened.offsets[document : document + 2])
+                tokens.append(opened.token_ids[own])
+                marks.append(opened.marks[own])
                 rows += self.shards.rows(shard, *opened.rows_of(document))
             targets = self._decode(rows)
         return CachedDocuments(
@@ -170,6 +184,8 @@ class CacheReader:
             token_ids=np.concatenate(tokens, dtype=np.int64),
             token_offsets=np.concatenate([[0], np.cumsum([len(t) for t in tokens])]),
             prompt_lengths=np.array(prompt_lengths),
+            marks=np.concatenate(marks),
+            isolated=self.identity.texts.isolated,
             targets=targets,
         )
 

@@ -6,17 +6,20 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
+from cache.data.text_format import TextFormat, text_format_from_json
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256
-from cache.targets.format import TargetFormat
+from cache.targets.format import LogitMap, TargetFormat
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """What is written."""
-READABLE_VERSIONS = (2, 3)
+READABLE_VERSIONS = (3, 4)
 """What is read: the version written, and the one before."""
 
 # Names may differ between machines (a path, a mirror); the hashes beside them may not.
 _NAMES_ONLY = frozenset({"teacher", "revision", "dataset"})
+SINCE_4: dict[str, Any] = {"texts": TextFormat(parse_special=True), "logits": LogitMap()}
+"""Fields that version 3 has not, and what was the case without a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +34,16 @@ class Identity:
     """Of all weights, as loaded in `dtype`."""
     vocab_size: int
     """Rows of the teacher's output head."""
+    logits: LogitMap
+    """What the teacher does to its logits after the head."""
     tokenizer_sha256: str
     dataset: str
     """Hub id or path, as given."""
     dataset_sha256: dict[str, str]
     """Of the problems of each split that were used."""
     template: str
+    texts: TextFormat
+    """How texts became tokens."""
     max_length: int
     long_documents: str
     targets: TargetFormat
@@ -60,15 +67,16 @@ class Identity:
         """What a shard bears: the hash of all that decides how its documents become rows.
 
         Which documents a cache holds is not in it, so that shards stay as they are when a cache
-        is extended or merged. Version 2 had it in.
+        is extended or merged.
         """
         compared = self._compared()
-        if self.format_version > 2:
-            del compared["dataset_sha256"]
+        del compared["dataset_sha256"]
         return json_sha256(compared)
 
     def _compared(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k not in _NAMES_ONLY}
+        unknown = SINCE_4 if self.format_version < 4 else ()
+        left_out = {*_NAMES_ONLY, *unknown}
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
 def require_same_identity(
@@ -100,7 +108,9 @@ def require_same_identity(
 
 def _flat(identity: Identity) -> dict[str, Any]:
     content = asdict(identity)
-    return content | {f"targets.{k}": v for k, v in content.pop("targets").items()}
+    for name in ("targets", "texts", "logits"):
+        content |= {f"{name}.{k}": v for k, v in content.pop(name).items()}
+    return content
 
 
 def identity_from_json(content: Any) -> Identity:
@@ -111,7 +121,7 @@ def identity_from_json(content: Any) -> Identity:
     """
     kinds: dict[str, Any] = {f.name: str for f in fields(Identity)}
     kinds |= dict.fromkeys(("format_version", "vocab_size", "max_length", "tail_width"), int)
-    kinds |= dict.fromkeys(("dataset_sha256", "libraries", "targets"), dict)
+    kinds |= dict.fromkeys(("dataset_sha256", "libraries", "targets", "texts", "logits"), dict)
     kinds["revision"] = (str, type(None))
     if not isinstance(content, dict):
         raise CacheError("the identity is not a JSON object")
@@ -122,13 +132,19 @@ def identity_from_json(content: Any) -> Identity:
             f"the cache has format version {found_version!r}; this logitcache reads versions "
             f"{known}. Install the release that wrote it, or rebuild the cache."
         )
+    if found_version < 4:
+        kinds = {name: kind for name, kind in kinds.items() if name not in SINCE_4}
     if set(content) != set(kinds):
         odd = sorted(set(content) ^ set(kinds))
         raise CacheError(f"the identity's fields are not those of this version: {odd}")
     for name, kind in kinds.items():
         if not isinstance(content[name], kind):
             raise CacheError(f"the identity's field {name} is {content[name]!r}")
-    return Identity(**{**content, "targets": TargetFormat(**content["targets"])})
+    parsed = {**content, "targets": TargetFormat(**content["targets"])}
+    if found_version < 4:
+        return Identity(**parsed, **SINCE_4)
+    parsed["texts"] = text_format_from_json(content["texts"])
+    return Identity(**{**parsed, "logits": LogitMap(**content["logits"])})
 
 
 def library_versions() -> dict[str, str]:

@@ -23,6 +23,8 @@ class ShardLayout:
 
     vocab_size: int
     targets: TargetFormat
+    marked: bool = True
+    """Whether tokens are marked; before version 4 they are not."""
     tail_width: int = 0
     """Coefficients a row of a lowrank tail, or the width of the hidden state of a hidden one."""
 
@@ -32,6 +34,7 @@ class ShardLayout:
         return cls(
             vocab_size=identity.vocab_size,
             targets=identity.targets,
+            marked=identity.format_version >= 4,
             tail_width=identity.tail_width,
         )
 
@@ -89,6 +92,8 @@ class ShardLayout:
             "token_ids": (self.id_dtype, (num_tokens,)),
             "fidelity": (HALF, (ANY, NUM_MEASURES)),
         }
+        if self.marked:
+            datasets["token_marks"] = (np.dtype("u1"), (num_tokens,))
         for name, (dtype, rest) in self.row_fields().items():
             datasets[name] = (dtype, (num_rows, *rest))
         if self.ragged:

@@ -10,8 +10,6 @@ from cache.machine.durable import atomic_path
 from cache.storage.manifest import Manifest, ShardRecord
 
 LENGTHS_DIR = "lengths"
-FIRST_VERSION = 3
-"""Format version from which on a cache has them."""
 _DTYPE = np.dtype("<u4")
 
 

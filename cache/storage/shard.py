@@ -12,6 +12,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from cache.data.documents import completion_marks
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.storage.identity import FORMAT_VERSION, Identity
@@ -195,6 +196,22 @@ def require_documents(
     prompts = np.asarray(prompt_lengths)
     if (prompts < 1).any() or (prompts >= lengths).any():
         raise CacheError(f"{where}: a prompt is empty or as long as its document")
+
+
+def derived_marks(offsets: np.ndarray, prompt_lengths: np.ndarray) -> np.ndarray:
+    """(num_tokens,) uint8 marks of documents that are each a prompt and its completion."""
+    lengths = np.diff(offsets).tolist()
+    pairs = zip(lengths, prompt_lengths.tolist(), strict=True)
+    return np.concatenate([completion_marks(length, prompt) for length, prompt in pairs])
+
+
+def with_marks(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A shard's datasets; those of version 3 get the marks that it had none of."""
+    if "token_marks" in arrays:
+        return arrays
+    return arrays | {
+        "token_marks": derived_marks(arrays["token_offsets"], arrays["prompt_lengths"])
+    }
 
 
 def is_intact(out: Path, shard: ShardRecord, identity: Identity) -> bool:

@@ -35,7 +35,13 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
     if targets.tail == "lowrank":
         _require_sha256(path, identity.tail_sha256)
         basis = load_basis(path, vocab_size=vocab_size, rank=width)
-        return RowCodec(targets, vocab_size, basis=basis, sha256=identity.tail_sha256)
+        return RowCodec(
+            targets,
+            vocab_size,
+            basis=basis,
+            softcap=identity.logits.softcap,
+            sha256=identity.tail_sha256,
+        )
     if targets.tail == "hidden":
         head = load_head(directory, identity)
         return RowCodec(targets, vocab_size, head=head, sha256=identity.tail_sha256)
@@ -54,7 +60,11 @@ def load_head(directory: Path, identity: Identity) -> OutputHead:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != {"weight": (vocab_size, width), "bias": (vocab_size,)}:
         raise CacheError(f"{path} does not hold the output head: {shapes}.")
-    return OutputHead(weight=tensors["weight"].float(), bias=tensors["bias"].float())
+    return OutputHead(
+        weight=tensors["weight"].float(),
+        bias=tensors["bias"].float(),
+        softcap=identity.logits.softcap,
+    )
 
 
 def load_basis(path: Path, *, vocab_size: int, rank: int) -> TailBasis:

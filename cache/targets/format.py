@@ -64,3 +64,16 @@ class TargetFormat:
         if self.tail == "lowrank":
             words += f" --tail-rank {self.tail_rank} --tail-bytes {self.tail_bytes:g}"
         return words + (f" --tail-samples {self.tail_samples}" if self.tail == "sampled" else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitMap:
+    """What a model does to its logits after the output head: c · tanh(s · z / c).
+
+    Scaled logits: Cohere, Granite, MiniCPM. Soft-capped ones: Gemma 2 (Gemma Team 2024, section 2).
+    """
+
+    scale: float = 1.0
+    """s."""
+    softcap: float | None = None
+    """c; None: no cap, s · z."""

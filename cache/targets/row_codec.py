@@ -40,6 +40,8 @@ class OutputHead:
     """(V, D) fp32."""
     bias: torch.Tensor
     """(V,) fp32."""
+    softcap: float | None = None
+    """Of the logits, which are then softcap · tanh((W h + b) / softcap)."""
 
 
 class RowCodec:
@@ -52,11 +54,13 @@ class RowCodec:
         *,
         basis: TailBasis | None = None,
         head: OutputHead | None = None,
+        softcap: float | None = None,
         sha256: str = "",
     ):
         """A lowrank tail needs its `basis`, a hidden tail its `head`; fp32, on one device.
 
         Args:
+            softcap: of the teacher's logits, where the tail is `lowrank`.
             sha256: of the file that either comes from; empty where there is none.
         """
         assert (basis is not None) == (targets.tail == "lowrank")
@@ -64,25 +68,30 @@ class RowCodec:
         self.targets, self.vocab_size = targets, vocab_size
         self.num_entries = min(targets.top_k, vocab_size)
         self._basis, self._head = basis, head
+        self._softcap = head.softcap if head is not None else softcap
         self.tables = None
         """Tables of the entropy coder, for a lowrank tail."""
         self.tail_width = 0
         """Coefficients or hidden dimensions a row."""
         if basis is not None:
-            self._shared = TailMap(basis.basis.float(), basis.mean, sha256)
+            self._shared = TailMap(basis.basis.float(), basis.mean, sha256, self._softcap)
             self.tables = basis.tables()
             self.tail_width = basis.rank
         elif head is not None:
-            self._shared = TailMap(head.weight, head.bias, sha256)
+            self._shared = TailMap(head.weight, head.bias, sha256, self._softcap)
             self.tail_width = head.weight.shape[1]
 
     def to(self, device: torch.device | str) -> "RowCodec":
         """The same codec on another device."""
         head = self._head and OutputHead(
-            weight=self._head.weight.to(device), bias=self._head.bias.to(device)
+            weight=self._head.weight.to(device),
+            bias=self._head.bias.to(device),
+            softcap=self._head.softcap,
         )
         basis = self._basis and self._basis.to(device)
-        return RowCodec(self.targets, self.vocab_size, basis=basis, head=head)
+        return RowCodec(
+            self.targets, self.vocab_size, basis=basis, head=head, softcap=self._softcap
+        )
 
     def encode(
         self,

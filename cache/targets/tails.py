@@ -30,8 +30,20 @@ class TailMap:
 
     _open: "WeakSet[TailMap]" = WeakSet()
 
-    def __init__(self, basis: torch.Tensor, mean: torch.Tensor, name: str = ""):
-        """`basis` (V, R) and `mean` (V,), fp32 on one device; `name`: a hash of their content."""
+    def __init__(
+        self,
+        basis: torch.Tensor,
+        mean: torch.Tensor,
+        name: str = "",
+        softcap: float | None = None,
+    ):
+        """`basis` (V, R) and `mean` (V,), fp32 on one device.
+
+        Args:
+            name: a hash of their content.
+            softcap: c, where the teacher's logits are c · tanh((mean + basis · a) / c).
+        """
+        self.softcap = softcap
         self._copies = {(basis.device, basis.dtype): (basis, mean)}
         self._name = name
         self._open.add(self)
@@ -39,7 +51,7 @@ class TailMap:
     def __reduce__(self):
         if self._name:
             return _named_map, (self._name,)
-        return TailMap, next(iter(self._copies.values()))
+        return TailMap, (*next(iter(self._copies.values())), "", self.softcap)
 
     def on(
         self, device: torch.device, dtype: torch.dtype = torch.float32
@@ -78,20 +90,26 @@ class LinearRest:
     """(N, K) int64 of the named tokens, which hold nothing of this mass."""
 
     def logits(self, products: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, V) of β (mean + basis · a), NEVER at the named tokens.
+        """(N, V) of β (mean + basis · a), soft-capped where the map is; NEVER at the named tokens.
 
         Args:
-            products: (N, V) of β basis · a, which become the logits; None computes them.
+            products: (N, V) of basis · `scaled_coefficients`, which become the logits; None
+                computes them.
         """
         basis, mean = self.shared.on(self.coefficients.device)
         if products is None:
             products = self.scaled_coefficients @ basis.T
-        return products.add_(mean * self.beta).scatter_(-1, self.ids, NEVER)
+        cap = self.shared.softcap
+        if cap is None:
+            products.add_(mean * self.beta)
+        else:
+            products.add_(mean).div_(cap).tanh_().mul_(cap * self.beta)
+        return products.scatter_(-1, self.ids, NEVER)
 
     @property
     def scaled_coefficients(self) -> torch.Tensor:
-        """(N, R) of β a."""
-        return self.coefficients * self.beta
+        """(N, R) of β a; of a where the logits are soft-capped before β."""
+        return self.coefficients * (self.beta if self.shared.softcap is None else 1.0)
 
     def probs(self) -> torch.Tensor:
         """(N, V) of what each token holds."""

@@ -30,7 +30,7 @@ def logit_slices(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Lo
 @torch.inference_mode()
 def hidden_rows(teacher: Teacher, documents: Sequence[Document]) -> torch.Tensor:
     """(N, D) final hidden states of the documents' rows, on the output head's device."""
-    states = teacher.hidden(pad_documents(documents))  # (B, S, D)
+    states = teacher.hidden(pad_documents(documents), pad_positions(documents))  # (B, S, D)
     rows = torch.cat([states[i, : d.num_rows] for i, d in enumerate(documents)])
     return rows.to(teacher.head.weight.device)
 
@@ -57,6 +57,19 @@ def reduce_slices(slices: Iterable[LogitSlice]) -> Iterator[LogitSlice]:
 def _slice_rows(budget: dict[str, int], rows: torch.Tensor, vocab_size: int) -> int:
     kind = "cpu" if rows.device.type == "cpu" else "accelerator"
     return max(1, budget[kind] // (4 * vocab_size))
+
+
+def pad_positions(documents: Sequence[Document]) -> torch.Tensor | None:
+    """(B, S) positions of isolated texts, going on into padding; None where none is isolated."""
+    if not any(document.isolated for document in documents):
+        return None
+    longest = max(document.num_tokens for document in documents)
+    positions = np.empty((len(documents), longest), dtype=np.int64)
+    for own, document in zip(positions, documents, strict=True):
+        own[: document.num_tokens] = document.positions
+        rest = longest - document.num_tokens
+        own[document.num_tokens :] = own[document.num_tokens - 1] + 1 + np.arange(rest)
+    return torch.from_numpy(positions)
 
 
 def pad_documents(documents: Sequence[Document]) -> torch.Tensor:

@@ -7,11 +7,13 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from cache.errors import CacheError
 from cache.targets.row_codec import OutputHead
+from cache.teacher.logit_map import apply_logit_map, logit_map_of
 
 
 class Teacher:
@@ -24,8 +26,8 @@ class Teacher:
         """Wrap a loaded model.
 
         Raises:
-            CacheError: the model has no separate trunk and output head, or its logits are not
-                simply head(hidden), as with soft-capped or scaled logits.
+            CacheError: the model has no separate trunk and output head, or changes its logits
+                after the head in a way that its configuration does not tell.
         """
         head = model.get_output_embeddings()
         trunk = model.base_model
@@ -36,9 +38,13 @@ class Teacher:
             )
         self.model, self.head, self.trunk = model, head, trunk
         self.vocab_size: int = head.weight.shape[0]
-        self._options = {"use_cache": False} if _accepts(trunk.forward, "use_cache") else {}
+        self.logit_map = logit_map_of(model)
+        """What becomes of the head's logits: scaled, soft-capped, or nothing."""
+        self._options: dict[str, Any] = (
+            {"use_cache": False} if _accepts(trunk.forward, "use_cache") else {}
+        )
         if check:
-            self._require_plain_head()
+            self.require_own_logits(torch.arange(min(8, self.vocab_size)).unsqueeze(0))
 
     @property
     def device(self) -> torch.device:
@@ -56,18 +62,35 @@ class Teacher:
         return getattr(self.model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
-    def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def hidden(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Final hidden states (B, S, D) of right-padded ids (B, S).
 
         No attention mask is passed: under a causal mask, what stands right of a position
         cannot change it, so padding is harmless and the fast attention path is taken.
+
+        Args:
+            position_ids: (B, S) where texts are isolated: they start again at 0 in each of them,
+                by which transformers masks what came before.
+
+        Raises:
+            CacheError: the trunk takes no positions.
         """
-        return self.trunk(input_ids=input_ids.to(self.device), **self._options).last_hidden_state
+        options = dict(self._options)
+        if position_ids is not None:
+            if not _accepts(self.trunk.forward, "position_ids"):
+                raise CacheError(
+                    f"{type(self.model).__name__} takes no positions, so it cannot keep packed "
+                    "texts apart. Leave --isolate out."
+                )
+            options["position_ids"] = position_ids.to(self.device)
+        return self.trunk(input_ids=input_ids.to(self.device), **options).last_hidden_state
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (N, V), in the model's dtype, of hidden states (N, D)."""
-        return self.head(hidden.to(self.head.weight.device))
+        return apply_logit_map(self.head(hidden.to(self.head.weight.device)), self.logit_map)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -83,17 +106,22 @@ class Teacher:
         return digest.hexdigest()
 
     @torch.inference_mode()
-    def _require_plain_head(self) -> None:
-        ids = torch.arange(min(8, self.vocab_size)).unsqueeze(0)
-        expected = self.model(input_ids=ids.to(self.device), **self._options).logits[0].float()
-        found = self.logits(self.hidden(ids)[0]).float().to(expected.device)
+    def require_own_logits(self, input_ids: torch.Tensor) -> None:
+        """Raise CacheError unless `logits` of `hidden` are what the whole model says of (1, S) ids.
+
+        Both are the same products of the same shapes, so they agree to the last bits.
+        """
+        expected = self.model(input_ids=input_ids.to(self.device), **self._options).logits[0]
+        found = self.logits(self.hidden(input_ids)[0]).float()
+        expected = expected.float().to(found.device)
         difference = (found - expected).abs().max()
         scale = expected.abs().max()
-        if not torch.isfinite(expected).all() or difference <= 1e-2 * scale + 1e-4:
+        exact = self.head.weight.dtype not in (torch.bfloat16, torch.float16)
+        if not torch.isfinite(expected).all() or difference <= (1e-4 if exact else 1e-2) * scale:
             return  # NaN weights are reported with the document they spoil
         raise CacheError(
             f"{type(self.model).__name__} changes its logits after the output head (by up to "
-            f"{difference:.3g}, of {scale:.3g}): scaling or soft-capping. "
+            f"{difference:.3g}, of {scale:.3g}) in a way that is not known here. "
             "Soft targets taken before that would be wrong, so this teacher is refused."
         )
 
@@ -112,9 +140,13 @@ def _materialised_state(model) -> dict[str, torch.Tensor]:
 
 
 def head_of(model) -> OutputHead:
-    """The output head of a loaded model, fp32."""
-    head = model.get_output_embeddings()
-    weight = head.weight.detach().float()
+    """The output head of a loaded model, fp32, with its logits' scale in the weights."""
+    head, found = model.get_output_embeddings(), logit_map_of(model)
+    weight = head.weight.detach().float() * found.scale
     bias = getattr(head, "bias", None)
     zeros = torch.zeros(len(weight), device=weight.device)
-    return OutputHead(weight=weight, bias=zeros if bias is None else bias.detach().float())
+    return OutputHead(
+        weight=weight,
+        bias=zeros if bias is None else bias.detach().float() * found.scale,
+        softcap=found.softcap,
+    )

@@ -26,7 +26,7 @@ from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identity
 from cache.storage.manifest import Manifest, Plan, ShardRecord
-from cache.storage.shard import write_shard
+from cache.storage.shard import with_marks, write_shard
 from cache.tools.source import Source, require_free, require_same_plan
 
 
@@ -178,7 +178,7 @@ def write_step(out: Path, step: MergeStep, identity: Identity) -> None:
     Raises:
         CacheError: it is damaged, or the disk is full.
     """
-    arrays = step.source.sound_arrays(step.source_shard)
+    arrays = with_marks(step.source.sound_arrays(step.source_shard))
     numbers = arrays["task_ids"]
     if identity.template == TEMPLATE:
         numbers = step.shard.first_document + np.arange(len(numbers), dtype=numbers.dtype)

@@ -23,17 +23,18 @@ from cache.storage.identity import FORMAT_VERSION
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
-from cache.storage.shard import is_intact, write_shard
+from cache.storage.shard import is_intact, with_marks, write_shard
 from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_basis, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.derive import derive_rows, require_derivable
 from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
-from cache.targets.format import TargetFormat
+from cache.targets.format import LogitMap, TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
+from cache.teacher.logit_map import apply_logit_map
 from cache.teacher.rows import LogitSlice, head_slices, reduce_slices
 from cache.tools.source import Source, require_free, require_same_plan
 
-DOCUMENT_FIELDS = ("task_ids", "prompt_lengths", "token_offsets", "token_ids")
+DOCUMENT_FIELDS = ("task_ids", "prompt_lengths", "token_offsets", "token_ids", "token_marks")
 
 
 def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifest:
@@ -111,7 +112,7 @@ def _write_shards(
     done = total - sum(shard.num_rows for shard in missing)
     with BuildProgress(total=total, done=done) as progress:
         for shard in missing:
-            arrays = source.sound_arrays(shard)
+            arrays = with_marks(source.sound_arrays(shard))
             kept = {name: arrays[name] for name in DOCUMENT_FIELDS}
             generator = torch.Generator().manual_seed(int(kept["task_ids"][0]))
             parts, fidelity, first_row = [], [np.zeros((0, NUM_MEASURES))], 0
@@ -183,6 +184,7 @@ def _slices(head: OutputHead, hidden: torch.Tensor) -> Iterator[LogitSlice]:
     no_gold = torch.zeros(len(hidden), dtype=torch.int64)
 
     def logits(states: torch.Tensor) -> torch.Tensor:
-        return torch.addmm(head.bias, states.float(), head.weight.T)
+        products = torch.addmm(head.bias, states.float(), head.weight.T)
+        return apply_logit_map(products, LogitMap(softcap=head.softcap))
 
     return head_slices(logits, hidden, no_gold, len(head.weight))

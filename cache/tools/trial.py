@@ -23,7 +23,14 @@ from cache.targets.basis import BasisFit, TailBasis
 from cache.targets.fidelity import Fidelity, measure_rows, summarise
 from cache.targets.format import TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
-from cache.teacher.rows import LogitSlice, head_slices, pad_documents, plan_batches, reduce_slices
+from cache.teacher.rows import (
+    LogitSlice,
+    head_slices,
+    pad_documents,
+    pad_positions,
+    plan_batches,
+    reduce_slices,
+)
 from cache.teacher.teacher import Teacher, head_of
 
 FIDELITY_ROWS = 512
@@ -115,7 +122,13 @@ class Trial:
         """
         basis = self._basis(targets) if targets.tail == "lowrank" else None
         head = self._head if targets.tail == "hidden" else None
-        codec = RowCodec(targets, self._teacher.vocab_size, basis=basis, head=head)
+        codec = RowCodec(
+            targets,
+            self._teacher.vocab_size,
+            basis=basis,
+            head=head,
+            softcap=self._head.softcap,
+        )
         rows = self._encode(targets, codec, basis)
         return TrialResult(
             bytes_per_row=self._bytes_per_row(targets, codec, rows),
@@ -193,7 +206,7 @@ def _hidden_states(
     states: dict[int, torch.Tensor] = {}
     for indices in plan_batches(documents, batch_tokens):
         batch = [documents[i] for i in indices]
-        hidden = teacher.hidden(pad_documents(batch))  # (B, S, D)
+        hidden = teacher.hidden(pad_documents(batch), pad_positions(batch))  # (B, S, D)
         for row, index, document in zip(hidden, indices, batch, strict=True):
             states[index] = row[: document.num_rows].to(teacher.head.weight.device)
     return torch.cat([states[index] for index in range(len(documents))])

@@ -10,7 +10,7 @@ import torch
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.open_shard import OpenShard
-from cache.storage.lengths import FIRST_VERSION, LENGTHS_DIR, read_lengths
+from cache.storage.lengths import LENGTHS_DIR, read_lengths
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.shard import content_sha256
 from cache.storage.tail_file import load_codec
@@ -74,8 +74,6 @@ def _plan_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
 
 
 def _length_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
-    if manifest.identity.format_version < FIRST_VERSION:
-        return
     by_split: dict[str, list[ShardRecord]] = {}
     for shard in manifest.plan.shards:
         by_split.setdefault(shard.split, []).append(shard)

@@ -83,8 +83,10 @@ def collate(
     Args:
         documents: of `CacheReader.read`.
         pad_id: the token that fills short sequences up.
-        loss_on: `all` rows, or those whose label is in the `completion`: row t predicts
-            token t + 1, so it counts from t + 1 = prompt length on.
+        loss_on: `all` rows, those whose label is in the `completion` (row t predicts token
+            t + 1, so it counts from t + 1 = prompt length on), or those whose label the
+            `assistant` wrote, in whichever turn. The first token of an isolated text never
+            counts: nothing before it is its context.
         per_sequence: documents that stand end to end in each of the B sequences; by default one.
 
     Raises:
@@ -109,28 +111,45 @@ def collate(
     input_ids.reshape(-1)[places] = documents.token_ids
     batch = Batch(
         input_ids=torch.from_numpy(input_ids),
-        position_ids=_positions(sequence_of, starts, input_ids.shape),
+        position_ids=_positions(places, _begins(documents, within), input_ids.shape),
         places=torch.from_numpy(places[np.append(within[1:] > 0, False)]),
         labels=torch.from_numpy(documents.token_ids[within > 0].astype(np.int64, copy=False)),
         targets=documents.targets,
         task_ids=tuple(int(task_id) for task_id in documents.task_ids),
         num_tokens=int(lengths.sum()),
     )
+    counts_as = np.ones(len(within), dtype=bool)  # of each token, as a label
     if loss_on == "completion":
-        in_completion = within >= np.repeat(documents.prompt_lengths, lengths)
-        return batch.select(torch.from_numpy(np.flatnonzero(in_completion[within > 0])))
-    return batch
+        counts_as = within >= np.repeat(documents.prompt_lengths, lengths)
+    elif loss_on == "assistant":
+        counts_as = documents.by_assistant
+    if documents.isolated:
+        counts_as &= ~documents.begins_text
+    if counts_as[within > 0].all():
+        return batch
+    return batch.select(torch.from_numpy(np.flatnonzero(counts_as[within > 0])))
+
+
+def _begins(documents: CachedDocuments, within: np.ndarray) -> np.ndarray:
+    """(num_tokens,) bool: where positions start again, at documents and isolated texts."""
+    if not documents.isolated:
+        return within == 0
+    return (within == 0) | documents.begins_text
 
 
 def _positions(
-    sequence_of: np.ndarray, starts: np.ndarray, shape: tuple[int, ...]
+    places: np.ndarray, begins: np.ndarray, shape: tuple[int, ...]
 ) -> torch.Tensor | None:
-    """(B, S) distance from where the document begins; padding goes on with the last one."""
-    if not starts.any():
+    """(B, S) distance from where a text begins; padding goes on with the last one.
+
+    None where that is each sequence's own start.
+    """
+    starts = places[begins]
+    if len(starts) == shape[0]:
         return None
-    begins = np.zeros(shape, dtype=np.int64)
-    begins[sequence_of, starts] = starts
-    return torch.from_numpy(np.arange(shape[1]) - np.maximum.accumulate(begins, axis=1))
+    begun = np.zeros(shape, dtype=np.int64)
+    begun.reshape(-1)[starts] = starts % shape[1]
+    return torch.from_numpy(np.arange(shape[1]) - np.maximum.accumulate(begun, axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from distill.errors import DistillError
 from distill.settings.shapes import parse_shape
 
 BATCHINGS = ("grouped", "packed")
-LOSS_ON = ("all", "completion")
+LOSS_ON = ("all", "completion", "assistant")
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 
@@ -56,7 +56,8 @@ class Recipe:
     dropout: float = 0.1
     """Dropout of embeddings, attention and residual branches, as in GPT-2."""
     loss_on: str = "all"
-    """`all` rows, or only those whose label is in the `completion` (the code)."""
+    """`all` rows, those whose label is in the `completion` (the code), or those whose label the
+    `assistant` wrote, in any turn of a conversation."""
     precision: str = "auto"
     """`fp32`, `bf16`, `fp16` (with loss scaling), or `auto`: the best the device does well."""
     gradient_checkpointing: bool = False

@@ -4,8 +4,9 @@ from a cache, or from the live teacher.
 N rows, D width, V vocabulary.
 """
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from cache.data.documents import Document
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.reading.reader import CacheReader
+from cache.targets.format import LogitMap
+from cache.teacher.logit_map import apply_logit_map
 from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
 from evaluation.agreement.scores import DocumentSums, TeacherRows, compare_rows, sum_document
@@ -97,6 +100,9 @@ class HeldOut:
                 task_id=int(found.task_ids[place]),
                 token_ids=tokens[:limit].astype(np.int64),
                 prompt_length=int(found.prompt_lengths[place]),
+                marks=found.marks[found.token_offsets[place] : found.token_offsets[place + 1]][
+                    :limit
+                ],
             )
             documents.append(document)
             rows.append(self.first_rows[index] + np.arange(document.num_rows))
@@ -176,6 +182,7 @@ class LiveTeacher:
             self._weight = file.get_tensor("weight").to(device)  # (V, D)
             has_bias = "bias" in file.keys()
             self._bias = file.get_tensor("bias").to(device) if has_bias else None
+            self._logit_map = LogitMap(**json.loads(file.metadata()["logits"]))
 
     @staticmethod
     def save(path: Path, model: Any, held_out: HeldOut, on_done: Callable[[int], None]) -> None:
@@ -201,14 +208,16 @@ class LiveTeacher:
         head = {"weight": teacher.head.weight, "bias": getattr(teacher.head, "bias", None)}
         tensors = {k: v.detach().cpu().contiguous() for k, v in head.items() if v is not None}
         with atomic_path(path, EvaluationError) as partial:
-            save_file({"hidden": states, **tensors}, partial)
+            told = {"logits": json.dumps(asdict(teacher.logit_map))}
+            save_file({"hidden": states, **tensors}, partial, metadata=told)
 
     def of(self, batch: HeldOutBatch) -> Callable[[slice, torch.Tensor], TeacherRows]:
         """Applies the output head to each slice when it is asked for."""
 
         def rows(part: slice, gold_ids: torch.Tensor) -> TeacherRows:
             hidden = self._hidden[batch.rows[part]].to(self._weight.device)
-            logits = torch.nn.functional.linear(hidden, self._weight, self._bias)
+            products = torch.nn.functional.linear(hidden, self._weight, self._bias)
+            logits = apply_logit_map(products, self._logit_map)
             log_p = logits.float().log_softmax(-1)  # (n, V)
             return TeacherRows(
                 log_p.exp(),

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cache.data.documents import completion_marks
 from cache.reading.reader import CachedDocuments
 from cache.targets.format import TargetFormat
 from cache.targets.soft_targets import SoftTargets
@@ -99,6 +100,7 @@ class FakeReader:
             token_ids=np.concatenate(documents).astype(np.int64),
             token_offsets=np.concatenate([[0], np.cumsum(lengths)]),
             prompt_lengths=lengths // 2,
+            marks=np.concatenate([completion_marks(n, n // 2) for n in lengths.tolist()]),
             targets=self._targets(self._table[torch.from_numpy(before)].float()),
         )
 

@@ -26,6 +26,12 @@ def assert_reads_as_when_written(directory: Path, version: int) -> None:
     np.testing.assert_array_equal(documents.token_ids, expected["token_ids"])
     np.testing.assert_array_equal(documents.token_offsets, expected["token_offsets"])
     np.testing.assert_array_equal(np.diff(documents.token_offsets), lengths[[0, 2]])
+    if version >= 4:
+        np.testing.assert_array_equal(documents.marks, expected["marks"])
+    assert documents.begins_text.sum() == 2 and not documents.isolated
+    prompts = documents.prompt_lengths
+    for i, own in enumerate(np.split(documents.by_assistant, documents.token_offsets[1:-1])):
+        assert own.tolist() == [place >= prompts[i] for place in range(len(own))]
     dense = documents.targets.at(2.0).to_dense(documents.targets.vocab_size)[::16]
     np.testing.assert_allclose(dense.numpy(), expected["probabilities"], rtol=1e-5, atol=1e-8)
 
@@ -43,16 +49,18 @@ def test_a_readable_version_reads_as_when_it_was_written(version):
     assert_reads_as_when_written(FORMATS / f"v{version}", version)
 
 
-def test_an_unreadable_version_is_refused_by_name():
-    with pytest.raises(CacheError, match="format version 1; this logitcache reads versions 2 and"):
-        CacheReader(FORMATS / "v1")
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_unreadable_version_is_refused_by_name(version):
+    words = f"format version {version}; this logitcache reads versions 3 and 4"
+    with pytest.raises(CacheError, match=words):
+        CacheReader(FORMATS / f"v{version}")
 
 
 def test_a_merge_of_one_brings_a_cache_up_to_date(tmp_path):
-    merge_caches(tmp_path / "new", [FORMATS / "v2"])
+    merge_caches(tmp_path / "new", [FORMATS / "v3"])
     assert Manifest.read(tmp_path / "new").identity.format_version == FORMAT_VERSION
     assert verify_cache(tmp_path / "new") == []
-    assert_reads_as_when_written(tmp_path / "new", 2)
+    assert_reads_as_when_written(tmp_path / "new", 3)
 
 
 def test_a_shard_of_an_older_version_is_refused_in_a_newer_cache(tmp_path):
@@ -60,8 +68,8 @@ def test_a_shard_of_an_older_version_is_refused_in_a_newer_cache(tmp_path):
     path = tmp_path / "cache" / "train" / "shard-00000.h5"
     with path.open("rb") as file:
         before = file.read()
-    other = (FORMATS / "v2" / "train" / "shard-00000.h5").read_bytes()
+    other = (FORMATS / "v3" / "train" / "shard-00000.h5").read_bytes()
     assert other != before
     path.write_bytes(other)
-    with pytest.raises(CacheError, match="the manifest promises|has format version 2, its cache"):
+    with pytest.raises(CacheError, match="the manifest promises|has format version 3, its cache"):
         CacheReader(tmp_path / "cache").read("train", [0])

@@ -1,0 +1,42 @@
+"""How texts become tokens: what an identity records of it. Imports nothing heavy."""
+
+from dataclasses import dataclass
+
+from cache.errors import CacheError
+
+BOS_CHOICES = ("auto", "always", "never")
+"""`auto`: what the tokenizer itself puts before a text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """Everything but tokenizer and template that decides a text's tokens."""
+
+    prefix_ids: tuple[int, ...] = ()
+    """Put before every text: the beginning-of-sequence token, or nothing."""
+    parse_special: bool = False
+    """Whether `<|endoftext|>` and its like, written out in data, are the tokens of that name."""
+    isolated: bool = False
+    """Whether texts packed into one document have positions and attention of their own."""
+    chat_template_sha256: str = ""
+    """Of the tokenizer's chat template; empty where none was used."""
+    chat_date: str = ""
+    """The day that templates which print one were told; empty where no template was used."""
+
+
+def text_format_from_json(content: dict) -> TextFormat:
+    """A format as `dataclasses.asdict` wrote it.
+
+    Raises:
+        CacheError: it does not have the fields of one.
+    """
+    kinds = {
+        "prefix_ids": list,
+        "parse_special": bool,
+        "isolated": bool,
+        "chat_template_sha256": str,
+        "chat_date": str,
+    }
+    if set(content) != set(kinds) or any(not isinstance(content[k], v) for k, v in kinds.items()):
+        raise CacheError(f"the identity's texts are {content!r}")
+    return TextFormat(**{**content, "prefix_ids": tuple(int(i) for i in content["prefix_ids"])})

@@ -1,0 +1,97 @@
+"""Texts to token ids, with what the tokenizer itself puts before them, and joined as texts join.
+
+What is tokenised apart has an exact boundary; that the parts decode to the whole is checked, since
+SentencePiece tokenizers put a space before whatever they are given.
+"""
+
+from collections.abc import Sequence
+
+from cache.data.text_format import BOS_CHOICES
+from cache.errors import CacheError
+
+_PROBE = "def f"
+
+
+def prefix_of(tokenizer, bos: str = "auto") -> tuple[int, ...]:
+    """Ids that belong before every text.
+
+    Args:
+        bos: `auto`: what the tokenizer adds by itself; `always`: its beginning-of-sequence token;
+            `never`: nothing.
+
+    Raises:
+        CacheError: `always`, and it has none; or it adds what no text of a causal model begins
+            or ends with.
+    """
+    if bos not in BOS_CHOICES:
+        raise CacheError(f"bos is {bos!r}; choose from {', '.join(BOS_CHOICES)}.")
+    if bos == "never":
+        return ()
+    if bos == "always":
+        if tokenizer.bos_token_id is None:
+            raise CacheError(
+                f"The tokenizer {tokenizer.name_or_path} has no beginning-of-sequence token. "
+                "Give --bos auto."
+            )
+        return (tokenizer.bos_token_id,)
+    bare = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+    full = list(tokenizer(_PROBE)["input_ids"])
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            before, after = full[:start], full[start + len(bare) :]
+            if set(after) <= {tokenizer.eos_token_id}:  # documents are closed by it anyway
+                return tuple(before)
+    raise CacheError(
+        f"The tokenizer {tokenizer.name_or_path} makes {full} of {_PROBE!r}, and {bare} without "
+        "special tokens: what it adds is no beginning and no end of text. Give --bos always or "
+        "never."
+    )
+
+
+def encode(tokenizer, text: str, *, parse_special: bool) -> list[int]:
+    """Ids of a text, without anything added; special tokens' names in it are text unless parsed."""
+    return encode_all(tokenizer, [text], parse_special=parse_special)[0]
+
+
+def encode_all(tokenizer, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+    """As `encode`, of several texts at once."""
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,
+        split_special_tokens=not parse_special,
+    )["input_ids"]
+
+
+def encode_pair(
+    tokenizer, prompt: str, completion: str, *, parse_special: bool
+) -> tuple[list[int], list[int]]:
+    """Ids of a prompt as it is tokenised alone, and of the completion as it follows it.
+
+    Raises:
+        CacheError: one is empty, or they cannot be joined without changing the text.
+    """
+    prompt_ids = encode(tokenizer, prompt, parse_special=parse_special)
+    completion_ids = encode(tokenizer, completion, parse_special=parse_special)
+    if not prompt_ids or not completion_ids:
+        raise CacheError("prompt or completion is empty")
+    whole_ids = encode(tokenizer, prompt + completion, parse_special=parse_special)
+    whole = _decoded(tokenizer, whole_ids)
+    if _decoded(tokenizer, [*prompt_ids, *completion_ids]) == whole:
+        return prompt_ids, completion_ids
+    if whole_ids[: len(prompt_ids)] == prompt_ids:  # the boundary falls between two tokens
+        return prompt_ids, whole_ids[len(prompt_ids) :]
+    # The completion as it follows a line's end, which no token of these tokenizers spans.
+    first = encode(tokenizer, "\n", parse_special=parse_special)
+    after = encode(tokenizer, "\n" + completion, parse_special=parse_special)
+    joined = after[len(first) :]
+    if after[: len(first)] == first and _decoded(tokenizer, [*prompt_ids, *joined]) == whole:
+        return prompt_ids, joined
+    raise CacheError("the tokenizer has no boundary between prompt and completion")
+
+
+def _decoded(tokenizer, token_ids: Sequence[int]) -> str:
+    return tokenizer.decode(
+        token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
