@@ -4,13 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.data.corpus import LONG_DOCUMENTS as PACK
-from cache.data.corpus import TEMPLATE, VALIDATION, Corpus
+from cache.data.corpus import TEMPLATE, VALIDATION, Corpus, require_held_out, require_split_names
 from cache.data.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
+from cache.data.sft import Sft
+from cache.data.templates import CHAT
 from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
 from cache.targets.format import TargetFormat
 
+PAIR = "pair"
+"""Template of prompts and completions as they stand."""
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
 
 
@@ -28,6 +32,8 @@ class BuildConfig:
     """Hub id, or a JSON-lines file in MBPP's schema; of a corpus, its description."""
     corpus: Corpus | None = None
     """Texts to cache instead of problems; it decides dataset, template and long_documents."""
+    sft: Sft | None = None
+    """Conversations to cache instead of problems; it decides dataset."""
     splits: tuple[str, ...] = ("train", "validation")
     """Splits to cache."""
     template: str = "instruction"
@@ -85,6 +91,11 @@ class BuildConfig:
             for name, value in decided.items():
                 object.__setattr__(self, name, value)
             return
+        if self.sft is not None:
+            self._require_sft(self.sft)
+            return
+        if self.template == PAIR:
+            raise CacheError(f"The template {PAIR!r} is that of --sft. Choose another.")
         if self.template == TEMPLATE:
             raise CacheError(
                 f"The template {TEMPLATE!r} is that of a corpus. Name the column of its texts with "
@@ -96,9 +107,19 @@ class BuildConfig:
                     f"There is no split {split!r}; MBPP has {', '.join(sorted(SPLIT_TASK_IDS))}."
                 )
 
+    def _require_sft(self, sft: Sft) -> None:
+        if self.template not in (CHAT, PAIR):
+            raise CacheError(
+                f"--sft rows become text by --template {CHAT} or {PAIR}, not {self.template!r}."
+            )
+        require_split_names(self.splits)
+        require_held_out(self.splits, sft.validation_every)
+        object.__setattr__(self, "dataset", sft.words(self.limit))
+
     @property
     def cached_splits(self) -> tuple[str, ...]:
         """Splits of the cache: those that are read, and what a corpus holds out."""
-        if self.corpus is None or self.corpus.validation_every is None:
+        source = self.corpus or self.sft
+        if source is None or source.validation_every is None:
             return self.splits
         return (*self.splits, VALIDATION)

@@ -5,14 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cache.building.config import BuildConfig
 from cache.building.read_corpus import spool_corpus
 from cache.building.texts import texts_of
+from cache.data.build_conversations import build_conversations
+from cache.data.conversations import Conversation
+from cache.data.corpus import VALIDATION
 from cache.data.documents import Document, DroppedDocument, build_documents
 from cache.data.problems import dataset_sha256, load_problems
+from cache.data.sft import read_conversations
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
+from cache.data.templates import CHAT, chat_messages
 from cache.errors import CacheError
+from cache.machine.durable import json_sha256
 from cache.storage.layout import ShardLayout
 from cache.storage.manifest import CacheState, Plan, ShardRecord
 
@@ -73,21 +80,16 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
         if found.complete is not None:
             return _finished_job(config, found.complete.plan)
         return _corpus_job(config, tokenizer)
-    documents, dropped, hashes = {}, {}, {}
-    texts = texts_of(config, tokenizer)
-    shards: list[ShardRecord] = []
-    for split in config.splits:
-        problems = load_problems(config.dataset, split)[: config.limit]
-        documents[split], dropped[split] = build_documents(
-            problems,
-            tokenizer,
-            template=config.template,
-            max_length=config.max_length,
-            long_documents=config.long_documents,
-            texts=texts,
-        )
-        hashes[split] = dataset_sha256(problems)
-        shards += plan_shards(split, documents[split], config.shard_tokens)
+    documents: dict[str, list[Document]] = {}
+    dropped: dict[str, list[DroppedDocument]] = {}
+    hashes: dict[str, str] = {}
+    for split, built in _documents_by_split(config, tokenizer):
+        documents[split], dropped[split], hashes[split] = built
+    shards = [
+        shard
+        for split in documents
+        for shard in plan_shards(split, documents[split], config.shard_tokens)
+    ]
     _require_documents(documents, dropped)
     everything = [document for split in documents.values() for document in split]
     return BuildJob(
@@ -98,6 +100,46 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
         longest=max((d.num_tokens for d in everything), default=0),
         largest_id=max((int(d.token_ids.max()) for d in everything), default=0),
     )
+
+
+Built = tuple[list[Document], list[DroppedDocument], str]
+"""Documents of a split, what was left out, and the hash of what they were made of."""
+
+
+def _documents_by_split(config: BuildConfig, tokenizer) -> Iterator[tuple[str, Built]]:
+    options: dict[str, Any] = {
+        "template": config.template,
+        "max_length": config.max_length,
+        "long_documents": config.long_documents,
+        "texts": texts_of(config, tokenizer),
+    }
+    for split in config.splits:
+        if config.sft is not None:
+            rows = read_conversations(config.sft, split, config.limit)
+            for name, some in _held_out(rows, split, config.sft.validation_every):
+                built = build_conversations(some, tokenizer, **options)
+                yield name, (*built, json_sha256([asdict(row) for row in some]))
+            continue
+        problems = load_problems(config.dataset, split)[: config.limit]
+        if config.template == CHAT:
+            asked = [
+                Conversation(task_id=problem.task_id, messages=chat_messages(problem))
+                for problem in problems
+            ]
+            built = build_conversations(asked, tokenizer, **options)
+        else:
+            built = build_documents(problems, tokenizer, **options)
+        yield split, (*built, dataset_sha256(problems))
+
+
+def _held_out(
+    rows: list[Conversation], split: str, every: int | None
+) -> Iterator[tuple[str, list[Conversation]]]:
+    if every is None:
+        yield split, rows
+        return
+    yield split, [row for number, row in enumerate(rows, 1) if number % every]
+    yield VALIDATION, rows[every - 1 :: every]
 
 
 def _require_documents(

@@ -6,10 +6,11 @@ from functools import wraps
 import click
 from click.core import ParameterSource
 
-from cache.building.config import BuildConfig
+from cache.building.config import PAIR, BuildConfig
 from cache.data.corpus import Corpus
 from cache.data.problems import LONG_DOCUMENTS
-from cache.data.templates import TEMPLATES
+from cache.data.sft import Sft
+from cache.data.templates import CHAT, TEMPLATES
 from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
@@ -52,6 +53,12 @@ def data_options(command, default: str | None):
                 "--max-length tokens.",
             ),
             click.option(
+                "--sft",
+                is_flag=True,
+                help="The dataset holds conversations (messages or conversations), prompts with "
+                "completions, or instructions with outputs: one document a row.",
+            ),
+            click.option(
                 "--weight",
                 "weights",
                 type=float,
@@ -82,7 +89,7 @@ def data_options(command, default: str | None):
             click.option(
                 "--validation-every",
                 type=int,
-                help="Of a corpus: hold out every so many texts as the split validation.",
+                help="Of a corpus or --sft: hold out every so many texts as the split validation.",
             ),
             click.option(
                 "--limit", type=int, help="Only the first problems, or texts, of each split."
@@ -96,6 +103,8 @@ def _with_corpus(options: dict) -> dict:
     names = [field.name for field in fields(Corpus) if field.name != "sources"]
     asked = {name: options.pop(name) for name in names}
     sources, splits = options.pop("datasets"), options.pop("splits")
+    if options.pop("sft", False):
+        return _with_sft(options, asked, sources, splits)
     if asked["text_field"] is None:
         given = _given(names) + (["datasets"] if len(sources) > 1 else [])
         if given:
@@ -113,6 +122,24 @@ def _with_corpus(options: dict) -> dict:
         raise CacheError("--text-field is given, but no dataset. Name one or more with --dataset.")
     corpus = Corpus(sources=sources, **asked)
     return {**options, "corpus": corpus, "splits": splits or ("train",)}
+
+
+def _with_sft(options: dict, asked: dict, sources: tuple, splits: tuple) -> dict:
+    """The options of a BuildConfig for rows of conversations."""
+    names = ("text_field", "weights", "skip", "max_tokens")
+    require_unset(list(names), "--sft takes every row as a document")
+    if not _given(["datasets"]) or len(sources) != 1:
+        raise CacheError("--sft is given; name one dataset with --dataset.")
+    if not _given(["template"]):
+        options["template"] = CHAT
+    sft = Sft(
+        source=sources[0],
+        name=next(iter(asked["names"]), None),
+        data_dir=next(iter(asked["data_dirs"]), None),
+        streaming=asked["streaming"],
+        validation_every=asked["validation_every"],
+    )
+    return {**options, "sft": sft, "splits": splits or ("train",)}
 
 
 def require_given(name: str, reason: str) -> None:
@@ -198,8 +225,9 @@ def corpus_options(command):
             click.option(
                 "--template",
                 default=BuildConfig.template,
-                type=click.Choice(list(TEMPLATES)),
-                help="How a problem becomes text.",
+                type=click.Choice([*TEMPLATES, CHAT, PAIR]),
+                help="How a problem, or a row of --sft, becomes text; chat: the teacher's own "
+                "template.",
             ),
             click.option(
                 "--bos",

@@ -79,17 +79,8 @@ class Corpus:
 
     def require_splits(self, splits: tuple[str, ...]) -> None:
         """Raise CacheError where splits cannot name folders, or nothing can be held out."""
-        for split in splits:
-            if not re.fullmatch(r"\w[\w.-]*", split) or split in _TAKEN:
-                raise CacheError(
-                    f"The split {split!r} cannot name a folder of the cache; a split is letters, "
-                    f"digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
-                )
-        if self.validation_every is not None and (len(splits) != 1 or VALIDATION in splits):
-            raise CacheError(
-                f"--validation-every holds texts out of one split, but the splits are "
-                f"{', '.join(splits)}. Give one --split other than {VALIDATION}, or leave it out."
-            )
+        require_split_names(splits)
+        require_held_out(splits, self.validation_every)
 
     @property
     def stream_words(self) -> str:
@@ -114,6 +105,25 @@ class Corpus:
         if self.validation_every is not None:
             words.append(f"every {self.validation_every}th text for validation")
         return ", ".join(words)
+
+
+def require_split_names(splits: tuple[str, ...]) -> None:
+    """Raise CacheError where splits cannot name folders of a cache."""
+    for split in splits:
+        if not re.fullmatch(r"\w[\w.-]*", split) or split in _TAKEN:
+            raise CacheError(
+                f"The split {split!r} cannot name a folder of the cache; a split is letters, "
+                f"digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
+            )
+
+
+def require_held_out(splits: tuple[str, ...], validation_every: int | None) -> None:
+    """Raise CacheError where what is held out has no place, or comes from no one split."""
+    if validation_every is not None and (len(splits) != 1 or VALIDATION in splits):
+        raise CacheError(
+            f"--validation-every holds texts out of one split, but the splits are "
+            f"{', '.join(splits)}. Give one --split other than {VALIDATION}, or leave it out."
+        )
 
 
 def _of(values: tuple[str, ...], index: int) -> str | None:

@@ -98,7 +98,7 @@ def build_documents(
     require_end_of_text(tokenizer)
 
     def build(problem: Problem) -> Document:
-        return _build_document(problem, tokenizer, template, texts)
+        return pair_document(problem.task_id, TEMPLATES[template](problem), tokenizer, texts)
 
     return fitting_documents(problems, build, max_length=max_length, long_documents=long_documents)
 
@@ -159,15 +159,17 @@ def require_end_of_text(tokenizer) -> None:
         )
 
 
-def _build_document(problem: Problem, tokenizer, template: str, texts: TextFormat) -> Document:
-    prompt, completion = TEMPLATES[template](problem)
-    prompt_ids, completion_ids = encode_pair(
-        tokenizer, prompt, completion, parse_special=texts.parse_special
-    )
+def pair_document(task_id: int, pair: tuple[str, str], tokenizer, texts: TextFormat) -> Document:
+    """A prompt and its completion, closed by end-of-text.
+
+    Raises:
+        CacheError: one is empty, or they cannot be joined without changing the text.
+    """
+    prompt_ids, completion_ids = encode_pair(tokenizer, *pair, parse_special=texts.parse_special)
     before = [*texts.prefix_ids, *prompt_ids]
     token_ids = np.array([*before, *completion_ids, tokenizer.eos_token_id], dtype=np.int64)
     return Document(
-        task_id=problem.task_id,
+        task_id=task_id,
         token_ids=token_ids,
         prompt_length=len(before),
         marks=completion_marks(len(token_ids), len(before)),

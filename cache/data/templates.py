@@ -6,6 +6,7 @@ whole document; the split between the two is where a student starts to write.
 
 import ast
 from collections.abc import Callable
+from typing import Any
 
 from cache.data.problems import Problem
 from cache.errors import CacheError
@@ -85,6 +86,18 @@ def _split_body(
     return "\n".join(lines[:start]).rstrip("\n"), lines[start:]
 
 
+def chat_messages(problem: Problem) -> tuple[dict[str, Any], ...]:
+    """A problem as a conversation: what is asked, and the code in a fence, as models answer."""
+    tests = "\n".join(problem.test_list)
+    asked = f"{problem.text}\n\nYour code should pass these tests:\n\n{tests}"
+    return (
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": f"```python\n{problem.code}\n```"},
+    )
+
+
+CHAT = "chat"
+"""Name of the template that is the tokenizer's own."""
 TEMPLATES: dict[str, Callable[[Problem], tuple[str, str]]] = {
     "instruction": instruction,
     "docstring": docstring,

@@ -105,11 +105,14 @@ class TextStream:
             ) from error
 
 
-def _open(corpus: Corpus, index: int, split: str):
-    """One source as an IterableDataset of its text column."""
+def open_rows(source: str, *, name: str | None, data_dir: str | None, split: str, streaming: bool):
+    """The rows of a split of any dataset, as an IterableDataset.
+
+    Raises:
+        CacheError: it cannot be loaded, or has no such split.
+    """
     import datasets
 
-    source = corpus.sources[index]
     path, options = source, {}
     if Path(source).suffix in _FILE_KINDS:
         if "://" not in source and not Path(source).is_file():
@@ -119,24 +122,36 @@ def _open(corpus: Corpus, index: int, split: str):
         path, options = _FILE_KINDS[Path(source).suffix], {"data_files": source}
     try:
         rows = datasets.load_dataset(
-            path,
-            corpus.name(index),
-            data_dir=corpus.data_dir(index),
-            split=split,
-            streaming=corpus.streaming,
-            **options,
+            path, name, data_dir=data_dir, split=split, streaming=streaming, **options
         )
-        if not corpus.streaming:
-            rows = rows.to_iterable_dataset()
-        columns = rows.column_names
-        if columns is None:  # known only once a row was read
-            columns = list(next(iter(rows), {corpus.text_field: ""}))
+        return rows if streaming else rows.to_iterable_dataset()
     except Exception as error:  # network, absent, gated, another split: many kinds
         raise CacheError(
             f"{source} (split {split!r}) could not be loaded: {type(error).__name__}: {error}\n"
             "Check the name, --split (that of a single file is train), --dataset-config and "
             "the network."
         ) from error
+
+
+def _open(corpus: Corpus, index: int, split: str):
+    """One source as an IterableDataset of its text column."""
+    source = corpus.sources[index]
+    rows = open_rows(
+        source,
+        name=corpus.name(index),
+        data_dir=corpus.data_dir(index),
+        split=split,
+        streaming=corpus.streaming,
+    )
+    columns = rows.column_names
+    if columns is None:  # known only once a row was read
+        try:
+            columns = list(next(iter(rows), {corpus.text_field: ""}))
+        except Exception as error:  # as above, where the first row is the first that is fetched
+            raise CacheError(
+                f"{source} (split {split!r}) could not be loaded: {type(error).__name__}: {error}\n"
+                "Check the name, --split, --dataset-config and the network."
+            ) from error
     if corpus.text_field not in columns:
         raise CacheError(
             f"{source} has no field {corpus.text_field!r}; it has {', '.join(columns)}.\n"

@@ -18,6 +18,7 @@ from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.checkpoint import last_checkpoint
+from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
 
 RUNNING, FINISHED = "running", "finished"
@@ -123,7 +124,7 @@ def finish_run(
     Args:
         run: the final content of `run.json`, without its status.
         student: the trained model.
-        tokenizer_path: directory whose files go along with it.
+        tokenizer_path: the cache's tokenizer, which goes along with it.
         card: text of README.md.
     """
     staged = out / "finished"
@@ -132,9 +133,12 @@ def finish_run(
         # safetensors writes for the owner alone; a run is shared like the files beside it.
         shutil.copymode(tmp / "config.json", tmp / "model.safetensors")
         (tmp / "README.md").write_text(card, encoding="utf-8")
-        for path in sorted(tokenizer_path.iterdir()):
-            if path.is_file() and not (tmp / path.name).exists():
-                shutil.copyfile(path, tmp / path.name)
+        export_tokenizer(
+            tokenizer_path,
+            tmp,
+            prefix_ids=run["cache"]["identity"].get("texts", {}).get("prefix_ids", ()),
+            num_positions=student.config.max_position_embeddings,
+        )
     for path in staged.iterdir():
         path.replace(out / path.name)
     staged.rmdir()

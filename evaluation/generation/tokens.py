@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from cache.data.tokenise import encode, prefix_of
+
 DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
@@ -37,8 +39,8 @@ def padding_id(tokenizer: Any) -> int:
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
-    """Token ids of a prompt, without special tokens, as the students are trained."""
-    return tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    """Token ids of a prompt, begun as the tokenizer begins texts: as teacher and students do."""
+    return (*prefix_of(tokenizer), *encode(tokenizer, prompt, parse_special=False))
 
 
 def truncate_at_stop(text: str, stop: Iterable[str]) -> str:
