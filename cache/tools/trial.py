@@ -215,4 +215,5 @@ def _hidden_states(
 def _shared_bytes(tail: TailBasis | OutputHead | None) -> int:
     if tail is None:
         return 0
-    return sum(getattr(tail, field.name).nbytes for field in fields(tail))
+    parts = (getattr(tail, field.name) for field in fields(tail))
+    return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))

@@ -168,7 +168,7 @@ def test_another_teacher_is_refused_before_it_runs(tmp_path, made, monkeypatch):
 
 def test_an_older_format_is_sent_to_merge(tmp_path):
     with pytest.raises(CacheError, match="cache merge NEW"):
-        extend_cache(ROOT / "tests" / "formats" / "v2", splits=("test",))
+        extend_cache(ROOT / "tests" / "formats" / "v3", splits=("test",))
 
 
 def test_rows_are_those_of_a_build_of_all(tmp_path, made):
