@@ -227,14 +227,16 @@ def corpus_cache(folder, name, texts, chatty, isolate):
 
 @pytest.mark.parametrize("isolate", [True, False])
 def test_isolated_texts_have_rows_of_their_own_to_the_bit(chatty, tmp_path, isolate):
-    texts = ["x = 1\n", "y = 2\n", "z = 3\n", "w = 4\n"]
-    changed = ["k = 9\n", *texts[1:]]
+    texts = ["a = 3\n", "y = 2\n", "z = 3\n", "w = 4\n"]
+    changed = ["k = 2\n", *texts[1:]]
     reads = []
     for name, some in (("one", texts), ("other", changed)):
         reader = CacheReader(corpus_cache(tmp_path, name, some, chatty, isolate))
         reads.append(reader.read("train", [0]))
         assert reads[-1].isolated == isolate and reads[-1].begins_text.sum() == 4
-    second = int(np.flatnonzero(reads[0].begins_text)[1])
+    starts = [np.flatnonzero(read.begins_text) for read in reads]
+    np.testing.assert_array_equal(*starts)
+    second = int(starts[0][1])
     rows = slice(second, None)
     same = torch.equal(reads[0].targets.topk_logprobs[rows], reads[1].targets.topk_logprobs[rows])
     assert same == isolate
