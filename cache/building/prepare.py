@@ -1,5 +1,7 @@
 """Before the shards of stage one: documents, the tail's file, the identity, plan.json."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -8,7 +10,8 @@ from cache.building.config import BuildConfig
 from cache.building.fit_basis import fit_basis
 from cache.building.job import BuildJob, read_job
 from cache.building.texts import texts_of
-from cache.errors import CacheError
+from cache.data.documents import Document
+from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
 from cache.machine.precision import dtype_name, resolve_dtype
@@ -23,8 +26,8 @@ from cache.storage.manifest import (
 )
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
-from cache.teacher.load import load_causal_lm, tokenizer_sha256
-from cache.teacher.probe import require_understood
+from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256
+from cache.teacher.probe import mass_beyond, require_understood
 from cache.teacher.teacher import Teacher, head_of
 
 _NOT_YET_KNOWN = (
@@ -67,11 +70,11 @@ def prepare(
             (config.out / MANIFEST_NAME).unlink()
             found = state_of(config.out)
         if not _is_prepared(config, found):
-            teacher = teacher or load_teacher(config, job)
+            teacher = teacher or load_teacher(config, job, tokenizer)
             _write_tail(config, job, teacher)
             tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
             return _planned(config, job, tokenizer, teacher, like, found)
-    teacher = teacher or load_teacher(config, job)  # at the same time as others
+    teacher = teacher or load_teacher(config, job, tokenizer)  # at the same time as others
     return _planned(config, job, tokenizer, teacher, like, found)
 
 
@@ -128,7 +131,7 @@ def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
     )
 
 
-def load_teacher(config: BuildConfig, job: BuildJob) -> Teacher:
+def load_teacher(config: BuildConfig, job: BuildJob, tokenizer) -> Teacher:
     """The teacher that a configuration names.
 
     Raises:
@@ -142,8 +145,25 @@ def load_teacher(config: BuildConfig, job: BuildJob) -> Teacher:
     )
     teacher = Teacher(model)
     require_fit(teacher, job, config)
-    require_understood(teacher, next(iter(job.documents.values()))[:8], job.longest)
+    first = next(iter(job.documents.values()))[:8]
+    require_understood(teacher, first, job.longest)
+    _tell_of_rows_beyond(teacher, first, tokenizer)
     return teacher
+
+
+def _tell_of_rows_beyond(teacher: Teacher, documents: Sequence[Document], tokenizer) -> None:
+    """Warn where the head has rows that are no token's: a student learns not to give them."""
+    num_tokens = num_token_ids(tokenizer)
+    if num_tokens >= teacher.vocab_size or not documents:
+        return
+    mass = mass_beyond(teacher, documents, num_tokens)
+    warnings.warn(
+        f"The teacher's head has {teacher.vocab_size:,} rows, its tokenizer {num_tokens:,} tokens. "
+        f"In the first {len(documents)} documents the teacher gives {mass:.1e} of its mass to the "
+        "rows beyond; an even tail gives them none.",
+        CacheWarning,
+        stacklevel=2,
+    )
 
 
 def require_fit(teacher: Teacher, job: BuildJob, config: BuildConfig) -> None:
@@ -204,6 +224,7 @@ def _identity(
         revision=config.revision,
         teacher_sha256=teacher.weights_sha256 if teacher else "",
         vocab_size=teacher.vocab_size if teacher else 0,
+        num_tokens=num_token_ids(tokenizer),
         logits=teacher.logit_map if teacher else LogitMap(),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dataset=config.dataset,

@@ -17,13 +17,19 @@ class SplitSize:
     num_bytes: int
 
 
+def _vocabulary(identity: Identity) -> str:
+    if identity.num_tokens >= identity.vocab_size:
+        return f"{identity.vocab_size:,}"
+    return f"{identity.num_tokens:,} tokens, {identity.vocab_size:,} rows of the head"
+
+
 def identity_facts(identity: Identity) -> dict[str, str]:
     """What a cache is, in words, by name."""
     return {
         "identity": identity.sha256,
         "teacher": f"{identity.teacher}, revision {identity.revision or 'as found'}",
         "teacher weights": identity.teacher_sha256,
-        "vocabulary": f"{identity.vocab_size:,}",
+        "vocabulary": _vocabulary(identity),
         "dataset": identity.dataset,
         "template": f"{identity.template}, up to {identity.max_length} tokens",
         "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",

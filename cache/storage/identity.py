@@ -34,6 +34,8 @@ class Identity:
     """Of all weights, as loaded in `dtype`."""
     vocab_size: int
     """Rows of the teacher's output head."""
+    num_tokens: int
+    """Ids of the tokenizer, from 0 to its highest; rows of the head beyond them are no token's."""
     logits: LogitMap
     """What the teacher does to its logits after the head."""
     tokenizer_sha256: str
@@ -74,7 +76,7 @@ class Identity:
         return json_sha256(compared)
 
     def _compared(self) -> dict[str, Any]:
-        unknown = SINCE_4 if self.format_version < 4 else ()
+        unknown = (*SINCE_4, "num_tokens") if self.format_version < 4 else ()
         left_out = {*_NAMES_ONLY, *unknown}
         return {k: v for k, v in asdict(self).items() if k not in left_out}
 
@@ -120,7 +122,9 @@ def identity_from_json(content: Any) -> Identity:
         CacheError: a field is missing, unknown or of another type, or the format is unknown.
     """
     kinds: dict[str, Any] = {f.name: str for f in fields(Identity)}
-    kinds |= dict.fromkeys(("format_version", "vocab_size", "max_length", "tail_width"), int)
+    kinds |= dict.fromkeys(
+        ("format_version", "vocab_size", "num_tokens", "max_length", "tail_width"), int
+    )
     kinds |= dict.fromkeys(("dataset_sha256", "libraries", "targets", "texts", "logits"), dict)
     kinds["revision"] = (str, type(None))
     if not isinstance(content, dict):
@@ -133,7 +137,8 @@ def identity_from_json(content: Any) -> Identity:
             f"{known}. Install the release that wrote it, or rebuild the cache."
         )
     if found_version < 4:
-        kinds = {name: kind for name, kind in kinds.items() if name not in SINCE_4}
+        new = (*SINCE_4, "num_tokens")
+        kinds = {name: kind for name, kind in kinds.items() if name not in new}
     if set(content) != set(kinds):
         odd = sorted(set(content) ^ set(kinds))
         raise CacheError(f"the identity's fields are not those of this version: {odd}")
@@ -142,7 +147,7 @@ def identity_from_json(content: Any) -> Identity:
             raise CacheError(f"the identity's field {name} is {content[name]!r}")
     parsed = {**content, "targets": TargetFormat(**content["targets"])}
     if found_version < 4:
-        return Identity(**parsed, **SINCE_4)
+        return Identity(**parsed, **SINCE_4, num_tokens=parsed["vocab_size"])
     parsed["texts"] = text_format_from_json(content["texts"])
     return Identity(**{**parsed, "logits": LogitMap(**content["logits"])})
 

@@ -45,7 +45,7 @@ def load_codec(directory: Path, identity: Identity) -> RowCodec:
     if targets.tail == "hidden":
         head = load_head(directory, identity)
         return RowCodec(targets, vocab_size, head=head, sha256=identity.tail_sha256)
-    return RowCodec(targets, vocab_size)
+    return RowCodec(targets, vocab_size, num_tokens=identity.num_tokens)
 
 
 def load_head(directory: Path, identity: Identity) -> OutputHead:

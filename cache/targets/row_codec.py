@@ -56,17 +56,22 @@ class RowCodec:
         head: OutputHead | None = None,
         softcap: float | None = None,
         sha256: str = "",
+        num_tokens: int | None = None,
     ):
         """A lowrank tail needs its `basis`, a hidden tail its `head`; fp32, on one device.
 
         Args:
             softcap: of the teacher's logits, where the tail is `lowrank`.
             sha256: of the file that either comes from; empty where there is none.
+            num_tokens: ids that the tokenizer has, which share an even tail; None is all V.
         """
         assert (basis is not None) == (targets.tail == "lowrank")
         assert (head is not None) == (targets.tail == "hidden")
         self.targets, self.vocab_size = targets, vocab_size
         self.num_entries = min(targets.top_k, vocab_size)
+        known = vocab_size if num_tokens is None else num_tokens
+        # With every token in the top-k, what is left lies beyond them.
+        self.num_tokens = known if self.num_entries < known < vocab_size else vocab_size
         self._basis, self._head = basis, head
         self._softcap = head.softcap if head is not None else softcap
         self.tables = None
@@ -90,7 +95,12 @@ class RowCodec:
         )
         basis = self._basis and self._basis.to(device)
         return RowCodec(
-            self.targets, self.vocab_size, basis=basis, head=head, softcap=self._softcap
+            self.targets,
+            self.vocab_size,
+            basis=basis,
+            head=head,
+            softcap=self._softcap,
+            num_tokens=self.num_tokens,
         )
 
     def encode(
@@ -215,7 +225,7 @@ class RowCodec:
                 logprobs=rows["tail_logprobs"].float(),
                 proposal_beta=PROPOSAL_BETA,
             )
-        return EvenTail(vocab_size=self.vocab_size, log_mass=log_mass)
+        return EvenTail(num_tokens=self.num_tokens, log_mass=log_mass)
 
     def scale(self, rows: EncodedRows) -> torch.Tensor:
         """(N,) step factors, from what is stored, so that a reader finds the same."""

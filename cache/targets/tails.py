@@ -138,7 +138,9 @@ class TargetDistribution:
     probs: torch.Tensor
     """(N, J) fp32: what each named entry holds above the uniform part."""
     uniform: torch.Tensor | None
-    """(N,) fp32: what every token of the vocabulary holds alike; None is 0."""
+    """(N,) fp32: what each of the first `num_uniform` ids holds alike; None is 0."""
+    num_uniform: int = 0
+    """Ids that are tokens: the head's rows beyond them hold nothing but what is named."""
     rest: LinearRest | None
     """What each token holds besides; None is 0."""
     named_neg_entropy: torch.Tensor
@@ -173,7 +175,7 @@ class TargetDistribution:
         else:
             total = torch.zeros(rows, vocab_size, device=self.probs.device)
         if self.uniform is not None:
-            total += self.uniform.unsqueeze(-1)
+            total[:, : self.num_uniform] += self.uniform.unsqueeze(-1)
         return total.scatter_add_(-1, self.ids, self.probs)
 
 
@@ -210,7 +212,8 @@ class NoTail:
 class EvenTail:
     """The exact mass outside the top-k, spread evenly over those tokens."""
 
-    vocab_size: int
+    num_tokens: int
+    """Ids from 0 on that share it: the tokenizer's, which may be fewer than the head's rows."""
     log_mass: torch.Tensor
     """(N, M) fp32, nats at the nodes of `cache.targets.tail_mass`."""
 
@@ -221,14 +224,20 @@ class EvenTail:
     def at(self, ids: torch.Tensor, logprobs: torch.Tensor, beta: float) -> TargetDistribution:
         """p_i ∝ exp(β · l_i) for the top-k; the tail's share is that of the full softmax."""
         log_probs, log_tail = split_mass(logprobs, self.log_mass, beta)
-        num_rest = self.vocab_size - torch.isfinite(logprobs).sum(-1)
+        sharing = torch.isfinite(logprobs) & (ids < self.num_tokens)
+        num_rest = self.num_tokens - sharing.sum(-1)
         probs, tail = log_probs.exp(), log_tail.exp()
         uniform = tail / num_rest.clamp_min(1)
         neg_entropy = plogp(probs, log_probs) + torch.special.xlogy(tail, uniform)
-        # Named entries hold what they have above the uniform part; padding holds nothing above it.
-        above = torch.where(torch.isneginf(logprobs), 0.0, probs - uniform.unsqueeze(-1))
+        # Named entries hold what they have above the uniform part; padding holds nothing.
+        above = torch.where(sharing, probs - uniform.unsqueeze(-1), probs)
         return TargetDistribution(
-            ids=ids, probs=above, uniform=uniform, rest=None, named_neg_entropy=neg_entropy
+            ids=ids,
+            probs=above,
+            uniform=uniform,
+            num_uniform=self.num_tokens,
+            rest=None,
+            named_neg_entropy=neg_entropy,
         )
 
 

@@ -12,6 +12,11 @@ from cache.errors import CacheError
 from cache.machine.durable import json_sha256
 
 
+def num_token_ids(tokenizer) -> int:
+    """Ids from 0 to the highest that a tokenizer knows, special and added tokens among them."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def tokenizer_sha256(tokenizer) -> str:
     """Hash of the whole vocabulary, the merges and pre-tokenisation, and the special ids."""
     content: dict[str, Any] = {

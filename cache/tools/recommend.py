@@ -99,7 +99,7 @@ def _tried(
         require_temperature(temperature)
     tokenizer = load_tokenizer(config.teacher, config.revision)
     with first_documents(config, tokenizer, num_rows + 2 * config.max_length) as job:
-        teacher = load_teacher(config, job)
+        teacher = load_teacher(config, job, tokenizer)
         trial = Trial(
             teacher,
             [document for documents in job.documents.values() for document in documents],

@@ -46,8 +46,8 @@ def forward_kl(
     value = target.named_neg_entropy - beta * (probs * shifted.gather(-1, target.ids)).sum(-1)
     total = probs.sum(-1)
     if target.uniform is not None:
-        value = value - beta * target.uniform * shifted.sum(-1)
-        total = total + target.uniform * shifted.shape[-1]
+        value = value - beta * target.uniform * shifted[:, : target.num_uniform].sum(-1)
+        total = total + target.uniform * target.num_uniform
     if target.rest is not None and rest is not None:
         log_mass = target.rest.log_mass.to(exps.dtype)
         mass = log_mass.exp()
@@ -60,7 +60,8 @@ def forward_kl(
     if scale is not None:
         exps.mul_((scale * total / sums).unsqueeze(-1))
         if target.uniform is not None:
-            exps.sub_(scale * target.uniform.to(exps.dtype).unsqueeze(-1))
+            uniform = target.uniform.to(exps.dtype).unsqueeze(-1)
+            exps[:, : target.num_uniform].sub_(scale * uniform)
         if target.rest is not None and rest is not None:
             exps.addcmul_(weights, (scale * mass / weight_sums).unsqueeze(-1), value=-1)
         exps.scatter_add_(-1, target.ids, -scale * probs)
@@ -162,7 +163,7 @@ def _dense(
     else:
         p = torch.zeros_like(like)
     if target.uniform is not None:
-        p += target.uniform.unsqueeze(-1)
+        p[:, : target.num_uniform] += target.uniform.unsqueeze(-1)
     return p.scatter_add_(-1, target.ids, target.probs.to(p.dtype))
 
 

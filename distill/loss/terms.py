@@ -37,10 +37,10 @@ class LossSums(NamedTuple):
 def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float) -> torch.Tensor:
     """Σ over rows of KL(p_T ‖ q_T) in nats, with q_T the full softmax of the student.
 
-    With what named entries hold (p_j), a uniform part r of every token and, for tails that give
+    With what named entries hold (p_j), a uniform part r of the U tokens and, for tails that give
     each token its own probability, a dense part d, and z = logits / T,
 
-        KL = Σ p log p - [Σ_named p_j z_j + r Σ_V z_j + Σ_V d_j z_j] + (Σ p) · log Σ exp z
+        KL = Σ p log p - [Σ_named p_j z_j + r Σ_U z_j + Σ_V d_j z_j] + (Σ p) · log Σ exp z
 
     so that a dense target exists only where the tail is dense. Σ p is 1 except for sampled
     tails, where it is 1 in expectation.
@@ -50,8 +50,8 @@ def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float
     expected = (target.probs * scaled.gather(-1, target.ids)).sum(-1)
     total = target.probs.sum(-1)
     if target.uniform is not None:
-        expected = expected + target.uniform * scaled.sum(-1)
-        total = total + target.uniform * scaled.shape[-1]
+        expected = expected + target.uniform * scaled[:, : target.num_uniform].sum(-1)
+        total = total + target.uniform * target.num_uniform
     if target.rest is not None:
         dense = target.rest.probs()
         expected = expected + torch.linalg.vecdot(dense, scaled)

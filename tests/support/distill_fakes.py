@@ -113,7 +113,7 @@ class FakeReader:
             topk_ids=topk_ids,
             topk_logprobs=topk_logprobs,
             tail=EvenTail(
-                vocab_size=self.vocab_size,
+                num_tokens=self.vocab_size,
                 log_mass=torch.stack([(beta * tail).logsumexp(-1) for beta in NODES], -1),
             ),
         )

@@ -27,11 +27,11 @@ from tests.support.tokenizers import CHATML, byte_level
 MASS = TargetFormat(top_k=8, tail="mass")
 
 
-def teacher_with(tokenizer, folder):
-    """A tiny Llama of the tokenizer's vocabulary."""
+def teacher_with(tokenizer, folder, rows_beyond=0):
+    """A tiny Llama of the tokenizer's vocabulary, and rows of its head that are no token's."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, bos_token_id=0,
+        vocab_size=len(tokenizer) + rows_beyond, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, bos_token_id=0,
         eos_token_id=1, max_position_embeddings=1024,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -261,3 +261,33 @@ def test_a_student_reads_isolated_texts_as_the_teacher_did(chatty, tmp_path):
     torch.testing.assert_close(
         found.topk(8).values, batch.targets.topk_logprobs, atol=0.02, rtol=0.01
     )
+
+
+def test_rows_of_the_head_beyond_the_tokenizer_are_named_and_measured(tmp_path):
+    tokenizer = byte_level("b")
+    teacher = teacher_with(tokenizer, tmp_path / "teacher", rows_beyond=10)
+    config = BuildConfig(
+        out=tmp_path / "c", teacher=str(teacher), dataset=str(EXAMPLES), targets=MASS, limit=2,
+        splits=("train",),
+    )  # fmt: skip
+    with pytest.warns(CacheWarning, match="no token|rows beyond") as told:
+        build_cache(config)
+    size = len(tokenizer)
+    with CacheReader(tmp_path / "c") as reader:
+        assert (reader.identity.num_tokens, reader.vocab_size) == (size, size + 10)
+        documents = reader.read("train", [0, 1])
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    beyond = []
+    for ids in np.split(documents.token_ids, documents.token_offsets[1:-1]):
+        with torch.no_grad():
+            logits = model(input_ids=torch.from_numpy(ids).unsqueeze(0)).logits[0, :-1]
+        beyond.append(logits.double().softmax(-1)[:, size:].sum(-1))
+    words = next(str(w.message) for w in told if "rows beyond" in str(w.message))
+    said = float(words.split("the teacher gives ")[1].split(" ")[0])
+    assert said == pytest.approx(float(torch.cat(beyond).mean()), rel=0.05)
+    target = documents.targets.at(2.0)
+    named = torch.zeros(len(target.ids), size + 10).scatter_(1, target.ids, 1.0).bool()
+    probabilities = target.to_dense(size + 10)
+    assert (probabilities[:, size:][~named[:, size:]] == 0).all()
+    assert (probabilities[:, :size] > 0).all()
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(len(probabilities)))

@@ -134,3 +134,27 @@ def test_ties_keep_as_many_entries_as_there_are():
     targets = to_soft_targets(torch.zeros(3, 40), 8)
     assert torch.allclose(dense(targets, 2.0), torch.full((3, 40), 1 / 40), atol=1e-4)
     assert (targets.topk_ids.sort(-1).values.diff() > 0).all()
+
+
+def test_an_even_tail_gives_nothing_to_rows_of_the_head_that_are_no_tokens():
+    logits = random_logits(5, 60, 1.0)
+    logits[0, 58] = 9.0  # the teacher's own mass beyond the 50 tokens, in one row's top-k
+    codec = RowCodec(TargetFormat(top_k=4, tail="mass", logprob_bits=16), 60, num_tokens=50)
+    gold = torch.zeros(5, dtype=torch.int64)
+    targets = codec.decode(codec.encode(logits, torch.empty(0), gold))
+    for temperature in (1.0, 2.0):
+        found = dense(targets, temperature)
+        for row, p in enumerate((logits.double() / temperature).softmax(-1)):
+            named = p.topk(4).indices.tolist()
+            share = (1 - float(p[named].sum())) / (50 - sum(i < 50 for i in named))
+            expected = [float(p[i]) if i in named else share if i < 50 else 0.0 for i in range(60)]
+            assert found[row].tolist() == pytest.approx(expected, rel=2e-3, abs=1e-6)
+    assert float(dense(targets, 1.0)[0, 58]) > 0.5
+
+
+def test_where_every_token_is_in_the_top_k_what_is_left_lies_beyond_them():
+    logits = random_logits(3, 12, 1.0)
+    logits[:, 8:] -= 9
+    codec = RowCodec(TargetFormat(top_k=8, tail="mass"), 12, num_tokens=8)
+    targets = codec.decode(codec.encode(logits, torch.empty(0), torch.zeros(3, dtype=torch.int64)))
+    assert dense(targets, 1.0).sum(-1).tolist() == pytest.approx([1.0] * 3, rel=1e-3)

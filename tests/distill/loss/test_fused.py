@@ -1,5 +1,6 @@
 """Head, distillation and cross-entropy in one, against plain float64 formulas and autograd."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,7 +20,7 @@ from tests.support import reference
 from tests.support.synthetic import dense, random_logits, to_soft_targets
 
 ROWS, WIDTH, VOCAB = 7, 5, 40
-TAILS = ("mass", "renormalize", "hidden", "sampled", "lowrank")
+TAILS = ("mass", "mass of fewer tokens", "renormalize", "hidden", "sampled", "lowrank")
 FITTING = [
     (divergence, tail)
     for divergence in DIVERGENCES
@@ -38,6 +39,9 @@ def small_slices(monkeypatch):
 
 def make_targets(tail: str, rows: int = ROWS, vocab: int = VOCAB, top_k: int = 6) -> SoftTargets:
     logits = random_logits(rows, vocab, 2.0, seed=1)
+    if tail == "mass of fewer tokens":
+        mass = to_soft_targets(logits, top_k, "mass")
+        return replace(mass, tail=replace(mass.tail, num_tokens=vocab - 7))
     if tail != "lowrank":
         return to_soft_targets(
             logits, top_k, tail, **({"tail_samples": 9} if tail == "sampled" else {})
