@@ -1,34 +1,52 @@
-"""Generated tokens a second: our batched loop against transformers' `generate`, a prompt at a time.
+"""Generated tokens a second: our loop against transformers' `generate`, batched and alone.
 
-Both sides complete the same HumanEval prompts in one process, with the same number of new tokens
-at most, the same stop sequences and settings, each after a warm-up. Tokens are counted up to the
+All sides complete the same HumanEval prompts in one process, with the same stop strings, limit of
+new tokens and sampling: our loop, in which waiting prompts take the places of ended rows;
+`generate` on batches of the same size, sorted by length; and `generate` on one prompt at a time.
+They run in turns after a warm-up, and the best of the repeats counts. Tokens are counted up to the
 end of each completion, so a row that only waits for others counts nothing.
 
+Greedy completions of both batched sides must be the same, but where the two best tokens are as
+good as equal: other batches round otherwise. Any other difference ends the benchmark. A student of
+random weights never writes a stop string, so that its rows all end together; with a real model
+they do not.
+
     python benchmarks/generation.py --student 6x512x8 --tokenizer bigcode/starcoder2-3b
-    python benchmarks/generation.py --model bigcode/starcoder2-3b --samples 4 --temperature 0.8
+    python benchmarks/generation.py --model bigcode/starcoder2-3b --samples 4 --precision bf16
 """
 
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import click
 import torch
+from library_generation import Library
 
+from cache.machine.choices import PRECISIONS
+from cache.machine.precision import resolve_dtype
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from distill.learning.student import build_student
 from distill.settings.shapes import parse_shape
 from evaluation.config import GenerationSettings
-from evaluation.generation.generate import Request, generate_each
-from evaluation.generation.tokens import encode_prompt, padding_id
+from evaluation.generation.generate import Completion, Request, generate_each
+from evaluation.generation.tokens import encode_prompt, position_limit
 from evaluation.models.latency import synchronize
 from evaluation.models.sources import resolve_device
-from evaluation.problems.benchmarks import load_benchmark
+from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
+
+NEAR_TIE = {torch.float32: 1e-3}
+"""Logits no further apart than this may change places with the batch; 0.5 in half precision."""
 
 
-def load(model: str | None, student: str, tokenizer: str | None, device: torch.device):
+def load(
+    model: str | None, student: str, tokenizer: str | None, dtype: torch.dtype, device: torch.device
+):
     """A model and its tokenizer; without a model, a student of random weights."""
     if model is not None:
-        loaded = load_causal_lm(model, dtype=torch.float32, device_map=None)
+        loaded = load_causal_lm(model, dtype=dtype, device_map=None)
         return loaded.to(device), load_tokenizer(model)
     if tokenizer is None:
         raise click.UsageError("give --model, or a student's --tokenizer")
@@ -37,59 +55,100 @@ def load(model: str | None, student: str, tokenizer: str | None, device: torch.d
     built: torch.nn.Module = build_student(
         parse_shape(student), vocab_size=len(words), max_length=512, tokenizer=words
     )
-    return built.to(device).eval(), words
+    return built.to(device, dtype).eval(), words
 
 
-def run_batched(model, tokenizer, problems, settings, batch: int) -> int:
-    """Tokens generated for all problems, each `settings.samples` times, `batch` at once."""
+def make_requests(model, tokenizer, prompts: int, samples: int, new_tokens: int) -> list[Request]:
+    """Completions of HumanEval's first problems, longest prompt first.
+
+    Problems whose prompts leave no room for all new tokens are passed over: `generate` would
+    read positions that a student does not have.
+    """
+    limit = position_limit(model) or sys.maxsize
+    chosen: list[tuple[BenchmarkProblem, tuple[int, ...]]] = []
+    for problem in load_benchmark("humaneval").problems:
+        prompt_ids = encode_prompt(tokenizer, problem.prompt)
+        if len(prompt_ids) + new_tokens <= limit and len(chosen) < prompts:
+            chosen.append((problem, prompt_ids))
+    if not chosen:
+        raise click.UsageError(f"{limit} positions leave no room for {new_tokens} new tokens")
     requests = [
-        Request(
-            task_id=problem.task_id,
-            sample=sample,
-            prompt_ids=encode_prompt(tokenizer, problem.prompt),
-            stop=problem.stop,
-        )
-        for problem in problems
-        for sample in range(settings.samples)
+        Request(task_id=problem.task_id, sample=sample, prompt_ids=ids, stop=problem.stop)
+        for problem, ids in chosen
+        for sample in range(samples)
     ]
-    requests.sort(key=lambda request: -len(request.prompt_ids))
-    done = generate_each(model, tokenizer, requests, settings, batch_size=batch)
-    return sum(completion.num_tokens for _, completion in done)
+    return sorted(requests, key=lambda request: -len(request.prompt_ids))
 
 
-@torch.inference_mode()
-def run_alone(model, tokenizer, problems, settings) -> int:
-    """The same with transformers' own loop, a prompt at a time."""
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if settings.temperature > 0:
-        sampling |= {"do_sample": True, "temperature": settings.temperature}
-        sampling |= {"top_p": settings.top_p}
-    total = 0
-    for problem in problems:
-        prompt = torch.tensor([encode_prompt(tokenizer, problem.prompt)], device=model.device)
-        stops = {"stop_strings": list(problem.stop), "tokenizer": tokenizer}
-        for _ in range(settings.samples):
-            output = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=settings.max_new_tokens,
-                pad_token_id=padding_id(tokenizer),
-                **(stops if problem.stop else {}),
-                **sampling,
+def run_sides(sides: dict[str, Callable[[], list]], repeats: int, device: torch.device):
+    """Best seconds of each side, and what it wrote last; sides take turns."""
+    best, written = dict.fromkeys(sides, float("inf")), {}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            synchronize(device)
+            started = time.perf_counter()
+            written[name] = run()
+            synchronize(device)
+            best[name] = min(best[name], time.perf_counter() - started)
+    return best, written
+
+
+def measure(model, tokenizer, requests, settings, batches, repeats: int, alone: bool) -> bool:
+    """Print tokens/s and ratios under these settings; whether greedy completions agree."""
+    library = Library(model, tokenizer, settings, requests[0].stop)
+
+    def ours(batch: int) -> list[Completion]:
+        done = dict(generate_each(model, tokenizer, requests, settings, batch_size=batch))
+        return [done[place] for place in range(len(requests))]
+
+    def theirs(batch: int) -> list[list[int]]:
+        return library.token_ids(requests, batch)
+
+    sides: dict[str, Callable[[], list]] = {}
+    if alone:
+        sides["generate, one at a time"] = partial(theirs, 1)
+    for batch in batches:
+        sides[f"generate, {batch} at once"] = partial(theirs, batch)
+        sides[f"ours, {batch} at once"] = partial(ours, batch)
+    best, written = run_sides(sides, repeats, model.device)
+    print(f"temperature {settings.temperature:g}, {len(requests)} completions, best of {repeats}")
+    completions: dict[str, list[Completion]] = {}
+    rates = {}
+    for name, rows in written.items():
+        if name.startswith("generate"):
+            zipped = enumerate(zip(requests, rows, strict=True))
+            rows = [library.completion(place, request, ids) for place, (request, ids) in zipped]
+        completions[name], tokens = rows, sum(row.num_tokens for row in rows)
+        rates[name] = tokens / best[name]
+        print(f"  {name:28s} {tokens:7,} tokens {best[name]:8.1f} s {rates[name]:9.1f} tokens/s")
+    agreed = True
+    for batch in batches:
+        mine, other = f"ours, {batch} at once", f"generate, {batch} at once"
+        line = f"  {mine}: {rates[mine] / rates[other]:.2f} x generate, {batch} at once"
+        if alone:
+            line += f"; {rates[mine] / rates['generate, one at a time']:.2f} x one at a time"
+        print(line)
+        if settings.temperature == 0:
+            pairs = zip(
+                requests, completions[mine], completions[other], written[other], strict=True
             )
-            total += output.shape[1] - prompt.shape[1]
-    return total
+            agreed &= compare(library, batch, list(pairs))
+    return agreed
 
 
-def measure(name: str, run, device: torch.device) -> float:
-    """Tokens a second of a run, printed with what it made."""
-    synchronize(device)
-    start = time.perf_counter()
-    tokens = run()
-    synchronize(device)
-    seconds = time.perf_counter() - start
-    print(f"{name:40s} {tokens:7,} tokens {seconds:8.1f} s {tokens / seconds:9.1f} tokens/s")
-    return tokens / seconds
+def compare(library: Library, batch: int, pairs: list) -> bool:
+    """Print every completion that differs and why; whether all of those are near ties."""
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    print(f"  greedy, {batch} at once: {len(pairs) - len(differing)} of {len(pairs)} equal")
+    near_tie, agreed = NEAR_TIE.get(library.model.dtype, 0.5), True
+    for request, mine, _, token_ids in differing:
+        gap = library.logit_gap(request, token_ids, mine.raw)
+        reason = "the same tokens, ended elsewhere"
+        if gap is not None:
+            reason = f"the two best logits are {gap:.2g} apart"
+        print(f"    {request.task_id} sample {request.sample}: {reason}")
+        agreed &= gap is not None and gap <= near_tie
+    return agreed
 
 
 @click.command()
@@ -98,38 +157,37 @@ def measure(name: str, run, device: torch.device) -> float:
 @click.option("--tokenizer", help="Of the student: hub id, folder or .gguf file.")
 @click.option("--prompts", default=16, help="Of HumanEval, from its start.")
 @click.option("--samples", default=1, help="Completions of each.")
-@click.option("--temperature", default=0.0)
+@click.option("--temperature", "temperatures", default=(0.0, 0.8), multiple=True)
+@click.option("--top-p", default=0.95)
 @click.option("--new-tokens", default=128, help="At most.")
 @click.option("--batch-size", "batch_sizes", default=(16,), multiple=True)
+@click.option("--repeats", default=2)
+@click.option("--alone/--no-alone", default=True, help="Also `generate` one prompt at a time.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32")
 @click.option("--device", default="auto")
-def main(model, student, tokenizer, prompts, samples, temperature, new_tokens, batch_sizes, device):
-    """Print tokens/s of both sides and their ratio."""
+def main(
+    model, student, tokenizer, prompts, samples, temperatures, top_p, new_tokens, batch_sizes,
+    repeats, alone, precision, device,
+):  # fmt: skip
+    """Print tokens/s of all sides and their ratios."""
     place = resolve_device(device)
-    loaded, words = load(model, student, tokenizer, place)
-    problems = load_benchmark("humaneval").problems[:prompts]
-    settings = GenerationSettings(
-        samples=samples,
-        temperature=temperature,
-        top_p=0.95,
-        max_new_tokens=new_tokens,
-        seed=0,
+    loaded, words = load(model, student, tokenizer, resolve_dtype(precision, place), place)
+    requests = make_requests(loaded, words, prompts, samples, new_tokens)
+    print(
+        f"{model or student} in {loaded.dtype} on {place}, {torch.get_num_threads()} threads, "
+        f"at most {new_tokens} new tokens"
     )
-    short = replace(settings, max_new_tokens=4, samples=1)
-    run_alone(loaded, words, problems[:1], short)
-    run_batched(loaded, words, problems[:2], short, 2)
-    print(f"{model or student} on {place}, {torch.get_num_threads()} threads")
-    alone = measure(
-        "transformers.generate, one at a time",
-        lambda: run_alone(loaded, words, problems, settings),
-        place,
-    )
-    for batch in batch_sizes:
-        ours = measure(
-            f"ours, {batch} at once",
-            lambda batch=batch: run_batched(loaded, words, problems, settings, batch),
-            place,
+    agreed = True
+    for temperature in temperatures:
+        settings = GenerationSettings(
+            samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=new_tokens, seed=0
         )
-        print(f"{'':40s} {ours / alone:.2f} times as fast")
+        short = replace(settings, max_new_tokens=4)
+        Library(loaded, words, short, requests[0].stop).token_ids(requests[:2], 2)
+        list(generate_each(loaded, words, requests[:2], short, batch_size=2))
+        agreed &= measure(loaded, words, requests, settings, batch_sizes, repeats, alone)
+    if not agreed:
+        sys.exit("greedy completions differ by more than rounding")
 
 
 if __name__ == "__main__":

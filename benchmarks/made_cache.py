@@ -1,5 +1,7 @@
 """Caches of random rows, written without a teacher: for measuring what only reads them."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from cache.machine.durable import file_sha256
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import Plan, ShardRecord
+from cache.storage.manifest import FileRecord, Manifest, Plan, ShardRecord
 from cache.storage.packing import GROUP_ROWS, pack_rows
 from cache.storage.shard import derived_marks, write_shard
 from cache.storage.tail_file import TAIL_FILE, save_basis, save_head
@@ -99,6 +101,29 @@ def write_made_cache(
         Plan(identity=identity, batch_tokens=8192, shards=tuple(shards), dropped={}),
         device="cpu",
     )
+
+
+def repeat_cache(small: Path, large: Path, num_rows: int) -> None:
+    """Write a cache of at least so many rows whose shards are links to those of a small one."""
+    manifest = Manifest.read(small)
+    originals = {shard.path: shard for shard in manifest.plan.shards}
+    records = {record.path: record for record in manifest.files}
+    shards: list[ShardRecord] = []
+    known: list[FileRecord] = []
+    first = rows = 0
+    (large / "train").mkdir(parents=True)
+    while rows < num_rows:
+        source = manifest.plan.shards[len(shards) % len(originals)]
+        path = f"train/shard-{len(shards):05d}.h5"
+        os.link(small / source.path, large / path)
+        shards.append(replace(source, path=path, first_document=first))
+        known.append(replace(records[source.path], path=path))
+        first += source.num_documents
+        rows += source.num_rows
+    os.link(small / TAIL_FILE, large / TAIL_FILE)
+    plan = replace(manifest.plan, shards=tuple(shards))
+    plan.write(large)
+    finish_cache(large, plan, device="cpu", known=known)
 
 
 def _shard_starts(lengths: np.ndarray) -> np.ndarray:

@@ -14,22 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import matplotlib.pyplot as plt
 import numpy as np
-from made_cache import write_made_cache
+from made_cache import repeat_cache, write_made_cache
 
 from cache.reading.reader import CacheReader
-from cache.storage.finish import finish_cache
-from cache.storage.manifest import FileRecord, Manifest, ShardRecord
 from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from distill.batches.epoch_plan import plan_epoch
 
-DISTINCT_TOKENS = 4 * 32768
 BATCH_DOCUMENTS = 16
 
 
@@ -55,10 +53,17 @@ class Measured:
 @click.command()
 @click.option("--rows", "sizes", multiple=True, type=int,
               default=(70_000, 700_000, 7_000_000, 70_000_000, 200_000_000))  # fmt: skip
+@click.option("--distinct-tokens", default=4 * 32768, help="Of the shards that are linked.")
 @click.option("--seconds", default=20.0, help="Of reading, and of verifying, at most.")
 @click.option("--plot", type=click.Path(path_type=Path))
 @click.option("--measure", type=click.Path(path_type=Path), hidden=True)
-def main(sizes: tuple[int, ...], seconds: float, plot: Path | None, measure: Path | None):
+def main(
+    sizes: tuple[int, ...],
+    distinct_tokens: int,
+    seconds: float,
+    plot: Path | None,
+    measure: Path | None,
+):
     """Print a line a size."""
     if measure is not None:
         click.echo(json.dumps(asdict(measure_cache(measure, seconds))))
@@ -67,42 +72,18 @@ def main(sizes: tuple[int, ...], seconds: float, plot: Path | None, measure: Pat
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small"
         write_made_cache(
-            small, TargetFormat(), num_tokens=DISTINCT_TOKENS, vocab_size=4096, width=576
+            small, TargetFormat(), num_tokens=distinct_tokens, vocab_size=4096, width=576
         )
         for rows in sizes:
-            large = repeat_cache(small, Path(folder) / str(rows), rows)
+            large = Path(folder) / str(rows)
+            _, seconds_taken = timed(partial(repeat_cache, small, large, rows))
+            click.echo(f"{rows:,} rows: linked and finished in {seconds_taken:.1f} s", err=True)
             command = [sys.executable, __file__, "--measure", str(large), "--seconds", str(seconds)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             results.append(Measured(**json.loads(printed)))
             click.echo(results[-1])
     if plot is not None:
         draw(results, plot)
-
-
-def repeat_cache(small: Path, large: Path, num_rows: int) -> Path:
-    """A cache of at least so many rows whose shards are links to those of a small one."""
-    manifest = Manifest.read(small)
-    originals = {shard.path: shard for shard in manifest.plan.shards}
-    records = {record.path: record for record in manifest.files}
-    shards: list[ShardRecord] = []
-    known: list[FileRecord] = []
-    first = rows = 0
-    (large / "train").mkdir(parents=True)
-    while rows < num_rows:
-        source = manifest.plan.shards[len(shards) % len(originals)]
-        path = f"train/shard-{len(shards):05d}.h5"
-        os.link(small / source.path, large / path)
-        shards.append(replace(source, path=path, first_document=first))
-        known.append(replace(records[source.path], path=path))
-        first += source.num_documents
-        rows += source.num_rows
-    os.link(small / "tail.safetensors", large / "tail.safetensors")
-    plan = replace(manifest.plan, shards=tuple(shards))
-    plan.write(large)
-    started = time.process_time()
-    finish_cache(large, plan, device="cpu", known=known)
-    click.echo(f"{rows:,} rows: finished in {time.process_time() - started:.1f} s", err=True)
-    return large
 
 
 def measure_cache(directory: Path, seconds: float) -> Measured:
