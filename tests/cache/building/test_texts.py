@@ -31,8 +31,8 @@ def teacher_with(tokenizer, folder, rows_beyond=0):
     """A tiny Llama of the tokenizer's vocabulary, and rows of its head that are no token's."""
     config = LlamaConfig(
         vocab_size=len(tokenizer) + rows_beyond, hidden_size=32, intermediate_size=48,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, bos_token_id=0,
-        eos_token_id=1, max_position_embeddings=1024,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=1, max_position_embeddings=1024,
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
