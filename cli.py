@@ -1,4 +1,4 @@
-"""The command line: the packages' commands, their errors as sentences, and how to go on."""
+"""The command line: the packages' commands, their errors as sentences, and how to resume."""
 
 import shlex
 import signal
@@ -19,7 +19,7 @@ _show_other_warning = warnings.showwarning
 
 
 class Commands(click.Group):
-    """Turns the packages' errors into a sentence, and Ctrl-C into the command that goes on."""
+    """Turns the packages' errors into a sentence, and Ctrl-C into the command that resumes."""
 
     def invoke(self, ctx: click.Context):
         """Run the command that was named."""
@@ -30,7 +30,7 @@ class Commands(click.Group):
         except (CacheError, DistillError, EvaluationError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            message = f"\nStopped; what is finished is kept. To go on:\n  {_command_to_go_on()}"
+            message = f"\nStopped; what is finished is kept. To resume:\n  {_command_to_go_on()}"
             click.echo(message, err=True)
             sys.exit(130)
 

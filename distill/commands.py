@@ -133,7 +133,7 @@ def train(
 def sweep(cache: str, dry_run: bool, **options):
     """Train every recipe of a file from one cache.
 
-    Finished runs are skipped, unfinished ones go on; a failed run does not stop the others.
+    Finished runs are skipped, unfinished ones are resumed; a failed run does not stop the others.
 
     Jobs share the GPUs in turn, one GPU each, or divide the CPU's threads.
 

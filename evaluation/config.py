@@ -178,7 +178,7 @@ class BenchmarkConfig(JudgingConfig):
     wandb_project: str = "logitcache"
     """Project the table is logged to."""
     out: Path = Path("evaluation-results")
-    """Folder of the results; the same command on the same folder goes on where it stopped."""
+    """Folder of the results; the same command on the same folder resumes where it stopped."""
 
     def __post_init__(self) -> None:
         require(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline on a CPU: cache a small real teacher, train two tiny students from the cache,
-# benchmark them against the live teacher. Run it with `make demo`; a second run goes on or skips.
+# benchmark them against the live teacher. Run it with `make demo`; a second run resumes or skips.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -152,4 +152,4 @@ def test_ctrl_c_in_training_prints_the_command_that_resumes(tiny_cache, tmp_path
     output, _ = process.communicate()
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert "To go on:\n  python cli.py train" in output and output.rstrip().endswith("--resume")
+    assert "To resume:\n  python cli.py train" in output and output.rstrip().endswith("--resume")

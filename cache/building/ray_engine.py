@@ -213,7 +213,7 @@ class _Build:
                 raise CacheError(
                     f"{self._losses[when]} processes of Ray's were lost {when}: {error}\n"
                     "Most often that is a lack of memory: try fewer --workers. The same command "
-                    "goes on."
+                    "resumes."
                 ) from error
             print(f"A process of Ray's was lost {when}: done again.", file=sys.stderr, flush=True)
             return None

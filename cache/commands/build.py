@@ -21,7 +21,7 @@ from cache.targets.format import TargetFormat
 
 @click.command("cache-teacher")
 @click.option(
-    "--out", type=FOLDER, required=True, help="Cache directory; an unfinished one goes on."
+    "--out", type=FOLDER, required=True, help="Cache directory; an unfinished one is resumed."
 )
 @corpus_options
 @target_options
@@ -72,7 +72,7 @@ def cache_teacher(
 ):
     """Run the teacher once and store its soft targets.
 
-    A build that was stopped goes on with the same command. Several processes may build one cache,
+    A build that was stopped resumes with the same command. Several processes may build one cache,
     each its part: see --worker.
 
     \b

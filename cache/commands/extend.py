@@ -20,7 +20,7 @@ def cache_extend(directory: Path, **options):
     """Run the teacher over more documents and add them to a complete cache.
 
     The teacher and every setting are the cache's own, and so is the dataset unless another is
-    named. Readers go on undisturbed; a call that was stopped goes on when it is given again.
+    named. Readers go on undisturbed; a call that was stopped resumes when it is given again.
 
     \b
     Example:

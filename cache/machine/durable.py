@@ -207,12 +207,12 @@ def write_failure(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{path} could not be written: no space left on its disk. Nothing half-written is "
-            "left.\nFree some space and give the same command again: it goes on where it stopped."
+            "left.\nFree some space and give the same command again: it resumes where it stopped."
         )
     if error.errno in LOST_CONNECTION:
         return (
             f"{path} could not be written: {error.strerror}. The connection to its file system "
-            "was lost.\nGive the same command again when it is back: it goes on where it stopped."
+            "was lost.\nGive the same command again when it is back: it resumes where it stopped."
         )
     return (
         f"{path} could not be written: {error.strerror or error}.\n"

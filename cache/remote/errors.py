@@ -70,7 +70,7 @@ def _sentence(where: str, error: Exception) -> CacheError:
     if _is_full(error):
         return CacheError(
             f"{where} could not be written: {reason}.\nFree some space there and give the same "
-            "command again: it goes on where it stopped."
+            "command again: it resumes where it stopped."
         )
     if isinstance(error, FileNotFoundError) or any(name in names for name in _ABSENT):
         return CacheError(
@@ -85,5 +85,5 @@ def _sentence(where: str, error: Exception) -> CacheError:
         )
     return RemoteUnreachable(
         f"{where} could not be reached, or stopped answering: {reason}.\n"
-        "What has moved is kept. Give the same command again: it goes on where it stopped."
+        "What has moved is kept. Give the same command again: it resumes where it stopped."
     )

@@ -164,7 +164,7 @@ def _require_manifest(directory: Path) -> None:
             f"The cache at {directory} is not complete: {num_shards - len(found.missing)} of its "
             f"{num_shards} shards are written, and no manifest.\n"
             f"Give its cache-teacher command again (same options, --out {directory}): "
-            "it goes on where it stopped. After a stopped `cache merge`, `cache reencode` or "
+            "it resumes where it stopped. After a stopped `cache merge`, `cache reencode` or "
             "`cache pull`, give that command again."
         )
     raise CacheError(

@@ -41,7 +41,7 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
     """Make a cache at `out` with other targets than the complete one at `directory`.
 
     Fidelity is measured where the source has hidden states; elsewhere the new manifest has none.
-    A call that was stopped goes on when it is given again.
+    A call that was stopped resumes when it is given again.
 
     Raises:
         CacheError: the source is incomplete or damaged, does not hold what the targets need, or

@@ -147,7 +147,7 @@ def test_ctrl_c_stops_cleanly_and_prints_the_command_that_goes_on(tmp_path, tiny
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130
-    assert "To go on:\n  python cli.py cache-teacher --teacher" in output
+    assert "To resume:\n  python cli.py cache-teacher --teacher" in output
     assert "Traceback" not in output
     assert not list((tmp_path / "c").rglob("*.partial"))
 

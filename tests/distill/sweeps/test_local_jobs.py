@@ -77,7 +77,7 @@ def test_interrupted_students_end_their_logs_and_the_same_command_goes_on(tmp_pa
     wait_for(parent, lambda: inode(run) != before and other_metrics.exists())
     end(parent, signal.SIGINT, num_students=2)
     assert parent.exitcode == 130
-    assert "To go on:\n  python cli.py sweep --cache" in (tmp_path / "errors").read_text()
+    assert "To resume:\n  python cli.py sweep --cache" in (tmp_path / "errors").read_text()
     assert first_epoch(run) == epoch_before
     for recipe in (one, other):
         log = (config.out / f"{recipe.name}.log").read_text()
