@@ -57,11 +57,12 @@ def cache_inspect(
     with CacheReader(local_cache(directory, ())) as reader:
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
         split = split or reader.splits[0]
-        Console().print(inspect_tables(reader, tokenizer, split=split, document=document))
         if html is not None:
             from cache.page.page import write_page
 
             write_page(reader, tokenizer, html, split=split, first=document, count=documents)
+        Console().print(inspect_tables(reader, tokenizer, split=split, document=document))
+        if html is not None:
             click.echo(f"Page: {html}")
         if plot is not None:
             from cache.tools.plots import plot_fidelity

@@ -17,6 +17,8 @@ from cache.storage.identity import Identity
 FINE, WARN, ALARM = "fine", "warn", "alarm"
 SURE = 2.0
 """Standard errors by which a shift must be better than none to be called one."""
+LEAST_RATE = 0.1
+"""Rate that it must have, too: a teacher of random weights likes some neighbours better."""
 TOLERANCE = 0.05, 0.03
 """Nats, and the share of a logprob, within which two stored forms of it agree."""
 MOST_DISAGREEING = 0.01
@@ -78,7 +80,7 @@ def _alignment(shown: Shown) -> Iterator[Check]:
     better = max((-1, 1), key=lambda by: rates[by])
     lead = float((hits[better].astype(int) - hits[0]).sum())
     error = math.sqrt(float((hits[better] != hits[0]).sum()))
-    if lead > SURE * error:
+    if lead > SURE * error and rates[better] >= LEAST_RATE:
         what = "after" if better == 1 else "before"
         yield Check(
             state=ALARM,

@@ -64,13 +64,15 @@
 
   // The row behind a token
   let current = null;
+  const loss = (doc, place) =>
+    (boxes[doc][place].classList.contains("c") ? "counts" : "does not count");
+
   function describe(doc, place) {
     const own = data.documents[doc];
     const text = shown(data.texts[own.tokens[place]]);
     if (!place) return `${text}, first token`;
     const p = percent(Math.exp(-own.surprisal[place - 1] / data.precision));
-    const counts = boxes[doc][place].classList.contains("c") ? "counts" : "does not count";
-    return `${text}, probability ${p}, rank ${own.rank[place - 1]}, ${counts}`;
+    return `${text}, probability ${p}, rank ${own.rank[place - 1]}, ${loss(doc, place)}`;
   }
 
   function entry(text, share, kind) {
@@ -91,7 +93,8 @@
     ));
   }
 
-  function drawRow(own, place) {
+  function drawRow(doc, place) {
+    const own = data.documents[doc];
     const row = place - 1;
     const gold = own.tokens[place];
     const top = own.top[row];
@@ -108,7 +111,7 @@
     if (data.entries > top.length / 2 && own.rank[row] <= data.entries) {
       items.push(element("li", "rest", "…"));
     }
-    items.push(entry("outside what is stored", own.outside[row], "rest"));
+    items.push(entry("all others", own.outside[row], "rest"));
     byId("top").replaceChildren(...items);
     const rank = own.rank[row];
     byId("verdict").textContent = rank === 1
@@ -119,7 +122,8 @@
       logprob: `${(-own.surprisal[row] / data.precision).toFixed(2)} nats`,
       rank: `${rank.toLocaleString("en")} of ${data.vocab.toLocaleString("en")}`,
       entropy: nats(own.entropy[row]),
-      row: `${row}, of token ${place}`,
+      row: `${row}, which predicts token ${place}`,
+      training: loss(doc, place),
     });
   }
 
@@ -141,9 +145,9 @@
     const seen = own.tokens.slice(Math.max(0, place - 8), place).map((n) => data.texts[n]);
     byId("seen").textContent = (place > 8 ? "…" : "") + (seen.join("") || "nothing");
     byId("gold").textContent = shown(data.texts[gold]);
-    byId("gold-name").textContent = `id ${data.ids[gold]}, ${data.raws[gold]}`;
+    byId("gold-name").textContent = `id ${data.ids[gold]}, spelt ${data.raws[gold]}`;
     if (place) {
-      drawRow(own, place);
+      drawRow(doc, place);
     } else {
       byId("verdict").textContent = "The first token of a document: no row predicts it.";
       byId("top").replaceChildren();

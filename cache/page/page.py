@@ -95,7 +95,7 @@ def _health(checks: Sequence[Check], num_documents: int) -> str:
     head = "nothing suspicious" if not wrong else f"{wrong} of {len(checks)} checks need a look"
     items = "".join(
         f'<li class="{check.state}"><b>{"✓ fine" if check.state == FINE else "! " + check.state}'
-        f"</b> {escape(check.sentence)}</li>"
+        f"</b> <span>{escape(check.sentence)}</span></li>"
         for check in checks
     )
     return (

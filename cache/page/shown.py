@@ -84,8 +84,8 @@ def read_shown(reader: CacheReader, split: str, *, first: int = 0, count: int = 
     """
     if not 1 <= count <= MOST_DOCUMENTS:
         raise CacheError(
-            f"documents is {count}; a page shows 1 to {MOST_DOCUMENTS}. For later ones give the "
-            "number of the first with --document."
+            f"documents is {count}; a page shows 1 to {MOST_DOCUMENTS}. Give the number of "
+            "the first with --document to see later ones."
         )
     stop = min(first + count, reader.num_documents(split))
     numbers = list(range(first, stop)) or [first]  # which the reader refuses by name

@@ -103,7 +103,8 @@ def visible_html(text: str) -> str:
             parts.append(f"◌{character}")
         else:
             parts.append(escape(character))
-    return "".join(parts).replace("</i><i>", "")
+    # Lines may break before spaces, which are no spaces here.
+    return "".join(parts).replace("</i><i>·", "·").replace("<i>·", "<wbr><i>·")
 
 
 def visible_text(text: str) -> str:
