@@ -98,20 +98,20 @@
     const row = place - 1;
     const gold = own.tokens[place];
     const top = own.top[row];
+    const p = Math.exp(-own.surprisal[row] / data.precision);
     const items = [];
     let inside = false;
+    let others = 1;
     for (let i = 0; i < top.length; i += 2) {
       const isGold = top[i] === gold;
       inside ||= isGold;
       const share = Math.exp(-top[i + 1] / data.precision);
-      items.push(entry(`${isGold ? "✓ " : ""}${shown(data.texts[top[i]])}`, share, isGold ? "is-gold" : ""));
+      others -= share;
+      const mark = isGold ? "✓ " : "";
+      items.push(entry(mark + shown(data.texts[top[i]]), share, isGold ? "is-gold" : ""));
     }
-    const p = Math.exp(-own.surprisal[row] / data.precision);
     if (!inside) items.push(entry(`✓ ${shown(data.texts[gold])}`, p, "is-gold"));
-    if (data.entries > top.length / 2 && own.rank[row] <= data.entries) {
-      items.push(element("li", "rest", "…"));
-    }
-    items.push(entry("all others", own.outside[row], "rest"));
+    items.push(entry(inside ? "all others" : "all others with it", Math.max(0, others), "rest"));
     byId("top").replaceChildren(...items);
     const rank = own.rank[row];
     byId("verdict").textContent = rank === 1
@@ -122,6 +122,7 @@
       logprob: `${(-own.surprisal[row] / data.precision).toFixed(2)} nats`,
       rank: `${rank.toLocaleString("en")} of ${data.vocab.toLocaleString("en")}`,
       entropy: nats(own.entropy[row]),
+      [`outside the top ${data.entries}`]: percent(own.outside[row]),
       row: `${row}, which predicts token ${place}`,
       training: loss(doc, place),
     });

@@ -8,6 +8,7 @@ from cache.page.page import to_html
 from cache.page.shown import read_shown
 from cache.page.token_texts import TokenTexts, visible_text
 from tests.support.browser import attribute, browse, contrast, in_a_phone, luminance, needs_browser
+from tests.support.hostile_tokenizer import HostileTokenizer
 from tests.support.peaked_reader import PeakedReader
 
 pytestmark = needs_browser
@@ -125,7 +126,20 @@ def test_hovering_a_token_shows_the_row_that_predicts_it(seen, opened, texts):
     assert shown["numbers"]["rank"] == f"{rank} of 384"
     entropy = float(opened.read_rows("train", [1], "entropy")[row])
     assert shown["numbers"]["entropy"] == f"{entropy:.2f} nats"
+    outside = 1 - float(documents.targets.topk_logprobs[row].exp().sum())
+    assert abs(float(shown["numbers"]["outside the top 16"].split()[0]) / 100 - outside) < 1e-3
     assert shown["numbers"]["row"] == f"{row}, which predicts token {HOVERED}"
+
+
+def test_hostile_tokens_stay_text_even_without_the_policy(opened, tmp_path):
+    shown = read_shown(opened, "train", count=1)
+    whole = to_html(opened, shown, TokenTexts(HostileTokenizer()))
+    page = tmp_path / "hostile.html"
+    page.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", whole))
+    for place in (5, 20, 30):
+        document, console = browse(page, f"#d0t{place}", profile=tmp_path / "p")
+        assert console == [] and attribute(document, "ready") == "yes"
+        assert f'data-place="0,{place}"' in document and attribute(document, "hacked") is None
 
 
 def test_the_first_token_of_a_document_has_no_row(seen):

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +15,9 @@ from cache.page.token_texts import TokenTexts, visible_html
 from cache.page.tokens import MOST_TOKENS, PRECISION, document_html, script_json
 from cache.reading.reader import CacheReader
 from tests.support.command_line import run
+from tests.support.hostile_tokenizer import HostileTokenizer
 from tests.support.peaked_reader import PeakedReader
 from tests.support.reports import HOSTILE, Page
-
-HOSTILE_TOKENS = (
-    "</script>", "<img src=x onerror=alert(1)>", "\u2028", "\x00", "\ud800", "\u202e", "<!--",
-    "<script>", " class='now' ", "&lt;", "\n", " ",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -109,25 +104,6 @@ def test_long_documents_are_cut_and_say_so(reader, texts, monkeypatch):
     assert MOST_TOKENS >= 1024
 
 
-class HostileTokenizer:
-    """Every id is a text that would do harm as HTML, as a script or by its direction."""
-
-    eos_token_id = 0
-    all_special_ids = (0,)
-    added_tokens_decoder = {0: SimpleNamespace(special=True)}
-
-    def convert_ids_to_tokens(self, token_id):
-        """A hostile name."""
-        return HOSTILE_TOKENS[token_id % len(HOSTILE_TOKENS)]
-
-    def decode(self, token_ids, **_):
-        """A hostile text."""
-        return self.convert_ids_to_tokens(token_ids[0])
-
-    def __call__(self, text, **_):
-        return {"input_ids": [1, 2]}
-
-
 def test_hostile_texts_become_no_element_no_script_and_no_handler(reader, texts):
     shown = read_shown(reader, "train", count=2)
     harmless = Page(to_html(reader, shown, texts))
@@ -140,7 +116,7 @@ def test_hostile_texts_become_no_element_no_script_and_no_handler(reader, texts)
     assert not set("\x00\u2028\u202e\ud800") & set(whole)
     shown_texts = json.loads(page.scripts[0])["texts"]
     assert {"</script>", "⟨202E⟩", "⟨0000⟩", "⟨D800⟩", "⏎", "·"} <= set(shown_texts)
-    assert "<img·src=x·onerror=alert(1)>" in page.text
+    assert "<img·src=x·onerror=" in page.text
 
 
 def test_embedded_json_is_ascii_without_angle_brackets():
