@@ -38,9 +38,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/reading",
         "cache/storage", "cache/targets", "cache/teacher",
     },
+    "cache/page": {
+        "cache/data", "cache/errors", "cache/machine", "cache/reading", "cache/storage",
+        "cache/targets",
+    },
     "cache/commands": {
-        "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/reading",
-        "cache/remote", "cache/storage", "cache/targets", "cache/teacher", "cache/tools",
+        "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/page",
+        "cache/reading", "cache/remote", "cache/storage", "cache/targets", "cache/teacher",
+        "cache/tools",
     },
     "distill": {
         "distill/batches", "distill/errors", "distill/learning", "distill/loss", "distill/run",
@@ -238,6 +243,8 @@ def test_an_installed_wheel_runs_and_finds_its_recipes_outside_the_checkout(whee
         "print(Path(cache.__file__).parent / 'FORMAT.md')\n"
         "for name in ('page.css', 'charts.css', 'page.js'):\n"
         "    print(Path(evaluation.__file__).parent / 'page' / name)\n"
+        "for name in ('page.css', 'page.js'):\n"
+        "    print(Path(cache.__file__).parent / 'page' / name)\n"
         "find_recipe('model_44m_t1.5_a0.3')\n"
         "cli.main(['train', '--help'])\n"
     )
@@ -247,6 +254,6 @@ def test_an_installed_wheel_runs_and_finds_its_recipes_outside_the_checkout(whee
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    for line in lines[:9]:
+    for line in lines[:11]:
         assert Path(line).is_relative_to(site) and Path(line).is_file()
     assert "Train one student from a cache" in result.stdout

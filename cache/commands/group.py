@@ -27,13 +27,26 @@ cache_group.add_command(cache_extend)
 @click.option("--split", help="Split of the example document.  [default: the first]")
 @click.option("--document", default=0, help="Number of the example document.")
 @click.option("--plot", type=FILE, help="Write fidelity by temperature to this PNG file.")
-def cache_inspect(directory: str, split: str | None, document: int, plot: Path | None):
+@click.option("--html", type=FILE, help="Write documents, token by token, to this HTML page.")
+@click.option("--documents", default=8, show_default=True, help="How many, from --document on.")
+def cache_inspect(
+    directory: str,
+    split: str | None,
+    document: int,
+    plot: Path | None,
+    html: Path | None,
+    documents: int,
+):
     """Print identity, size, captured mass and an example document.
+
+    The page of --html shows what the teacher expected at every token, and says what looks wrong:
+    rows shifted against their tokens, a missing beginning or end of text.
 
     \b
     Example:
       python cli.py cache inspect runs/cache
       python cli.py cache inspect runs/cache --plot fidelity.png
+      python cli.py cache inspect runs/cache --html cache.html --documents 20
     """
     from transformers import AutoTokenizer
 
@@ -44,7 +57,13 @@ def cache_inspect(directory: str, split: str | None, document: int, plot: Path |
     with CacheReader(local_cache(directory, ())) as reader:
         tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
         split = split or reader.splits[0]
+        if html is not None:
+            from cache.page.page import write_page
+
+            write_page(reader, tokenizer, html, split=split, first=document, count=documents)
         Console().print(inspect_tables(reader, tokenizer, split=split, document=document))
+        if html is not None:
+            click.echo(f"Page: {html}")
         if plot is not None:
             from cache.tools.plots import plot_fidelity
 

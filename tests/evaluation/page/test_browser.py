@@ -1,28 +1,18 @@
 """The report's page in a real browser: its script, its filters, light and dark, and a phone."""
 
-import json
 import re
-import shutil
-import subprocess
-from html import unescape
 
 import pytest
 
 from evaluation.page.page import write_html
+from tests.support.browser import attribute, browse, contrast, in_a_phone, luminance, needs_browser
 from tests.support.reports import HOSTILE, PROBLEMS, Page, full_content, write_samples
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium, which is not installed")
+pytestmark = needs_browser
 
 # A browser shows lone surrogates, but cannot print a document that holds one.
 ANSWER = HOSTILE.replace("\ud800", "")
 TASKS = [problem.task_id for problem in PROBLEMS]
-# A window cannot be as narrow as a phone, a frame can; what is seen in it is told to this page.
-PHONE = """<!doctype html><html><body><iframe src="probed.html" width="360" height="900"></iframe>
-<script>
-  addEventListener("message", ({ data }) => { document.documentElement.dataset.seen = data; });
-</script></body></html>"""
 # Acts as a reader would, and tells what is then on the page.
 PROBE = """<script>
   const text = (id) => document.getElementById(id).textContent;
@@ -72,24 +62,6 @@ PROBE = """<script>
 </script></body>"""
 
 
-def browse(path, hash="", *, profile):
-    """The page's document after its scripts have run, and what the browser's console said."""
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={profile}", "--window-size=1000,900", "--hide-scrollbars",
-        "--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom",
-        f"file://{path}{hash}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-def attribute(document, name):
-    found = re.search(f'<html[^>]* data-{name}="([^"]*)"', document)
-    return unescape(found[1]) if found else None
-
-
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A page whose student answers the first problem with hostile text."""
@@ -104,14 +76,7 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seen(report, tmp_path_factory):
     """What a reader at a phone sees; the page's policy is lifted for the probe's own script."""
-    page = report.read_text()
-    lifted = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    report.with_name("probed.html").write_text(lifted.replace("</body>", PROBE))
-    phone = report.with_name("phone.html")
-    phone.write_text(PHONE)
-    document, console = browse(phone, profile=tmp_path_factory.mktemp("profile"))
-    assert console == []
-    return json.loads(attribute(document, "seen"))
+    return in_a_phone(report, PROBE, profile=tmp_path_factory.mktemp("profile"))
 
 
 def test_an_address_opens_its_problem_model_and_sample_without_script_errors(report, tmp_path):
@@ -140,17 +105,9 @@ def test_nothing_is_wider_than_a_phone(seen):
 
 def test_light_and_dark_are_readable(seen):
     for theme, ground_is_light in (("light", True), ("dark", False)):
-        ground, ink, quiet = map(luminance, seen[theme])
-        assert (ground > 0.5) == ground_is_light
-        for text in (ink, quiet):
-            assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 4.5
-
-
-def luminance(colour):
-    """Relative luminance of `rgb(r, g, b)`. Source: WCAG 2.2."""
-    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        ground, ink, quiet = seen[theme]
+        assert (luminance(ground) > 0.5) == ground_is_light
+        assert contrast(ground, ink) >= 4.5 and contrast(ground, quiet) >= 4.5
 
 
 def test_arrow_keys_and_clicks_choose_the_problem(seen):
