@@ -14,7 +14,7 @@ from cache.data.spool import remove_spool, spooled_texts
 from cache.machine.durable import make_directory, remove_partials
 from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.created import created_texts
+from cache.storage.created import created_notes, created_texts
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
 from cache.storage.manifest import Manifest, Plan, ShardRecord, state_of
@@ -146,18 +146,26 @@ def _compute(
 def _finish(config: BuildConfig, prepared: Prepared, num_rows: int, seconds: float) -> Manifest:
     teacher = prepared.teacher
     return finish_build(
-        config.out, prepared.plan, num_parameters=teacher.num_parameters,
+        config.out, prepared.plan, num_parameters=teacher.num_parameters, notes=teacher.notes,
         device=str(teacher.device), num_rows=num_rows, seconds=seconds,
     )  # fmt: skip
 
 
 def finish_build(
-    out: Path, plan: Plan, *, num_parameters: int, device: str, num_rows: int, seconds: float
+    out: Path,
+    plan: Plan,
+    *,
+    num_parameters: int,
+    notes: Sequence[str],
+    device: str,
+    num_rows: int,
+    seconds: float,
 ) -> Manifest:
     """Write the manifest of a directory whose shards are all there, and tidy up.
 
     Args:
         num_parameters: of the teacher.
+        notes: on the teacher, for whoever reads the fidelity.
         device: it ran on.
         num_rows: computed by the caller, beside what workers have recorded.
         seconds: spent on those.
@@ -169,6 +177,7 @@ def finish_build(
         "teacher_parameters": num_parameters,
         **total_cost(out, rows=num_rows, seconds=seconds),
         **created_texts(spooled_texts(out)),
+        **created_notes(notes),
     }
     manifest = finish_cache(out, plan, device=device, record=record)
     remove_costs(out)

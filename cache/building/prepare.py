@@ -1,7 +1,6 @@
 """Before the shards of stage one: documents, the tail's file, the identity, plan.json."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,7 +9,6 @@ from cache.building.config import BuildConfig
 from cache.building.fit_basis import fit_basis
 from cache.building.job import BuildJob, read_job
 from cache.building.texts import texts_of
-from cache.data.documents import Document
 from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
@@ -27,7 +25,8 @@ from cache.storage.manifest import (
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
 from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256
-from cache.teacher.probe import mass_beyond, require_understood
+from cache.teacher.notes import teacher_notes
+from cache.teacher.probe import require_understood
 from cache.teacher.teacher import Teacher, head_of
 
 _NOT_YET_KNOWN = (
@@ -147,23 +146,10 @@ def load_teacher(config: BuildConfig, job: BuildJob, tokenizer) -> Teacher:
     require_fit(teacher, job, config)
     first = next(iter(job.documents.values()))[:8]
     require_understood(teacher, first, job.longest)
-    _tell_of_rows_beyond(teacher, first, tokenizer)
+    teacher.notes = teacher_notes(teacher, first, tokenizer)
+    for note in teacher.notes:
+        warnings.warn(note, CacheWarning, stacklevel=2)
     return teacher
-
-
-def _tell_of_rows_beyond(teacher: Teacher, documents: Sequence[Document], tokenizer) -> None:
-    """Warn where the head has rows that are no token's: a student learns not to give them."""
-    num_tokens = num_token_ids(tokenizer)
-    if num_tokens >= teacher.vocab_size or not documents:
-        return
-    mass = mass_beyond(teacher, documents, num_tokens)
-    warnings.warn(
-        f"The teacher's head has {teacher.vocab_size:,} rows, its tokenizer {num_tokens:,} tokens. "
-        f"In the first {len(documents)} documents the teacher gives {mass:.1e} of its mass to the "
-        "rows beyond; an even tail gives them none.",
-        CacheWarning,
-        stacklevel=2,
-    )
 
 
 def require_fit(teacher: Teacher, job: BuildJob, config: BuildConfig) -> None:

@@ -100,7 +100,11 @@ class Replica:
             return {}
         self._maker = ShardMaker(config, prepared)
         teacher = prepared.teacher
-        return {"num_parameters": teacher.num_parameters, "device": str(teacher.device)}
+        return {
+            "num_parameters": teacher.num_parameters,
+            "notes": teacher.notes,
+            "device": str(teacher.device),
+        }
 
     def make(self, shard: ShardRecord) -> tuple[int, float]:
         """Compute a shard if it is not there whole; rows computed, and seconds."""

@@ -11,7 +11,7 @@ from cache.building.config import BuildConfig
 from cache.building.job import BuildJob
 from cache.building.local import BuildSummary
 from cache.reading.reader import CacheReader
-from cache.storage.created import ranges_of
+from cache.storage.created import notes_of, ranges_of
 from cache.storage.facts import identity_facts, split_sizes
 from cache.targets.fidelity import Fidelity
 from cache.tools.inspect import example_tokens, mean_teacher_loss
@@ -59,6 +59,7 @@ def summary_table(summary: BuildSummary) -> RenderableType:
     return Group(
         _facts("Cache", facts),
         fidelity_table(summary.manifest.fidelity),
+        *map(Text, notes_of(summary.manifest)),
         *_dropped_lines(summary.manifest.plan.dropped),
     )
 
@@ -69,6 +70,7 @@ def inspect_tables(reader: CacheReader, tokenizer, *, split: str, document: int)
         _identity_table(reader),
         _size_table(reader),
         fidelity_table(reader.manifest.fidelity),
+        *map(Text, notes_of(reader.manifest)),
         *_dropped_lines(reader.manifest.plan.dropped),
         _example_table(reader, tokenizer, split, document),
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.remote.remote import is_url
+from cache.storage.created import notes_of
 from cache.storage.facts import identity_facts, split_sizes
 from cache.storage.manifest import Manifest
 
@@ -60,7 +61,7 @@ def cache_card(
         "## What it is\n\n" + _table(("", ""), _identity_rows(manifest)),
         "## Sizes\n\n"
         + _table(("split", "documents", "tokens", "shards", "bytes"), _size_rows(manifest)),
-        "## Fidelity\n\n" + _fidelity(manifest),
+        "\n\n".join(["## Fidelity", _fidelity(manifest), *map(_text, notes_of(manifest))]),
         "## Left out\n\n" + _dropped(manifest),
         "## Licences\n\n" + _licences(manifest, teacher_license, data_license),
     ]

@@ -10,6 +10,8 @@ from cache.storage.manifest import Manifest
 COST = ("teacher_parameters", "teacher_rows", "teacher_seconds")
 """What `created` says of the teacher's run. A build that went on knows the seconds of its last
 sitting alone, so the rows computed in it stand beside them."""
+NOTES = "teacher_notes"
+"""In `created`: sentences on the teacher that belong to the fidelity."""
 
 
 def ranges_of(manifest: Manifest) -> list[TextRange]:
@@ -23,12 +25,26 @@ def created_texts(ranges: Iterable[TextRange]) -> dict[str, Any]:
     return {TEXTS: contents} if contents else {}
 
 
+def notes_of(manifest: Manifest) -> list[str]:
+    """What a cache says of its teacher, in sentences."""
+    return [str(note) for note in manifest.created.get(NOTES, ())]
+
+
+def created_notes(notes: Iterable[str]) -> dict[str, Any]:
+    """What `created` says of the teacher in sentences; nothing where there are none."""
+    found = list(dict.fromkeys(notes))
+    return {NOTES: found} if found else {}
+
+
 def merged_created(manifests: Sequence[Manifest]) -> dict[str, Any]:
     """What `created` says of several caches together: the texts read, and the teacher's cost.
 
     The cost is left out if one of them does not say it.
     """
-    texts = created_texts(one for manifest in manifests for one in ranges_of(manifest))
+    texts = {
+        **created_texts(one for manifest in manifests for one in ranges_of(manifest)),
+        **created_notes(one for manifest in manifests for one in notes_of(manifest)),
+    }
     costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
     if any(None in cost for cost in costs):
         return texts

@@ -11,7 +11,6 @@ import torch
 
 from cache.data.documents import Document
 from cache.errors import CacheError
-from cache.teacher.rows import logit_slices
 from cache.teacher.teacher import Teacher
 
 PROBE_TOKENS = 48
@@ -54,17 +53,6 @@ def require_understood(teacher: Teacher, documents: Sequence[Document], longest:
             "with a capacity). Its targets would depend on the batch: give a --max-length below "
             "the length at which it changes, or take another teacher."
         )
-
-
-@torch.inference_mode()
-def mass_beyond(teacher: Teacher, documents: Sequence[Document], num_tokens: int) -> float:
-    """Mean probability at T = 1 that a teacher gives to rows of its head from `num_tokens` on."""
-    masses = [
-        logits.float().softmax(-1)[:, num_tokens:].sum(-1)
-        for document in documents
-        for logits, _, _ in logit_slices(teacher, [document])
-    ]
-    return float(torch.cat(masses).mean())
 
 
 def _require_isolation(teacher: Teacher, ids: torch.Tensor, alone: torch.Tensor) -> None:

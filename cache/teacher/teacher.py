@@ -40,6 +40,8 @@ class Teacher:
         self.vocab_size: int = head.weight.shape[0]
         self.logit_map = logit_map_of(model)
         """What becomes of the head's logits: scaled, soft-capped, or nothing."""
+        self.notes: tuple[str, ...] = ()
+        """What whoever reads the cache's fidelity should know of it."""
         self._options: dict[str, Any] = (
             {"use_cache": False} if _accepts(trunk.forward, "use_cache") else {}
         )

@@ -273,6 +273,7 @@ def test_rows_of_the_head_beyond_the_tokenizer_are_named_and_measured(tmp_path):
     with pytest.warns(CacheWarning, match="no token|rows beyond") as told:
         build_cache(config)
     size = len(tokenizer)
+    assert "rows beyond" in " ".join(run("cache", "inspect", tmp_path / "c")[1].split())
     with CacheReader(tmp_path / "c") as reader:
         assert (reader.identity.num_tokens, reader.vocab_size) == (size, size + 10)
         documents = reader.read("train", [0, 1])

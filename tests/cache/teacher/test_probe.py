@@ -3,13 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, XLNetConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    MixtralConfig,
+    Phi3Config,
+    XLNetConfig,
+)
 
 from cache.data.documents import Document, completion_marks
 from cache.errors import CacheError
+from cache.teacher.notes import teacher_notes
 from cache.teacher.probe import require_understood
 from cache.teacher.rows import hidden_rows
 from cache.teacher.teacher import Teacher
+from tests.support.tiny_teacher import save_tokenizer
 
 SMALL = {
     "vocab_size": 384, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -122,3 +131,16 @@ def test_a_teacher_that_mixes_packed_texts_is_refused():
     )  # fmt: skip
     with pytest.raises(CacheError, match="lets packed texts see each other"):
         require_understood(teacher_of(config), [document(30, isolated=True)], 60)
+
+
+def test_experts_are_named_in_the_notes_on_a_teacher(tmp_path):
+    save_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    experts = MixtralConfig(
+        **SMALL, num_key_value_heads=2, num_local_experts=3, num_experts_per_tok=1
+    )
+    teacher = teacher_of(experts)
+    require_understood(teacher, [document(30)], 200)
+    (note,) = teacher_notes(teacher, [document(30)], tokenizer)
+    assert note.startswith("The teacher routes each token among 3 experts.")
+    assert teacher_notes(teacher_of(LLAMA), [document(30)], tokenizer) == ()
