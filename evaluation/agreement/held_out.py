@@ -23,7 +23,7 @@ from cache.targets.format import LogitMap
 from cache.teacher.logit_map import apply_logit_map
 from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
-from evaluation.agreement.scores import DocumentSums, TeacherRows, compare_rows, sum_document
+from evaluation.agreement.scores import DocumentSums, TeacherRows, row_values, sum_document
 from evaluation.errors import EvaluationError
 from evaluation.generation.tokens import DECODING, position_limit
 
@@ -244,7 +244,7 @@ def measure_documents(
         rows, values, start = reference.of(batch), [], 0
         for logits, _, gold_ids in reduce_slices(logit_slices(wrapped, batch.documents)):
             part = slice(start, start + len(logits))
-            values.append(compare_rows(logits, gold_ids, rows(part, gold_ids)))
+            values.append(row_values(logits, gold_ids, rows(part, gold_ids)))
             start = part.stop
         table, start = torch.cat(values).cpu().numpy(), 0
         for index, document in zip(batch.indices, batch.documents, strict=True):

@@ -117,9 +117,7 @@ def _scores_from_json(content: dict[str, Any] | None) -> AgreementScores | None:
     return AgreementScores(**{**content, **intervals})
 
 
-def compare_rows(
-    logits: torch.Tensor, gold_ids: torch.Tensor, teacher: TeacherRows
-) -> torch.Tensor:
+def row_values(logits: torch.Tensor, gold_ids: torch.Tensor, teacher: TeacherRows) -> torch.Tensor:
     """(N, 5) fp32: the measures of `RowSums` from `kl` on, of each row.
 
     Args:
@@ -150,7 +148,7 @@ def sum_document(
     """Sums of one document.
 
     Args:
-        values: (rows, 5) of `compare_rows`; row t predicts token t + 1.
+        values: (rows, 5) of `row_values`; row t predicts token t + 1.
         prompt_length: tokens of the prompt, at least 1.
         num_bytes: of the text of all tokens but the first, and of the completion.
     """

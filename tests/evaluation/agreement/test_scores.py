@@ -16,7 +16,7 @@ from evaluation.agreement.scores import (
     DocumentSums,
     RowSums,
     TeacherRows,
-    compare_rows,
+    row_values,
     sum_document,
     summarize,
 )
@@ -260,7 +260,7 @@ def test_a_document_cut_within_its_prompt_has_no_completion():
 def test_tokens_without_probability_add_nothing_to_the_divergence():
     p = torch.tensor([[0.5, 0.5, 0.0]])
     teacher = TeacherRows(p, torch.tensor([0]), torch.tensor([0.5]).log())
-    (values,) = compare_rows(torch.zeros(1, 3), torch.tensor([2]), teacher)
+    (values,) = row_values(torch.zeros(1, 3), torch.tensor([2]), teacher)
     assert values.tolist() == pytest.approx(
         [reference.kl([0.5, 0.5], [1 / 3, 1 / 3]), math.log(3), math.log(2), 1, 1]
     )
