@@ -7,13 +7,12 @@ from cache.data.corpus import LONG_DOCUMENTS as PACK
 from cache.data.corpus import TEMPLATE, VALIDATION, Corpus, require_held_out, require_split_names
 from cache.data.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
 from cache.data.sft import Sft
-from cache.data.templates import CHAT
+from cache.data.templates import CHAT, CONVERSATIONS, PAIR
 from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
 from cache.targets.format import TargetFormat
 
-PAIR = "pair"
 """Template of prompts and completions as they stand."""
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
 
@@ -115,6 +114,11 @@ class BuildConfig:
         require_split_names(self.splits)
         require_held_out(self.splits, sft.validation_every)
         object.__setattr__(self, "dataset", sft.words(self.limit))
+
+    @property
+    def recorded_template(self) -> str:
+        """What the identity calls the template."""
+        return CONVERSATIONS if self.sft is not None and self.template == CHAT else self.template
 
     @property
     def cached_splits(self) -> tuple[str, ...]:

@@ -215,7 +215,7 @@ def _identity(
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dataset=config.dataset,
         dataset_sha256=job.dataset_sha256,
-        template=config.template,
+        template=config.recorded_template,
         texts=texts_of(config, tokenizer),
         max_length=config.max_length,
         long_documents=config.long_documents,

@@ -6,11 +6,11 @@ from functools import wraps
 import click
 from click.core import ParameterSource
 
-from cache.building.config import PAIR, BuildConfig
+from cache.building.config import BuildConfig
 from cache.data.corpus import Corpus
 from cache.data.problems import LONG_DOCUMENTS
 from cache.data.sft import Sft
-from cache.data.templates import CHAT, TEMPLATES
+from cache.data.templates import CHAT, PAIR, TEMPLATES
 from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
@@ -130,7 +130,7 @@ def _with_sft(options: dict, asked: dict, sources: tuple, splits: tuple) -> dict
     require_unset(list(names), "--sft takes every row as a document")
     if not _given(["datasets"]) or len(sources) != 1:
         raise CacheError("--sft is given; name one dataset with --dataset.")
-    if not _given(["template"]):
+    if "template" in options and not _given(["template"]):
         options["template"] = CHAT
     sft = Sft(
         source=sources[0],

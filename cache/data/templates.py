@@ -98,6 +98,10 @@ def chat_messages(problem: Problem) -> tuple[dict[str, Any], ...]:
 
 CHAT = "chat"
 """Name of the template that is the tokenizer's own."""
+PAIR = "pair"
+"""Of supervised data: prompt and completion as they stand, one behind the other."""
+CONVERSATIONS = "conversations"
+"""What an identity calls supervised data in the tokenizer's own template."""
 TEMPLATES: dict[str, Callable[[Problem], tuple[str, str]]] = {
     "instruction": instruction,
     "docstring": docstring,

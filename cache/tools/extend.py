@@ -12,6 +12,8 @@ from pathlib import Path
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import TEMPLATE, Corpus
+from cache.data.sft import Sft
+from cache.data.templates import CHAT, CONVERSATIONS, PAIR
 from cache.data.text_range import TextRange, first_overlap
 from cache.errors import CacheError
 from cache.machine.lock import writer_lock
@@ -50,6 +52,7 @@ def extend_cache(
     splits: tuple[str, ...],
     dataset: str | None = None,
     corpus: Corpus | None = None,
+    sft: Sft | None = None,
     teacher: str | None = None,
     device_map: str = BuildConfig.device_map,
     shard_tokens: int = BuildConfig.shard_tokens,
@@ -63,6 +66,7 @@ def extend_cache(
         splits: to add, or to add to.
         dataset: hub id or JSON-lines file; None takes the cache's own.
         corpus: texts to add to a cache of texts.
+        sft: rows to add to a cache of conversations or pairs.
         teacher: where the teacher is now; None takes the cache's name of it.
         shard_tokens: tokens of a new shard.
         limit: only the first problems, or texts, of each split.
@@ -78,10 +82,10 @@ def extend_cache(
             f"version {FORMAT_VERSION} can be extended.\n"
             f"Bring it up to date first: python cli.py cache merge NEW {directory}"
         )
-    _require_same_kind(directory, found, corpus)
+    _require_same_kind(directory, found, corpus, sft)
     config = _config(
-        directory, found, splits=splits, dataset=dataset, corpus=corpus, teacher=teacher,
-        device_map=device_map, shard_tokens=shard_tokens, limit=limit,
+        directory, found, splits=splits, dataset=dataset, corpus=corpus, sft=sft,
+        teacher=teacher, device_map=device_map, shard_tokens=shard_tokens, limit=limit,
     )  # fmt: skip
     _require_new(found, config)
     build_cache(config, like=found.identity)
@@ -89,16 +93,30 @@ def extend_cache(
         return _adopt(directory)
 
 
-def _require_same_kind(directory: Path, found: Manifest, corpus: Corpus | None) -> None:
-    if corpus is None and found.identity.template == TEMPLATE:
+def _require_same_kind(
+    directory: Path, found: Manifest, corpus: Corpus | None, sft: Sft | None
+) -> None:
+    identity = found.identity
+    if corpus is None and identity.template == TEMPLATE:
         raise CacheError(
-            f"{directory} holds the texts of a corpus ({found.identity.dataset}).\n"
+            f"{directory} holds the texts of a corpus ({identity.dataset}).\n"
             "Name the texts to add with --dataset and --text-field."
         )
-    if corpus is not None and found.identity.template != TEMPLATE:
+    if corpus is not None and identity.template != TEMPLATE:
         raise CacheError(
-            f"{directory} holds problems in the template {found.identity.template!r}, and a corpus "
+            f"{directory} holds problems in the template {identity.template!r}, and a corpus "
             "has none.\nLeave --text-field out, or build another cache with cache-teacher."
+        )
+    is_sft = identity.template in (CONVERSATIONS, PAIR)
+    if is_sft and sft is None:
+        raise CacheError(
+            f"{directory} holds rows of supervised data ({identity.dataset}).\n"
+            "Name the rows to add with --sft --dataset."
+        )
+    if sft is not None and not is_sft:
+        raise CacheError(
+            f"{directory} holds problems in the template {identity.template!r}, not conversations."
+            "\nLeave --sft out, or build another cache with cache-teacher --sft."
         )
 
 
@@ -107,7 +125,7 @@ def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
     return BuildConfig(
         out=directory / EXTENSION_DIR,
         revision=identity.revision,
-        template=identity.template,
+        template=CHAT if identity.template == CONVERSATIONS else identity.template,
         max_length=identity.max_length,
         long_documents=identity.long_documents,
         bos="always" if identity.texts.prefix_ids else "never",

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.data.corpus import TEMPLATE
+from cache.data.templates import CONVERSATIONS, PAIR
 from cache.data.text_range import first_overlap
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256, make_directory, remove_partials
@@ -28,6 +29,9 @@ from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identi
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.shard import with_marks, write_shard
 from cache.tools.source import Source, require_free, require_same_plan
+
+NUMBERED = (TEMPLATE, PAIR, CONVERSATIONS)
+"""Templates whose documents have no number of their own, but that of their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,7 @@ def _require_mergeable(source: Source, first: Source) -> None:
 
 def require_distinct_documents(sources: Sequence[Source]) -> None:
     """Raise CacheError where a split would hold a problem, or a corpus a text, twice."""
-    if sources[0].identity.template == TEMPLATE:
+    if sources[0].identity.template in NUMBERED:
         for one, other in combinations(sources, 2):
             _require_distinct_texts(one, other)
         return
@@ -173,14 +177,14 @@ def _write_shards(out: Path, plan: Plan, steps: Sequence[MergeStep]) -> None:
 def write_step(out: Path, step: MergeStep, identity: Identity) -> None:
     """Copy a shard; write it anew if its format is older, or its documents get other numbers.
 
-    Problems keep their task_id; documents of a corpus are numbered by their place.
+    Problems keep their task_id; texts and conversations are numbered by their place.
 
     Raises:
         CacheError: it is damaged, or the disk is full.
     """
     arrays = with_marks(step.source.sound_arrays(step.source_shard))
     numbers = arrays["task_ids"]
-    if identity.template == TEMPLATE:
+    if identity.template in NUMBERED:
         numbers = step.shard.first_document + np.arange(len(numbers), dtype=numbers.dtype)
     is_current = step.source.identity.format_version == FORMAT_VERSION
     path = out / step.shard.path

@@ -292,3 +292,29 @@ def test_rows_of_the_head_beyond_the_tokenizer_are_named_and_measured(tmp_path):
     assert (probabilities[:, size:][~named[:, size:]] == 0).all()
     assert (probabilities[:, :size] > 0).all()
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(len(probabilities)))
+
+
+@pytest.mark.parametrize("template", ["chat", "pair"])
+def test_more_conversations_are_added_and_numbered_on(chatty, tmp_path, template):
+    rows = [{"prompt": f"Say {i}.", "completion": f"It is {i}."} for i in range(5)]
+    for name, some in (("all", rows), ("first", rows[:3]), ("more", rows[3:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    words = ["--tail", "mass", "--sft", "--template", template]
+    for name in ("all", "first"):
+        build = ["cache-teacher", "--teacher", chatty, "--dataset", tmp_path / f"{name}.jsonl"]
+        code, output = run(*build, "--out", tmp_path / name, *words)
+        assert code == 0, output
+    extend = ["cache", "extend", tmp_path / "first", "--split", "train"]
+    code, output = run(*extend)
+    assert code == 1 and "Name the rows to add with --sft" in " ".join(output.split())
+    code, output = run(*extend, "--sft", "--dataset", tmp_path / "first.jsonl")
+    assert code == 1 and "holds train of" in output
+    code, output = run(*extend, "--sft", "--dataset", tmp_path / "more.jsonl")
+    assert code == 0, output
+    assert verify_cache(tmp_path / "first") == []
+    with CacheReader(tmp_path / "first") as added, CacheReader(tmp_path / "all") as whole:
+        found, expected = (reader.read("train", range(5)) for reader in (added, whole))
+        assert found.task_ids.tolist() == [0, 1, 2, 3, 4]
+        np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+        np.testing.assert_array_equal(found.marks, expected.marks)
+        assert torch.equal(found.targets.topk_ids, expected.targets.topk_ids)
