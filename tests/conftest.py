@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import IO
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -9,11 +10,35 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.support.paths import EXAMPLES
 from tests.support.tiny_teacher import save_teacher
 
 torch.set_num_threads(1)
+_paint = Figure.savefig
+
+
+def _do_not_paint(figure: Figure, path: Path | IO[bytes], **options: object) -> None:
+    if options:  # of a cache; what has none are the curves of a run
+        _paint(figure, path, **options)
+    else:
+        Path(path).write_bytes(b"\x89PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _curves_are_not_painted():
+    """The six curves of a tiny run take five times as long as its training; see `painted`."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Figure, "savefig", _do_not_paint)
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """For tests that look at curves."""
+    monkeypatch.setattr(Figure, "savefig", _paint)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.logs import MetricsLog, read_metrics, wandb_mode
-from distill.run.plots import TITLES
+from distill.run.plots import TITLES, plot_run
 from distill.run.tables import summary_table
 from distill.run.train import train
 from distill.settings.config import TrainConfig
@@ -125,10 +126,14 @@ def test_a_summary_shows_losses_and_place(finished):
         assert fact in shown
 
 
-def test_six_plots_are_drawn(finished):
-    plots = {path.stem: path for path in (finished.out / "plots").glob("*.png")}
-    assert set(plots) == set(TITLES)
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.values())
+def test_six_plots_are_drawn(finished, tmp_path, painted):
+    assert {path.stem for path in (finished.out / "plots").glob("*.png")} == set(TITLES)
+    lines = (finished.out / "metrics.jsonl").read_text().splitlines()
+    paths = plot_run("a run", [json.loads(line) for line in lines], tmp_path)
+    assert {path.stem for path in paths} == set(TITLES)
+    pictures = [matplotlib.image.imread(path)[..., :3] for path in paths]
+    assert all(picture.std() > 0.01 for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == len(TITLES)
 
 
 def test_a_cache_without_validation_trains_and_draws_what_there_is(tmp_path):
