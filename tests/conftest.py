@@ -1,5 +1,6 @@
 """Tiny, real parts shared by the tests: a tokenizer, teachers, problems and a cache."""
 
+import gc
 import os
 from pathlib import Path
 from typing import IO
@@ -33,6 +34,13 @@ def _curves_are_not_painted():
     patch.setattr(Figure, "savefig", _do_not_paint)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_imported_is_no_garbage():
+    """Every training and every build collects garbage, through all of torch and transformers."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
