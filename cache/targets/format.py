@@ -24,8 +24,9 @@ class TargetFormat:
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
     common implementations do."""
-    tail_rank: int = 576
-    """Coefficients of a lowrank tail."""
+    tail_rank: int = 1024
+    """Most coefficients of a lowrank tail; there are as many as the hidden state has dimensions,
+    if it has fewer."""
     tail_bytes: float = 184.0
     """Bytes a row that the coded coefficients of a lowrank tail may take."""
     tail_samples: int = 32
