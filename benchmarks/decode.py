@@ -27,8 +27,8 @@ FORMATS = {
     "mass, k = 64, top-p 0.95": TargetFormat(top_k=64, tail="mass", top_p=0.95),
     "renormalize, k = 64": TargetFormat(top_k=64, tail="renormalize"),
     "sampled, k = 64, 32 draws": TargetFormat(top_k=64, tail="sampled"),
-    "hidden, k = 16": TargetFormat(tail="hidden"),
-    "lowrank, k = 16 (default)": TargetFormat(),
+    "hidden, k = 16": TargetFormat(top_k=16, tail="hidden"),
+    "lowrank, k = 8 (default)": TargetFormat(),
 }
 
 

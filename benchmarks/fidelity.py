@@ -35,16 +35,16 @@ def settings(width: int) -> dict[str, TargetFormat]:
     formats |= {f"mass, k = {k}": TargetFormat(top_k=k, tail="mass") for k in (16, 64, 256)}
     for rank, tail_bytes in ((8, 8), (32, 24), (64, 48), (128, 80), (256, 128), (256, 160)):
         formats[f"lowrank, k = 16, R = {rank}, {tail_bytes} B"] = TargetFormat(
-            tail_rank=rank, tail_bytes=float(tail_bytes)
+            top_k=16, tail_rank=rank, tail_bytes=float(tail_bytes)
         )
     for top_k in (8, 16):
         for rank in sorted({min(512, width), width}):
-            for tail_bytes in (128, 160, 200):
+            for tail_bytes in (128, 160, 200, 212):
                 formats[f"lowrank, k = {top_k}, R = {rank}, {tail_bytes} B"] = TargetFormat(
                     top_k=top_k, tail_rank=rank, tail_bytes=float(tail_bytes)
                 )
-    formats["sampled, k = 16, 32 draws"] = TargetFormat(tail="sampled", tail_samples=32)
-    formats["hidden, k = 16"] = TargetFormat(tail="hidden")
+    formats["sampled, k = 16, 32 draws"] = TargetFormat(top_k=16, tail="sampled", tail_samples=32)
+    formats["hidden, k = 16"] = TargetFormat(top_k=16, tail="hidden")
     formats["default"] = TargetFormat()
     return formats
 

@@ -30,7 +30,7 @@ from distill.settings.shapes import parse_shape
 
 FORMATS = {
     "mass, k = 64": TargetFormat(top_k=64, tail="mass"),
-    "lowrank, k = 16 (default)": TargetFormat(),
+    "lowrank, k = 8 (default)": TargetFormat(),
 }
 
 

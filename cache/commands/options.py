@@ -198,7 +198,7 @@ def target_options(command):
             click.option(
                 "--tail-rank",
                 default=TargetFormat.tail_rank,
-                help="Coefficients of lowrank tails.",
+                help="Most coefficients of lowrank tails; a teacher's width bounds them too.",
             ),
             click.option(
                 "--tail-bytes",

@@ -5,11 +5,13 @@ tail. What an error e of h costs is known: to second order KL_T = eᵀ F e / 2T�
 information of the tail at temperature T, seen through W. In the coordinates of F^(1/2) all errors
 cost the same, so the coefficients are the principal components there, quantised with one step
 for all of them (reverse water-filling: Cover and Thomas, section 10.3.3), and entropy coded.
+Components that vary by less than the step cost next to nothing, and are kept.
 
 N rows, V vocabulary, D width of the hidden state, R rank.
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ MAX_SCALE = 4.0
 _LARGEST_CODE = 127
 _RANGE_MARGIN = 1.3
 """Room for values that the rows of the fit did not have."""
+_BIT_PRICE = 0.1
+"""What a bit is worth, in squared steps of error: coefficients are rounded to a code nearer to 0
+where that saves more than it costs. From 0.08 to 0.16 all do the same; see docs/tails.md."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,12 +64,19 @@ class TailBasis:
             frequencies=self.frequencies.cpu().numpy().astype(np.uint16),
         )
 
+    @cached_property
+    def _roundings(self) -> torch.Tensor:
+        """(R,) fp32: what is added to a magnitude, in steps, before it is cut to an integer."""
+        roundings = roundings_of(self.tables()).astype(np.float32)
+        return torch.from_numpy(roundings).to(self.steps.device)
+
     def quantise(self, hidden: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """(N, R) int8 codes of hidden states (N, D); `scale` (N,) widens a row's step."""
         coefficients = (hidden.float() - self.center) @ self.projection
-        codes = (coefficients / (self.steps * scale.unsqueeze(-1))).round()
-        limits = self.limits.to(codes.dtype)
-        return torch.minimum(torch.maximum(codes, -limits), limits).to(torch.int8)
+        coefficients /= self.steps * scale.unsqueeze(-1)
+        magnitudes = (coefficients.abs() + self._roundings).floor_()
+        magnitudes = torch.minimum(magnitudes, self.limits.to(magnitudes.dtype))
+        return magnitudes.copysign_(coefficients).to(torch.int8)
 
     def dequantise(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """(N, R) fp32 coefficients of the codes."""
@@ -84,9 +96,14 @@ def row_scale(tail_mass: torch.Tensor) -> torch.Tensor:
 
 
 class BasisFit:
-    """Collects what a basis is fitted on, batch by batch; memory does not grow with the rows.
+    """Collects what a basis is fitted on, batch by batch.
 
-    Only the hidden states of the fit themselves are kept, to choose the step.
+    Two kinds of rows, for two kinds of work. Means and covariances need many rows, and of each its
+    hidden state alone. Fisher information, step and tables need few, but their logits. They
+    are not the same rows: components fitted on a row follow it closer than they will follow
+    others, and codes measured on it would take fewer bytes than those of the cache.
+
+    Only the hidden states that come with logits are kept, to choose the step.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
@@ -95,9 +112,10 @@ class BasisFit:
         width = weight.shape[1]
         self._tail_probs = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
         self._means = torch.zeros(width, width, dtype=torch.float64, device=weight.device)
+        self._moments = _Moments(width, weight.device)
         self._hidden: list[torch.Tensor] = []
         self._scales: list[torch.Tensor] = []
-        self._solved: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._solved: _Solution | None = None
 
     @property
     def width(self) -> int:
@@ -106,11 +124,16 @@ class BasisFit:
 
     @property
     def num_rows(self) -> int:
-        """Rows seen so far."""
-        return sum(len(hidden) for hidden in self._hidden)
+        """Rows seen so far, of both kinds."""
+        return self._moments.num_rows + sum(len(hidden) for hidden in self._hidden)
+
+    def add_hidden(self, hidden: torch.Tensor) -> None:
+        """Count rows (N, D) for the mean and the covariance."""
+        self._moments.add(hidden)
+        self._solved = None
 
     def add(self, hidden: torch.Tensor, logits: torch.Tensor, topk_ids: torch.Tensor) -> None:
-        """Count rows: hidden (N, D), logits (N, V), the ids (N, K) that are stored exactly."""
+        """Count rows for all else: hidden (N, D), logits (N, V), ids (N, K) stored exactly."""
         probs = (logits.float() / FIT_TEMPERATURE).softmax(-1)
         probs.scatter_(-1, topk_ids, 0.0)
         mass = probs.sum(-1).clamp_min(1e-9)
@@ -127,48 +150,88 @@ class BasisFit:
         Raises:
             CacheError: the rank exceeds the hidden state's width.
         """
-        hidden, scales = torch.cat(self._hidden), torch.cat(self._scales)
-        width = hidden.shape[1]
+        width = self.width
         if rank > width:
             raise CacheError(
                 f"tail_rank is {rank}, but the teacher's hidden states have only {width} "
                 f"dimensions. Give --tail-rank {width} or less."
             )
-        center = hidden.mean(0)
-        root, inverse_root, directions = self._solve(hidden, center)
-        directions = directions[:, :rank]
-        projection = (root @ directions).float().to(hidden.device)
-        rebuild = (inverse_root @ directions).float().to(hidden.device)
-        mean = self._weight @ center + (self._bias.float() if self._bias is not None else 0.0)
-        coefficients = ((hidden - center) @ projection / scales.unsqueeze(-1)).cpu().numpy()
-        steps = choose_steps(coefficients, bytes_per_row)
-        tables = fit_tables(_codes(coefficients, steps))
+        hidden, scales = torch.cat(self._hidden), torch.cat(self._scales)
+        solved = self._solve(hidden)
+        projection = solved.projection[:, :rank].contiguous()
+        mean = self._weight @ solved.center
+        if self._bias is not None:
+            mean += self._bias.float()
+        coefficients = (hidden - solved.center) @ projection / scales.unsqueeze(-1)
+        steps, tables = choose_steps(coefficients.cpu().numpy(), bytes_per_row)
         return TailBasis(
-            basis=(self._weight @ rebuild).half(),
+            basis=(self._weight @ solved.rebuild[:, :rank]).half(),
             mean=mean,
-            center=center,
+            center=solved.center,
             projection=projection,
             steps=torch.from_numpy(steps.astype(np.float32)).to(hidden.device),
             limits=torch.from_numpy(np.asarray(tables.limits).astype(np.int16)),
             frequencies=torch.from_numpy(np.asarray(tables.frequencies).astype(np.int16)),
         )
 
-    def _solve(
-        self, hidden: torch.Tensor, center: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """F^(1/2), its inverse, and the principal directions there, (D, D) fp64 each.
-
-        Kept until rows are added: at D = 3072 they take far longer than the rest of `finish`.
-        """
+    def _solve(self, hidden: torch.Tensor) -> "_Solution":
+        """Kept until rows are added: at D = 3072 it takes far longer than the rest of `finish`."""
         if self._solved is None:
             weighted = self._tail_probs.float().unsqueeze(-1) * self._weight
             fisher = ((self._weight.T @ weighted).double() - self._means).cpu() / len(hidden)
-            centered = (hidden - center).double().cpu()
-            covariance = centered.T @ centered / len(hidden)
+            moments = self._moments
+            if moments.num_rows < len(hidden):  # too few for components that are not their own
+                moments = moments.copy()
+                moments.add(hidden)
+            center, covariance = moments.mean_and_covariance()
             root, inverse_root = _square_roots(fisher)
             _, directions = torch.linalg.eigh(root @ covariance @ root)
-            self._solved = root, inverse_root, directions.flip(-1)
+            directions = directions.flip(-1)
+            self._solved = _Solution(
+                center=center.float().to(hidden.device),
+                projection=(root @ directions).float().to(hidden.device),
+                rebuild=(inverse_root @ directions).float().to(hidden.device),
+            )
         return self._solved
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Solution:
+    """All D components, the one that varies most first."""
+
+    center: torch.Tensor
+    """(D,) fp32."""
+    projection: torch.Tensor
+    """(D, D) fp32: coefficients are (h - center) @ projection."""
+    rebuild: torch.Tensor
+    """(D, D) fp32: h - center is rebuild @ coefficients."""
+
+
+class _Moments:
+    """Sums of rows and of their products, fp64: mean and covariance without the rows."""
+
+    def __init__(self, width: int, device: torch.device):
+        self.num_rows = 0
+        self._sum = torch.zeros(width, dtype=torch.float64, device=device)
+        self._products = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, rows: torch.Tensor) -> None:
+        rows = rows.double()
+        self.num_rows += len(rows)
+        self._sum += rows.sum(0)
+        self._products += rows.T @ rows
+
+    def copy(self) -> "_Moments":
+        copy = _Moments(len(self._sum), self._sum.device)
+        copy.num_rows = self.num_rows
+        copy._sum += self._sum
+        copy._products += self._products
+        return copy
+
+    def mean_and_covariance(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(D,) and (D, D), fp64 on the CPU."""
+        mean = (self._sum / self.num_rows).cpu()
+        return mean, self._products.cpu() / self.num_rows - torch.outer(mean, mean)
 
 
 def _square_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,8 +242,10 @@ def _square_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
-def choose_steps(coefficients: np.ndarray, bytes_per_row: float) -> np.ndarray:
-    """(R,) steps at which the codes of (N, R) coefficients have that much entropy, by bisection.
+def choose_steps(
+    coefficients: np.ndarray, bytes_per_row: float
+) -> tuple[np.ndarray, FrequencyTables]:
+    """Steps at which the codes of (N, R) coefficients take that much, and their tables.
 
     One step for all columns, but for the few whose largest value would leave the range of the
     codes: theirs is as fine as the range allows.
@@ -188,18 +253,19 @@ def choose_steps(coefficients: np.ndarray, bytes_per_row: float) -> np.ndarray:
     finest = np.abs(coefficients).max(0) * (_RANGE_MARGIN / _LARGEST_CODE)  # (R,)
     finest = np.maximum(finest, 1e-12).astype(np.float32)
     low, high = 1e-4 * float(finest.max()), 1e3 * float(finest.max())
-    for _ in range(24):
+    for _ in range(16):
         middle = (low * high) ** 0.5
-        if code_bytes(_codes(coefficients, np.maximum(finest, middle))) > bytes_per_row:
+        codes, tables = _coded(coefficients, np.maximum(finest, middle))
+        if code_bytes(codes, tables) > bytes_per_row:
             low = middle
         else:
             high = middle
-    return np.maximum(finest, high)
+    steps = np.maximum(finest, high)
+    return steps, _coded(coefficients, steps)[1]
 
 
-def code_bytes(codes: np.ndarray) -> float:
-    """Bytes a row of (N, R) codes in [-127, 127] under their own static frequencies."""
-    tables = fit_tables(codes)
+def code_bytes(codes: np.ndarray, tables: FrequencyTables) -> float:
+    """Bytes a row of (N, R) codes under static frequencies."""
     bits = 0.0
     for column, limit, frequencies in zip(codes.T, tables.limits, tables.frequencies, strict=True):
         counts = np.bincount(column.astype(np.int64) + int(limit), minlength=2 * int(limit) + 1)
@@ -208,5 +274,28 @@ def code_bytes(codes: np.ndarray) -> float:
     return bits / 8 / max(len(codes), 1)
 
 
-def _codes(coefficients: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(coefficients / steps), -_LARGEST_CODE, _LARGEST_CODE).astype(np.int8)
+def roundings_of(tables: FrequencyTables) -> np.ndarray:
+    """(R,) what is added to a coefficient's magnitude, in steps, before it is cut to an integer.
+
+    A half rounds to the nearest. A code that costs b bits more than its neighbour nearer to 0 is
+    worth it only from b · price / 2 beyond the middle between them. One b serves a column: that
+    from 0 to 1, where nearly all such choices are.
+    """
+    columns, limits = np.arange(len(tables.limits)), tables.limits.astype(np.int64)
+    frequencies = tables.frequencies.astype(np.float64)
+    beside = np.minimum(limits + 1, frequencies.shape[1] - 1)
+    ones = np.where(limits > 0, frequencies[columns, beside], frequencies[columns, limits])
+    extra_bits = np.log2(frequencies[columns, limits] / np.maximum(ones, 1))
+    return np.clip(0.5 - _BIT_PRICE / 2 * extra_bits, 0.0, 0.5)
+
+
+def _coded(coefficients: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, FrequencyTables]:
+    """Codes and tables that fit each other: a code's cost decides what is rounded to it."""
+    scaled = coefficients / steps
+    magnitudes, roundings = np.abs(scaled), np.full(len(steps), 0.5)
+    for _ in range(3):
+        codes = np.minimum(np.floor(magnitudes + roundings), _LARGEST_CODE)
+        codes = np.copysign(codes, scaled).astype(np.int8)
+        tables = fit_tables(codes)
+        roundings = roundings_of(tables)
+    return codes, tables

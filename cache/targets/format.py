@@ -13,7 +13,7 @@ TAILS = ("lowrank", "mass", "hidden", "sampled", "renormalize")
 class TargetFormat:
     """What is stored of a row's distribution, and in how many bits."""
 
-    top_k: int = 16
+    top_k: int = 8
     """Most entries stored a row."""
     top_p: float | None = None
     """Store only the fewest entries that hold this much probability at T = 1."""
@@ -24,9 +24,10 @@ class TargetFormat:
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
     common implementations do."""
-    tail_rank: int = 576
-    """Coefficients of a lowrank tail."""
-    tail_bytes: float = 184.0
+    tail_rank: int = 1024
+    """Most coefficients of a lowrank tail; there are as many as the hidden state has dimensions,
+    if it has fewer."""
+    tail_bytes: float = 212.0
     """Bytes a row that the coded coefficients of a lowrank tail may take."""
     tail_samples: int = 32
     """Draws a row of a sampled tail."""

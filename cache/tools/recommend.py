@@ -52,10 +52,10 @@ def candidate_formats(width: int, vocab_size: int) -> list[TargetFormat]:
     formats = [TargetFormat(top_k=64, tail="renormalize")]
     formats += [TargetFormat(top_k=k, tail="mass") for k in (16, 64, 256)]
     for top_k in (8, 16):
-        for rank in sorted({min(rank, width) for rank in (128, 256, TargetFormat.tail_rank)}):
+        for rank in sorted({min(rank, width) for rank in (256, 576, TargetFormat.tail_rank)}):
             formats += [
                 TargetFormat(top_k=top_k, tail="lowrank", tail_rank=rank, tail_bytes=tail_bytes)
-                for tail_bytes in (64.0, 128.0, 160.0, 184.0, 208.0)
+                for tail_bytes in (64.0, 128.0, 160.0, 184.0, 212.0)
             ]
     formats += [
         TargetFormat(top_k=16, tail="sampled", tail_samples=32),

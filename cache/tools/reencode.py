@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.building.fit_basis import FIT_ROWS, collect_rows, finish_basis
+from cache.building.fit_basis import FIT_ROWS, FitRows, collect_rows, finish_basis, logits_every
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256, make_directory, remove_partials
 from cache.machine.lock import writer_lock
@@ -35,6 +35,9 @@ from cache.teacher.rows import LogitSlice, head_slices, reduce_slices
 from cache.tools.source import Source, require_free, require_same_plan
 
 DOCUMENT_FIELDS = ("task_ids", "prompt_lengths", "token_offsets", "token_ids", "token_marks")
+
+FIT_BLOCK_ROWS = 128
+"""Consecutive rows that a basis is fitted on alike: about a document."""
 
 
 def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifest:
@@ -93,14 +96,24 @@ def _write_tail(
 def _fit(source: Source, found: RowCodec, targets: TargetFormat, head: OutputHead) -> BasisFit:
     """What a basis is fitted on: the first rows of the source, as a build takes them."""
     total = min(FIT_ROWS, sum(shard.num_rows for shard in source.manifest.plan.shards))
-    slices = (
-        piece
+    rows = _fit_rows(source, found, head, logits_every(total))
+    with counted_progress("fitting the tail's basis", first="reading hidden states") as on_rows:
+        return collect_rows(head, rows, targets.top_k, total, on_rows)
+
+
+def _fit_rows(source: Source, found: RowCodec, head: OutputHead, every: int) -> Iterator[FitRows]:
+    blocks = (
+        part
         for shard in source.manifest.plan.shards
         for rows in _blocks(source, shard, found)
-        for piece in _slices(head, rows["tail_hidden"])
+        for part in rows["tail_hidden"].split(FIT_BLOCK_ROWS)
     )
-    with counted_progress("fitting the tail's basis", first="reading hidden states") as on_rows:
-        return collect_rows(head, slices, targets.top_k, total, on_rows)
+    for i, block in enumerate(blocks):
+        if i % every:
+            yield block.float(), None
+        else:
+            for logits, hidden, _ in _slices(head, block):
+                yield hidden, logits
 
 
 def _write_shards(

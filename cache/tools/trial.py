@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 from cache.building.encode import ComputedRows
-from cache.building.fit_basis import FIT_ROWS, collect_rows, finish_basis, with_rows
+from cache.building.fit_basis import (
+    FIT_ROWS,
+    FitRows,
+    collect_rows,
+    finish_basis,
+    logits_every,
+    with_rows,
+)
 from cache.building.writer import ShardAssembly
 from cache.data.documents import Document
 from cache.errors import CacheError
@@ -90,6 +97,7 @@ class Trial:
             )
         self._teacher, self._shard_rows = teacher, shard_rows
         self._fidelity_rows = fidelity_rows
+        self._fit_lengths = [document.num_rows for document in fitted]
         self._fit_hidden = _hidden_states(teacher, fitted, batch_tokens)
         self._hidden = _hidden_states(teacher, self._documents, batch_tokens)
         gold = np.concatenate([document.token_ids[1:] for document in self._documents])
@@ -140,11 +148,20 @@ class Trial:
     def _basis(self, targets: TargetFormat) -> TailBasis:
         """The basis of a format; what depends on k alone is collected once a k."""
         if targets.top_k not in self._fits:
-            no_gold = torch.zeros(self.num_fit_rows, dtype=torch.int64)
-            slices = self._slices(self._fit_hidden, no_gold)
-            fit = collect_rows(self._head, slices, targets.top_k, self.num_fit_rows)
+            rows = self._fit_rows()
+            fit = collect_rows(self._head, rows, targets.top_k, self.num_fit_rows)
             self._fits[targets.top_k] = fit
         return finish_basis(self._fits[targets.top_k], targets).to(self._hidden.device)
+
+    def _fit_rows(self) -> Iterator[FitRows]:
+        every = logits_every(self.num_fit_rows)
+        for i, document in enumerate(self._fit_hidden.split(self._fit_lengths)):
+            if i % every:
+                yield document, None
+                continue
+            no_gold = torch.zeros(len(document), dtype=torch.int64)
+            for logits, hidden, _ in self._slices(document, no_gold):
+                yield hidden, logits
 
     def _encode(
         self, targets: TargetFormat, codec: RowCodec, basis: TailBasis | None

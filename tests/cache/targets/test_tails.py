@@ -78,6 +78,57 @@ def test_the_coded_coefficients_take_the_bytes_asked_for(world):
     assert packed["tail_words"].nbytes / 600 == pytest.approx(12.0, rel=0.1)
 
 
+def test_bytes_are_those_of_rows_that_nothing_was_fitted_on():
+    generator = torch.Generator().manual_seed(1)
+    head, spectrum = torch.randn(200, 96, generator=generator), torch.linspace(1.0, 0.02, 96)
+    hidden = torch.randn(1200, 96, generator=generator) * spectrum
+    taken = {}
+    for components_from in (0, 300):  # of the rows with logits themselves, or of others
+        fit = BasisFit(head, None)
+        if components_from:
+            fit.add_hidden(hidden[:components_from])
+        part = hidden[300:500] @ head.T
+        fit.add(hidden[300:500], part, part.topk(4).indices)
+        targets = TargetFormat(top_k=4, tail_rank=96, tail_bytes=30.0)
+        codec = RowCodec(targets, 200, basis=fit.finish(96, 30.0))
+        assert fit.num_rows == components_from + 200
+        others = hidden[500:]
+        rows = codec.encode(others @ head.T, others, torch.zeros(len(others), dtype=torch.int64))
+        arrays = {name: array.numpy() for name, array in rows.items()}
+        packed = pack_rows(arrays, ragged=False, tables=codec.tables)
+        taken[components_from] = packed["tail_words"].nbytes / len(others)
+    assert taken[300] == pytest.approx(30.0, rel=0.1)
+    assert taken[0] > 1.1 * taken[300]
+
+
+def test_means_and_components_are_of_the_rows_without_logits(world):
+    head, hidden = world
+    fit = BasisFit(head, None)
+    for start in range(0, 500, 100):
+        fit.add_hidden(hidden[start : start + 100])
+    fit.add(hidden[500:], hidden[500:] @ head.T, (hidden[500:] @ head.T).topk(4).indices)
+    basis = fit.finish(WIDTH, 20.0)
+    torch.testing.assert_close(basis.center, hidden[:500].mean(0))
+    coefficients = (hidden[:500] - basis.center) @ basis.projection
+    products = coefficients.T @ coefficients
+    off_diagonal = products - products.diagonal().diag()
+    assert off_diagonal.abs().max() < 1e-3 * products.diagonal().max()
+
+
+def test_a_coefficient_is_rounded_to_the_nearest_or_to_a_cheaper_code_nearer_to_zero(world):
+    basis = fitted(world, tail_bytes=6.0)._basis
+    hidden, scale = world[1][400:], torch.ones(200)
+    exact = (hidden - basis.center) @ basis.projection / basis.steps
+    codes = basis.quantise(hidden, scale)
+    inside = exact.abs() < basis.limits
+    nearest = exact.round().to(torch.int8)
+    lower = (nearest.abs() - 1).clamp_min(0) * nearest.sign()
+    assert bool(((codes == nearest) | (codes == lower))[inside].all())
+    assert 0 < (codes != nearest)[inside].float().mean() < 0.2
+    again = basis.dequantise(codes, scale) @ torch.linalg.inv(basis.projection) + basis.center
+    assert torch.equal(basis.quantise(again, scale), codes)
+
+
 def test_the_same_rows_give_the_same_basis(world):
     first, second = fitted(world)._basis, fitted(world)._basis
     assert torch.equal(first.basis, second.basis) and torch.equal(first.steps, second.steps)

@@ -1,5 +1,6 @@
 """A cache as a torch Dataset: the order of training, in processes of any kind."""
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def test_rows_from_another_process_need_their_cache_to_be_open(cache, tmp_path):
         with CacheReader(cache) as earlier:
             earlier.load_tail()
         del earlier
+        gc.collect()  # a reader and its open shards know each other
         (tmp_path / "rows").write_bytes(pickle.dumps(reader.read("train", [0]).targets))
         loaded = pickle.loads((tmp_path / "rows").read_bytes())
         shared = reader.read("train", [1]).targets.tail.shared  # or another reader's, as equal
