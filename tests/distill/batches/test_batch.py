@@ -1,6 +1,7 @@
 """Batches: their documents laid out in rows, which rows count, and reading ahead."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -192,7 +193,14 @@ def reading_threads():
     return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_an_epoch_left_early_leaves_no_thread(reader):
+def test_an_epoch_left_early_leaves_no_thread(reader, monkeypatch):
+    read = reader.read
+
+    def slowly(split, indices):
+        time.sleep(0.2)
+        return read(split, indices)
+
+    monkeypatch.setattr(reader, "read", slowly)  # or all is read before this thread looks
     epochs = Epochs(reader, small_recipe(), pad_id=0)
     with epochs.training_steps(0) as steps:
         next(steps)
