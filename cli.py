@@ -16,6 +16,7 @@ from evaluation.commands import evaluate, report, score
 from evaluation.errors import EvaluationError
 
 _show_other_warning = warnings.showwarning
+_shown: set[str] = set()
 
 
 class Commands(click.Group):
@@ -25,6 +26,7 @@ class Commands(click.Group):
         """Run the command that was named."""
         signal.signal(signal.SIGTERM, _interrupt)
         warnings.showwarning = _show_warning
+        _shown.clear()
         try:
             return super().invoke(ctx)
         except (CacheError, DistillError, EvaluationError) as error:
@@ -40,10 +42,11 @@ def _interrupt(signum, frame):
 
 
 def _show_warning(message, category, *rest, **options):
-    if issubclass(category, CacheWarning):
-        click.echo(f"Warning: {message}", err=True)
-    else:
+    if not issubclass(category, CacheWarning):
         _show_other_warning(message, category, *rest, **options)
+    elif str(message) not in _shown:  # once a command
+        _shown.add(str(message))
+        click.echo(f"Warning: {message}", err=True)
 
 
 def _command_to_go_on() -> str:

@@ -48,9 +48,11 @@ def test_help_imports_nothing_heavy():
     assert not HEAVY & loaded
 
 
-def test_a_warning_is_a_sentence_on_standard_error(monkeypatch):
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_one_sentence_on_standard_error(monkeypatch):
     def warn():
-        warnings.warn("the network is gone.", CacheWarning, stacklevel=1)
+        for _ in range(2):
+            warnings.warn("the network is gone.", CacheWarning, stacklevel=1)
 
     monkeypatch.setitem(cli.main.commands, "report", click.Command("report", callback=warn))
     result = CliRunner().invoke(cli.main, ["report"])
