@@ -78,7 +78,9 @@ def data_options(command, default: str | None):
                 help="Of a corpus: folder inside the dataset, for all or once for each.",
             ),
             click.option(
-                "--streaming", is_flag=True, help="Of a corpus: read it without downloading it."
+                "--streaming",
+                is_flag=True,
+                help="Of a corpus or --sft: read it without downloading it.",
             ),
             click.option(
                 "--skip", default=0, help="Of a corpus: pass over the first texts of each split."
@@ -178,7 +180,12 @@ def target_options(command):
     return add_options(
         with_targets,
         [
-            click.option("--top-k", default=TargetFormat.top_k, help="Most entries stored a row."),
+            click.option(
+                "--top-k",
+                default=TargetFormat.top_k,
+                help="Most entries stored a row. Without the tail's shape (mass, sampled, "
+                "renormalize) 64 are better.",
+            ),
             click.option(
                 "--top-p", type=float, help="Fewer entries where they hold this much probability."
             ),
