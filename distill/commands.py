@@ -58,7 +58,7 @@ def _recipe_overrides(command):
 @click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
 @click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
 @click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume from the last checkpoint.")
 @click.option(
     "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
 )
