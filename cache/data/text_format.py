@@ -23,6 +23,20 @@ class TextFormat:
     chat_date: str = ""
     """The day that templates which print one were told; empty where no template was used."""
 
+    def words(self) -> str:
+        """In a line, for people."""
+        if self.chat_template_sha256:
+            words = [f"chat template {self.chat_template_sha256[:12]}, date {self.chat_date}"]
+        elif self.prefix_ids:
+            words = [f"texts begin with the ids {', '.join(map(str, self.prefix_ids))}"]
+        else:
+            words = ["nothing before a text"]
+        if self.parse_special:
+            words.append("names of special tokens are these tokens")
+        if self.isolated:
+            words.append("packed texts do not see each other")
+        return "; ".join(words)
+
 
 def text_format_from_json(content: dict) -> TextFormat:
     """A format as `dataclasses.asdict` wrote it.

@@ -32,6 +32,7 @@ def identity_facts(identity: Identity) -> dict[str, str]:
         "vocabulary": _vocabulary(identity),
         "dataset": identity.dataset,
         "template": f"{identity.template}, up to {identity.max_length} tokens",
+        "tokens": identity.texts.words(),
         "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
     }

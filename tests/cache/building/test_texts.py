@@ -273,7 +273,8 @@ def test_rows_of_the_head_beyond_the_tokenizer_are_named_and_measured(tmp_path):
     with pytest.warns(CacheWarning, match="no token|rows beyond") as told:
         build_cache(config)
     size = len(tokenizer)
-    assert "rows beyond" in " ".join(run("cache", "inspect", tmp_path / "c")[1].split())
+    shown = " ".join(run("cache", "inspect", tmp_path / "c")[1].split())
+    assert "rows beyond" in shown and "texts begin with the ids 0" in shown
     with CacheReader(tmp_path / "c") as reader:
         assert (reader.identity.num_tokens, reader.vocab_size) == (size, size + 10)
         documents = reader.read("train", [0, 1])
