@@ -1,9 +1,9 @@
 """Train a student from a cache with transformers' Trainer: the program of docs/python.md, whole.
 
 python examples/trainer.py --cache runs/cache --out runs/trainer
-torchrun --nproc-per-node 2 examples/trainer.py --cache runs/cache --out runs/trainer
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,11 @@ def main(
     batch_size: int, accumulate: int, lr: float, workers: int, seed: int,
 ) -> None:  # fmt: skip
     """Train, evaluate and save; the same command resumes from the last checkpoint."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.ClickException(
+            "The loss goes past the wrapper of torch's DistributedDataParallel, so gradients of "
+            "several processes would not be averaged. Start one process."
+        )
     set_seed(seed)
     train, validation = CachedDataset(cache), CachedDataset(cache, "validation")
     tokenizer = AutoTokenizer.from_pretrained(train.reader.tokenizer_path)
@@ -111,6 +116,7 @@ def main(
             logging_steps=10,
             seed=seed,
             report_to="none",
+            use_cpu=not torch.cuda.is_available(),
             remove_unused_columns=False,  # a batch is no set of columns
             prediction_loss_only=True,
             dataloader_num_workers=workers,

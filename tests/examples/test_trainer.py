@@ -1,6 +1,7 @@
 """examples/trainer.py: its step is that of a plain loop, however documents are divided."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -61,11 +62,20 @@ def test_a_step_is_the_mean_over_its_rows_however_they_are_divided(
 WORDS = ["--student", "1x32x2", "--epochs", "1", "--workers", "1", "--lr", "1e-3"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc-per-node", "2"]])
-def test_the_program_trains_resumes_and_leaves_a_model(tiny_cache, tmp_path, launcher):
+def test_several_processes_are_refused(tiny_cache, tmp_path):
     words = [
-        sys.executable, *launcher, ROOT / "examples" / "trainer.py", "--cache", tiny_cache,
+        sys.executable, ROOT / "examples" / "trainer.py", "--cache", tiny_cache, "--out",
+        tmp_path / "run", *WORDS,
+    ]  # fmt: skip
+    environment = {**os.environ, "WORLD_SIZE": "2"}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and "Start one process" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_program_trains_resumes_and_leaves_a_model(tiny_cache, tmp_path):
+    words = [
+        sys.executable, ROOT / "examples" / "trainer.py", "--cache", tiny_cache,
         "--out", tmp_path / "run", *WORDS,
     ]  # fmt: skip
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1800)
