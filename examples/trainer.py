@@ -94,8 +94,8 @@ def main(
     """Train, evaluate and save; the same command resumes from the last checkpoint."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise click.ClickException(
-            "The loss goes past the wrapper of torch's DistributedDataParallel, so gradients of "
-            "several processes would not be averaged. Start one process."
+            "With several processes a run came out otherwise than with one (eval_loss 3.353 "
+            "against 3.297 at equal steps), and why is not known yet. Start one process."
         )
     set_seed(seed)
     train, validation = CachedDataset(cache), CachedDataset(cache, "validation")
