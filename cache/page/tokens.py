@@ -3,13 +3,13 @@
 Whoever has no scripts sees tokens and entropies; page.js adds the rows and other colours.
 """
 
-import json
 from bisect import bisect_right
 from html import escape
 from typing import Any
 
 import numpy as np
 
+from cache.machine.html_page import script_json
 from cache.page.shown import Shown
 from cache.page.token_texts import TokenTexts, visible_html, visible_text
 
@@ -117,12 +117,3 @@ def _document(shown: Shown, document: int, number) -> dict[str, Any]:
 def _steps(nats: np.ndarray) -> list[int]:
     finite = np.nan_to_num(nats.astype(np.float64), posinf=1e5)
     return np.rint(finite * PRECISION).astype(int).tolist()
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script element around it, nor open a comment in it.
-
-    All but ASCII is escaped: line separators, lone surrogates.
-    """
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -4,8 +4,6 @@ Everything a model or a data set wrote is escaped, or travels as JSON that scrip
 as text. The page's policy lets no other script run and nothing be fetched.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.machine.durable import write_text
+from cache.machine.html_page import html_page
 from evaluation.errors import EvaluationError
 from evaluation.judging.self_check import SelfCheck
 from evaluation.page.assets import read_asset
@@ -83,24 +82,8 @@ def to_html(content: Mapping[str, Any], problems: Sequence[BenchmarkProblem], ou
         f"{part}</section>"
         for title, part in kept.items()
     )
-    return _page(_title(content), body)
-
-
-def _page(title: str, body: str) -> str:
     style = read_asset("page.css") + read_asset("charts.css")
-    script = read_asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{style}</style></head>\n"
-        f"<body>{body}\n<script>{script}</script></body></html>\n"
-    )
+    return html_page(_title(content), body, style=style, script=read_asset("page.js"))
 
 
 def _title(content: Mapping[str, Any]) -> str:

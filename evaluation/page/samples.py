@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.machine.html_page import script_json
 from evaluation.judging.outcomes import outcome_kind
 from evaluation.problems.benchmarks import BenchmarkProblem
 
@@ -77,15 +78,6 @@ def to_browser(
                     num_cut=packed.num_cut,
                 )
     raise AssertionError("the last and smallest attempt returns")
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script element around it, nor open a comment in it.
-
-    All but ASCII is escaped: line separators, lone surrogates of broken completions.
-    """
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 class _Packed:
