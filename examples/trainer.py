@@ -132,8 +132,7 @@ def main(
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
     eval_loss = trainer.evaluate()["eval_loss"]
-    if trainer.is_world_process_zero():
-        click.echo(f"eval_loss {eval_loss:.4f}; saved to {out}")
+    click.echo(f"eval_loss {eval_loss:.4f}; saved to {out}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
 from cache.targets.format import TargetFormat
 
-"""Template of prompts and completions as they stand."""
 DEFAULT_TEACHER = "bigcode/starcoder2-3b"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.building.config import BuildConfig
 from cache.building.read_corpus import spool_corpus
-from cache.building.texts import texts_of
+from cache.building.texts import texts_of, warn_of_template
 from cache.data.build_conversations import build_conversations
 from cache.data.conversations import Conversation
 from cache.data.corpus import VALIDATION
@@ -18,6 +18,7 @@ from cache.data.problems import dataset_sha256, load_problems
 from cache.data.sft import read_conversations
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
 from cache.data.templates import CHAT, chat_messages
+from cache.data.text_format import TextFormat
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256
 from cache.storage.layout import ShardLayout
@@ -30,6 +31,8 @@ class BuildJob:
 
     documents: Mapping[str, Sequence[Document]]
     """By split; a sequence may read its documents as they are asked for."""
+    texts: TextFormat
+    """How texts became tokens."""
     dropped: dict[str, list[DroppedDocument]]
     dataset_sha256: dict[str, str]
     shards: tuple[ShardRecord, ...]
@@ -74,16 +77,18 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
     Raises:
         CacheError: a dataset cannot be read, a split has no document, or other texts were begun.
     """
+    texts = texts_of(config, tokenizer)
+    warn_of_template(config, tokenizer)
     if config.corpus is not None:
         if found.plan is not None:
             _require_same_corpus(found.plan, config)
         if found.complete is not None:
-            return _finished_job(config, found.complete.plan)
-        return _corpus_job(config, tokenizer)
+            return _finished_job(config, texts, found.complete.plan)
+        return _corpus_job(config, texts, tokenizer)
     documents: dict[str, list[Document]] = {}
     dropped: dict[str, list[DroppedDocument]] = {}
     hashes: dict[str, str] = {}
-    for split, built in _documents_by_split(config, tokenizer):
+    for split, built in _documents_by_split(config, texts, tokenizer):
         documents[split], dropped[split], hashes[split] = built
     shards = [
         shard
@@ -94,6 +99,7 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
     everything = [document for split in documents.values() for document in split]
     return BuildJob(
         documents=documents,
+        texts=texts,
         dropped=dropped,
         dataset_sha256=hashes,
         shards=tuple(shards),
@@ -106,12 +112,14 @@ Built = tuple[list[Document], list[DroppedDocument], str]
 """Documents of a split, what was left out, and the hash of what they were made of."""
 
 
-def _documents_by_split(config: BuildConfig, tokenizer) -> Iterator[tuple[str, Built]]:
+def _documents_by_split(
+    config: BuildConfig, texts: TextFormat, tokenizer
+) -> Iterator[tuple[str, Built]]:
     options: dict[str, Any] = {
         "template": config.template,
         "max_length": config.max_length,
         "long_documents": config.long_documents,
-        "texts": texts_of(config, tokenizer),
+        "texts": texts,
     }
     for split in config.splits:
         if config.sft is not None:
@@ -177,7 +185,7 @@ def first_documents(
         yield read_job(config, tokenizer, CacheState(directory=config.out))
 
 
-def _corpus_job(config: BuildConfig, tokenizer) -> BuildJob:
+def _corpus_job(config: BuildConfig, texts: TextFormat, tokenizer) -> BuildJob:
     spool = spool_corpus(config, tokenizer)
     documents = {
         name: SpooledDocuments(
@@ -186,7 +194,7 @@ def _corpus_job(config: BuildConfig, tokenizer) -> BuildJob:
             num_tokens=split.num_tokens,
             max_length=config.max_length,
             file_tokens=spool.file_tokens,
-            isolated=config.isolate,
+            isolated=texts.isolated,
         )
         for name, split in spool.splits.items()
     }
@@ -197,6 +205,7 @@ def _corpus_job(config: BuildConfig, tokenizer) -> BuildJob:
     ]
     return BuildJob(
         documents=documents,
+        texts=texts,
         dropped={name: [] for name in documents},
         dataset_sha256={name: split.sha256 for name, split in spool.splits.items()},
         shards=tuple(shards),
@@ -205,7 +214,7 @@ def _corpus_job(config: BuildConfig, tokenizer) -> BuildJob:
     )
 
 
-def _finished_job(config: BuildConfig, plan: Plan) -> BuildJob:
+def _finished_job(config: BuildConfig, texts: TextFormat, plan: Plan) -> BuildJob:
     """The job of a complete cache at `out`, whose documents are gone from the spool."""
     found = plan.identity
     return BuildJob(
@@ -219,6 +228,7 @@ def _finished_job(config: BuildConfig, plan: Plan) -> BuildJob:
             )
             for name in found.dataset_sha256
         },
+        texts=texts,
         dropped={name: [] for name in found.dataset_sha256},
         dataset_sha256=found.dataset_sha256,
         shards=plan.shards,

@@ -8,7 +8,6 @@ from pathlib import Path
 from cache.building.config import BuildConfig
 from cache.building.fit_basis import fit_basis
 from cache.building.job import BuildJob, read_job
-from cache.building.texts import texts_of
 from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
@@ -216,7 +215,7 @@ def _identity(
         dataset=config.dataset,
         dataset_sha256=job.dataset_sha256,
         template=config.recorded_template,
-        texts=texts_of(config, tokenizer),
+        texts=job.texts,
         max_length=config.max_length,
         long_documents=config.long_documents,
         targets=config.targets,

@@ -12,6 +12,7 @@ from cache.building.texts import texts_of
 from cache.data.corpus import VALIDATION, Corpus
 from cache.data.documents import require_end_of_text
 from cache.data.spool import BEGINS_TEXT, SPOOL_DIR, Spool
+from cache.data.text_format import TextFormat
 from cache.data.text_range import TextRange
 from cache.data.text_stream import TextStream
 from cache.data.tokenise import encode_all
@@ -33,17 +34,18 @@ def spool_corpus(config: BuildConfig, tokenizer) -> Spool:
     corpus = config.corpus
     assert corpus is not None
     require_end_of_text(tokenizer)
+    texts = texts_of(config, tokenizer)
     spool = Spool(
         config.out / SPOOL_DIR,
         config.cached_splits,
         max_length=config.max_length,
         shard_tokens=config.shard_tokens,
-        options=_options(config, corpus, tokenizer),
+        options=_options(config, corpus, texts, tokenizer),
     )
     if not spool.complete:
         with counted_progress("reading the corpus", first="opening the corpus") as on_tokens:
             for number in range(spool.position.get("split", 0), len(config.splits)):
-                _SplitReader(config, corpus, tokenizer, spool, number).run(on_tokens)
+                _SplitReader(config, corpus, texts, tokenizer, spool, number).run(on_tokens)
         spool.finish()
     for split, spooled in spool.splits.items():
         if not spooled.num_tokens:
@@ -58,9 +60,17 @@ def spool_corpus(config: BuildConfig, tokenizer) -> Spool:
 class _SplitReader:
     """Reads one split of the corpus to its end."""
 
-    def __init__(self, config: BuildConfig, corpus: Corpus, tokenizer, spool: Spool, number: int):
+    def __init__(
+        self,
+        config: BuildConfig,
+        corpus: Corpus,
+        texts: TextFormat,
+        tokenizer,
+        spool: Spool,
+        number: int,
+    ):
         self._corpus, self._limit, self._tokenizer = corpus, config.limit, tokenizer
-        self._format = texts_of(config, tokenizer)
+        self._format = texts
         self._spool, self._number, self._split = spool, number, config.splits[number]
         begun = spool.position if spool.position.get("split") == number else {}
         self._num_texts = begun.get("num_texts", corpus.skip)
@@ -117,7 +127,7 @@ class _SplitReader:
         )
 
 
-def _options(config: BuildConfig, corpus: Corpus, tokenizer) -> dict[str, Any]:
+def _options(config: BuildConfig, corpus: Corpus, texts: TextFormat, tokenizer) -> dict[str, Any]:
     return {
         "dataset": config.dataset,
         "splits": list(config.splits),
@@ -125,5 +135,5 @@ def _options(config: BuildConfig, corpus: Corpus, tokenizer) -> dict[str, Any]:
         "max_length": config.max_length,
         "shard_tokens": config.shard_tokens,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
-        "texts": json.loads(json.dumps(asdict(texts_of(config, tokenizer)))),
+        "texts": json.loads(json.dumps(asdict(texts))),
     }

@@ -22,7 +22,16 @@ def texts_of(config: BuildConfig, tokenizer) -> TextFormat:
             chat_template_sha256=template_sha256(tokenizer),
             chat_date=CHAT_DATE,
         )
-    if tokenizer.chat_template and config.corpus is None:
+    return TextFormat(
+        prefix_ids=prefix_of(tokenizer, config.bos),
+        parse_special=config.parse_special,
+        isolated=config.corpus is not None and config.isolate,
+    )
+
+
+def warn_of_template(config: BuildConfig, tokenizer) -> None:
+    """CacheWarning where a teacher has a chat template and is asked by another."""
+    if config.template != CHAT and tokenizer.chat_template and config.corpus is None:
         warnings.warn(
             f"{config.teacher} has a chat template, and the template {config.template!r} is used: "
             "an Instruct teacher is asked in a form that it was not tuned for. --template chat "
@@ -30,8 +39,3 @@ def texts_of(config: BuildConfig, tokenizer) -> TextFormat:
             CacheWarning,
             stacklevel=2,
         )
-    return TextFormat(
-        prefix_ids=prefix_of(tokenizer, config.bos),
-        parse_special=config.parse_special,
-        isolated=config.corpus is not None and config.isolate,
-    )

@@ -23,16 +23,17 @@ class TextFormat:
     chat_date: str = ""
     """The day that templates which print one were told; empty where no template was used."""
 
-    def words(self) -> str:
-        """In a line, for people."""
+    def words(self, before: str) -> str:
+        """In a line, for people.
+
+        Args:
+            before: what `prefix_ids` are; a chat template says itself what begins a text.
+        """
         if self.chat_template_sha256:
-            words = [f"chat template {self.chat_template_sha256[:12]}, date {self.chat_date}"]
-        elif self.prefix_ids:
-            words = [f"texts begin with the ids {', '.join(map(str, self.prefix_ids))}"]
-        else:
-            words = ["nothing before a text"]
+            before = f"what the chat template writes (sha256 {self.chat_template_sha256[:12]})"
+        words = [before]
         if self.parse_special:
-            words.append("names of special tokens are these tokens")
+            words.append("special tokens' names in data are those tokens")
         if self.isolated:
             words.append("packed texts do not see each other")
         return "; ".join(words)

@@ -4,14 +4,13 @@ Whatever a data set or a tokenizer wrote is escaped, or travels as JSON that the
 page as text. The page's policy lets no other script run and nothing be fetched.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 
 from cache.machine.durable import write_text
+from cache.machine.html_page import html_page
 from cache.page.health import FINE, Check, check_health
 from cache.page.shown import Shown, read_shown
 from cache.page.token_texts import TokenTexts
@@ -49,23 +48,8 @@ def to_html(reader: CacheReader, shown: Shown, texts: TokenTexts) -> str:
         + rows_json(shown, texts, reader.vocab_size)
         + "</script>"
     )
-    return _page(f"Cache of {_last_part(reader.identity.teacher)}", body)
-
-
-def _page(title: str, body: str) -> str:
-    style, script = _asset("page.css"), _asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{style}</style></head>\n"
-        f"<body>{body}\n<script>{script}</script></body></html>\n"
-    )
+    title = f"Cache of {_last_part(reader.identity.teacher)}"
+    page = html_page(title, body, style=_asset("page.css"), script=_asset("page.js"))
     return page.encode("utf-8", "replace").decode()  # a path may hold what UTF-8 does not
 
 
@@ -109,23 +93,14 @@ def _facts(reader: CacheReader, texts: TokenTexts) -> str:
     identity, created = reader.identity, reader.manifest.created
     known = identity_facts(identity)
     facts = {name: known[name] for name in ("teacher", "dataset", "template")}
-    facts["before texts"] = _before_texts(reader, texts)
+    before = texts.joined(identity.texts.prefix_ids) or "nothing"
+    facts["before texts"] = identity.texts.words(before)
     facts |= {name: known[name] for name in ("targets", "vocabulary", "format")}
     facts["built"] = ", ".join(str(created[name]) for name in ("date", "device"))
     return (
         f'<details class="facts" open><summary>What this cache is</summary><div>{_pairs(facts)}'
         f"{_fidelity(reader.fidelity())}</div></details>"
     )
-
-
-def _before_texts(reader: CacheReader, texts: TokenTexts) -> str:
-    found = reader.identity.texts
-    what = texts.joined(found.prefix_ids) or "nothing"
-    if found.chat_template_sha256:
-        what = f"what the chat template writes (sha256 {found.chat_template_sha256[:12]})"
-    parsed = "special tokens' names in data are those tokens" if found.parse_special else ""
-    alone = "packed texts do not see each other" if found.isolated else ""
-    return "; ".join(part for part in (what, parsed, alone) if part)
 
 
 def _fidelity(fidelity: Sequence[Fidelity]) -> str:

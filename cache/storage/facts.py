@@ -17,6 +17,11 @@ class SplitSize:
     num_bytes: int
 
 
+def _beginning(identity: Identity) -> str:
+    ids = ", ".join(map(str, identity.texts.prefix_ids))
+    return f"texts begin with the ids {ids}" if ids else "nothing before a text"
+
+
 def _vocabulary(identity: Identity) -> str:
     if identity.num_tokens >= identity.vocab_size:
         return f"{identity.vocab_size:,}"
@@ -32,7 +37,7 @@ def identity_facts(identity: Identity) -> dict[str, str]:
         "vocabulary": _vocabulary(identity),
         "dataset": identity.dataset,
         "template": f"{identity.template}, up to {identity.max_length} tokens",
-        "tokens": identity.texts.words(),
+        "tokens": identity.texts.words(_beginning(identity)),
         "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
     }

@@ -20,6 +20,8 @@ READABLE_VERSIONS = (3, 4)
 _NAMES_ONLY = frozenset({"teacher", "revision", "dataset"})
 SINCE_4: dict[str, Any] = {"texts": TextFormat(parse_special=True), "logits": LogitMap()}
 """Fields that version 3 has not, and what was the case without a word."""
+_NEW_IN_4 = frozenset({*SINCE_4, "num_tokens"})
+"""Those, and one that was each cache's `vocab_size`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,8 @@ class Identity:
         return json_sha256(compared)
 
     def _compared(self) -> dict[str, Any]:
-        unknown = (*SINCE_4, "num_tokens") if self.format_version < 4 else ()
-        left_out = {*_NAMES_ONLY, *unknown}
+        unknown = _NEW_IN_4 if self.format_version < 4 else frozenset()
+        left_out = _NAMES_ONLY | unknown
         return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
@@ -137,8 +139,7 @@ def identity_from_json(content: Any) -> Identity:
             f"{known}. Install the release that wrote it, or rebuild the cache."
         )
     if found_version < 4:
-        new = (*SINCE_4, "num_tokens")
-        kinds = {name: kind for name, kind in kinds.items() if name not in new}
+        kinds = {name: kind for name, kind in kinds.items() if name not in _NEW_IN_4}
     if set(content) != set(kinds):
         odd = sorted(set(content) ^ set(kinds))
         raise CacheError(f"the identity's fields are not those of this version: {odd}")
