@@ -10,7 +10,7 @@ import click
 from cache.commands.build import cache_teacher
 from cache.commands.group import cache_group
 from cache.errors import CacheError, CacheWarning
-from distill.commands import sweep, train
+from distill.commands import init_student, sweep, train
 from distill.errors import DistillError
 from evaluation.commands import evaluate, report, score
 from evaluation.errors import EvaluationError
@@ -70,7 +70,7 @@ def main():
     """
 
 
-for command in (cache_teacher, cache_group, train, sweep, evaluate, report, score):
+for command in (cache_teacher, cache_group, init_student, train, sweep, evaluate, report, score):
     main.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands `train` and `sweep`."""
+"""The commands `init-student`, `train` and `sweep`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,8 @@ from rich.console import Console
 from cache.machine.choices import PRECISIONS, WANDB_MODES
 from cache.machine.click_options import ANY_PATH, FILE, FOLDER, add_options
 from distill.settings.config import ENGINES, SweepConfig, TrainConfig
-from distill.settings.recipe import BATCHINGS, DIVERGENCES, LOSS_ON, LR_SCHEDULES
+from distill.settings.cut import CHOICES, CutConfig
+from distill.settings.recipe import BATCHINGS, DIVERGENCES, INITS, LOSS_ON, LR_SCHEDULES
 from distill.settings.recipe_files import find_recipe
 
 
@@ -18,7 +19,13 @@ def _recipe_overrides(command):
     return add_options(
         command,
         [
-            click.option("--student", help="44m, 202m, tiny or LAYERSxWIDTHxHEADS."),
+            click.option(
+                "--student",
+                help="44m, 202m, tiny, LAYERSxWIDTHxHEADS, or a folder or hub id of a model.",
+            ),
+            click.option(
+                "--init", type=click.Choice(INITS), help="Of such a model: its own weights, or new."
+            ),
             click.option("--temperature", type=float, help="1 to 4."),
             click.option("--temperature-end", type=float, help="Of the last step."),
             click.option("--alpha", type=float, help="Weight of the teacher's term, 0 to 1."),
@@ -47,10 +54,71 @@ def _recipe_overrides(command):
                 default=None,
                 help="Less memory, more time.",
             ),
+            click.option(
+                "--freeze", multiple=True, help="Parts that do not learn, by name; repeat it."
+            ),
             click.option("--compile/--no-compile", default=None, help="torch.compile the trunk."),
             click.option("--seed", type=int),
         ],
     )
+
+
+@click.command("init-student")
+@click.option("--teacher", required=True, help="Hub id, folder or .gguf file.")
+@click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
+@click.option("--layers", "num_layers", type=int, help="How many of its layers to keep.")
+@click.option("--keep", help="Which, by hand: numbers from 0 on, with commas.")
+@click.option(
+    "--choose",
+    type=click.Choice(CHOICES),
+    default=CutConfig.choose,
+    help="Which layers: evenly spaced; those that change most; those whose loss costs most.",
+)
+@click.option(
+    "--cache", help="Cache of this teacher: its documents are measured on, its dtype is taken."
+)
+@click.option("--num-tokens", default=CutConfig.num_tokens, help="Of the cache's, to measure on.")
+@click.option(
+    "--dtype",
+    type=click.Choice(PRECISIONS),
+    default=CutConfig.dtype,
+    help="Of the weights, where no cache says it.",
+)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the student.")
+def init_student(keep: str | None, cache: str | None, **options):
+    """Cut a student from a teacher: some of its layers, as a folder that `train --student` takes.
+
+    Runs once, where the teacher is. With --cache it also says what the cut costs before any
+    training, in nats a token.
+
+    \b
+    Example:
+      python cli.py init-student --teacher bigcode/starcoder2-3b --layers 15 --out runs/half
+      python cli.py init-student --teacher bigcode/starcoder2-3b --layers 20 --choose kl \\
+          --cache runs/cache --out runs/twenty
+      python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --student runs/half \\
+          --lr 1e-4 --out runs/half_t2.0_a0.5
+    """
+    from cache.machine.progress import counted_progress
+    from cache.remote.local_copy import local_cache
+    from distill.cutting.init_student import init_student as cut
+    from distill.cutting.tables import cut_table
+
+    config = CutConfig(
+        kept=None if keep is None else _numbers(keep),
+        cache=None if cache is None else local_cache(cache),
+        **options,
+    )
+    with counted_progress("choosing layers", first="loading the teacher") as on_measured:
+        result = cut(config, on_measured)
+    Console().print(cut_table(result))
+
+
+def _numbers(words: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{words!r} is not a list like 0,2,5.") from error
 
 
 @click.command("train")
@@ -88,7 +156,7 @@ def train(
       python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --temperature 1.5 \\
           --out runs/warmer
     """
-    given = {field: value for field, value in overrides.items() if value is not None}
+    given = {field: value for field, value in overrides.items() if value not in (None, ())}
     recipe = replace(find_recipe(recipe_name, recipes), **given)
     from cache.remote.local_copy import local_cache
 

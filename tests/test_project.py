@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distill/batches": {"distill/errors", "distill/settings"},
     "distill/loss": {"distill/errors"},
     "distill/learning": {"distill/batches", "distill/errors", "distill/loss", "distill/settings"},
+    "distill/cutting": {"distill/errors", "distill/settings"},
     "distill/run": {
         "distill/batches", "distill/errors", "distill/learning", "distill/loss",
         "distill/settings",
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "distill/batches", "distill/errors", "distill/learning", "distill/run",
         "distill/settings",
     },
-    "distill/commands": {"distill/run", "distill/settings", "distill/sweeps"},
+    "distill/commands": {"distill/cutting", "distill/run", "distill/settings", "distill/sweeps"},
     "evaluation": {
         "evaluation/benchmark", "evaluation/config", "evaluation/errors", "evaluation/judging",
         "evaluation/metrics", "evaluation/problems",
@@ -108,7 +109,7 @@ OF_CACHE = {
     "distill": (
         "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",
         "cache.targets.tails",
-        "cache.reading.reader", "cache.remote.local_copy",
+        "cache.reading.reader", "cache.remote.local_copy", "cache.teacher",
     ),
     "evaluation": (
         "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import GPT2LMHeadModel
+from transformers import PreTrainedModel
 
 from distill.batches.batch import Batch
 from distill.errors import DistillError
@@ -52,7 +52,7 @@ class Learner:
 
     def __init__(
         self,
-        student: GPT2LMHeadModel,
+        student: PreTrainedModel,
         recipe: Recipe,
         accelerator: Accelerator,
         *,
@@ -66,7 +66,7 @@ class Learner:
         prepare_trunk(student, recipe, accelerator.device)
         objective = Objective(student, terms_at(recipe, 0.0))
         optimizer = torch.optim.AdamW(
-            objective.parameters(),
+            [p for p in objective.parameters() if p.requires_grad],
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             # With a loss scaler a fused step skips itself, unseen by those who count skipped steps.

@@ -1,4 +1,4 @@
-"""A student: GPT-2's shape, random weights, and the words of the cache's teacher.
+"""A student before its first step: of a shape and with random weights, or a model that is there.
 
 Letters of shapes: V vocabulary.
 """
@@ -7,17 +7,68 @@ from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
-    GPT2LMHeadModel,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from cache.reading.reader import CacheReader
 from distill.batches.batch import padding_id
 from distill.errors import DistillError
-from distill.settings.shapes import StudentShape
+from distill.learning.pretrained import load_student
+from distill.settings.recipe import Recipe
+from distill.settings.shapes import StudentShape, names_model, parse_shape
 
 MIN_POSITIONS = 512
 """Positions of every student, and more where the cache's documents are longer."""
+
+
+def first_student(
+    recipe: Recipe, reader: CacheReader, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """The student that a recipe begins with, on the CPU, fp32.
+
+    Weights that are random come from torch's generator. Parts that the recipe freezes ask for no
+    gradient.
+
+    Args:
+        tokenizer: the cache's.
+
+    Raises:
+        DistillError: the student and the cache do not fit, or nothing is left to learn.
+    """
+    if names_model(recipe.student):
+        student = load_student(
+            recipe.student, reader, tokenizer, pretrained=recipe.init != "random"
+        )
+    else:
+        student = build_student(
+            parse_shape(recipe.student),
+            vocab_size=reader.vocab_size,
+            max_length=reader.max_length,
+            tokenizer=tokenizer,
+            dropout=recipe.dropout,
+        )
+    require_same_vocabulary(student, reader)
+    _freeze(student, recipe)
+    return student
+
+
+def _freeze(student: PreTrainedModel, recipe: Recipe) -> None:
+    """Raises DistillError where a name fits no parameter, or all are frozen."""
+    parameters = dict(student.named_parameters())
+    for part in recipe.freeze:
+        found = [name for name in parameters if part in name]
+        if not found:
+            raise DistillError(
+                f"recipe {recipe.name}: freeze names {part!r}, but no parameter of the student has "
+                f"that in its name. They are {', '.join(list(parameters)[:4])} and so on."
+            )
+        for name in found:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise DistillError(f"recipe {recipe.name}: freeze leaves nothing to learn.")
 
 
 def build_student(
@@ -27,7 +78,7 @@ def build_student(
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
     dropout: float = 0.1,
-) -> GPT2LMHeadModel:
+) -> PreTrainedModel:
     """A student with random weights from torch's generator, on torch's default device.
 
     The output head is the input embedding, so that V x width is paid for once.
@@ -44,25 +95,48 @@ def build_student(
     require_tokenizer_fits(tokenizer, vocab_size)
     eos_id = tokenizer.eos_token_id
     bos_id = eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    config = GPT2Config(
+    # No pad_token_id: with it transformers warns of every batch that has padding at its end.
+    config = _config(
+        shape,
+        dropout,
         vocab_size=vocab_size,
-        n_positions=num_positions(max_length),
-        n_layer=shape.num_layers,
-        n_embd=shape.width,
-        n_head=shape.num_heads,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        resid_pdrop=dropout,
+        max_position_embeddings=num_positions(max_length),
         tie_word_embeddings=True,
         bos_token_id=bos_id,
         eos_token_id=eos_id,
-        pad_token_id=padding_id(tokenizer),
     )
     student = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     student.generation_config = GenerationConfig(
         bos_token_id=bos_id, eos_token_id=eos_id, pad_token_id=padding_id(tokenizer)
     )
     return student
+
+
+def _config(shape: StudentShape, dropout: float, **common) -> PreTrainedConfig:
+    if shape.family == "llama":
+        return LlamaConfig(
+            **common,
+            hidden_size=shape.width,
+            intermediate_size=shape.feed_forward_width,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads or shape.num_heads,
+            attention_dropout=dropout,
+        )
+    return GPT2Config(
+        **common,
+        n_embd=shape.width,
+        n_layer=shape.num_layers,
+        n_head=shape.num_heads,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        resid_pdrop=dropout,
+    )
+
+
+def max_positions(student: PreTrainedModel) -> int | None:
+    """Longest input of a model; None where its configuration does not say."""
+    return getattr(student.config.get_text_config(), "max_position_embeddings", None)
 
 
 def num_positions(max_length: int) -> int:
@@ -87,13 +161,14 @@ def require_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, vocab_size: int) 
         )
 
 
-def require_same_vocabulary(student: GPT2LMHeadModel, reader: CacheReader) -> None:
+def require_same_vocabulary(student: PreTrainedModel, reader: CacheReader) -> None:
     """Raises DistillError unless the student has the vocabulary of the cache's rows."""
-    if student.config.vocab_size != reader.vocab_size:
+    vocab_size = student.get_output_embeddings().weight.shape[0]
+    if vocab_size != reader.vocab_size:
         raise DistillError(
             f"cache at {reader.path} was built with vocab_size={reader.vocab_size} (teacher "
             f"{reader.identity.teacher}), but this student has "
-            f"vocab_size={student.config.vocab_size}. Token ids would mean different words. "
+            f"vocab_size={vocab_size}. Token ids would mean different words. "
             "Use a student preset with the cache's tokenizer, or rebuild: "
             "python cli.py cache-teacher --teacher ..."
         )

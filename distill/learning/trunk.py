@@ -1,13 +1,13 @@
 """How a student's trunk computes: as it is, compiled, or in less memory."""
 
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import PreTrainedModel
 
 from distill.errors import DistillError
 from distill.settings.recipe import Recipe
 
 
-def prepare_trunk(student: GPT2LMHeadModel, recipe: Recipe, device: torch.device) -> None:
+def prepare_trunk(student: PreTrainedModel, recipe: Recipe, device: torch.device) -> None:
     """Let the student's trunk compute as the recipe says; weights and their names stay.
 
     Raises:
@@ -19,7 +19,7 @@ def prepare_trunk(student: GPT2LMHeadModel, recipe: Recipe, device: torch.device
         (enable or student.gradient_checkpointing_enable)({"use_reentrant": False})
     if recipe.compile:
         require_compiler(device)
-        student.transformer.compile(dynamic=True)  # documents have all lengths
+        student.base_model.compile(dynamic=True)  # documents have all lengths
 
 
 def require_compiler(device: torch.device) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
+from distill.learning.student import max_positions
 from distill.run.checkpoint import last_checkpoint
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
@@ -89,7 +90,7 @@ def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheRead
     """Raises DistillError, naming the fields, unless a run has this recipe and this cache."""
     # What a recipe did not know when the run was started had its default.
     defaults = {f.name: f.default for f in fields(config.recipe) if f.default is not MISSING}
-    recipe, before = asdict(config.recipe), {**defaults, **run["recipe"]}
+    recipe, before = _as_json(asdict(config.recipe)), {**_as_json(defaults), **run["recipe"]}
     differing = [
         f"recipe.{field} was {before.get(field)!r} and is {recipe.get(field)!r}"
         for field in {**recipe, **before}
@@ -99,7 +100,7 @@ def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheRead
         old = run["cache"].get("identity", {})
         differing += [
             f"cache.{field} was {old.get(field)!r} and is {value!r}"
-            for field, value in json.loads(json.dumps(asdict(reader.identity))).items()
+            for field, value in _as_json(asdict(reader.identity)).items()
             if old.get(field) != value
         ] or [f"cache identity was {run['cache']['identity_hash']} and is {reader.identity_hash}"]
     if differing:
@@ -107,6 +108,11 @@ def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheRead
             f"{config.out} holds another run: {'; '.join(differing)}. Use the recipe and the "
             "cache it was started with, or choose another --out."
         )
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """What is read back of them from a JSON file: tuples are lists there."""
+    return json.loads(json.dumps(values))
 
 
 def checkpoint_of(out: Path) -> Path | None:
@@ -137,7 +143,7 @@ def finish_run(
             tokenizer_path,
             tmp,
             prefix_ids=run["cache"]["identity"].get("texts", {}).get("prefix_ids", ()),
-            num_positions=student.config.max_position_embeddings,
+            num_positions=max_positions(student),
         )
     for path in staged.iterdir():
         path.replace(out / path.name)

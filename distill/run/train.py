@@ -18,7 +18,7 @@ from distill.batches.epochs import Epochs
 from distill.errors import DistillError
 from distill.learning.learner import Learner, Losses
 from distill.learning.precision import start_accelerator
-from distill.learning.student import build_student, require_same_vocabulary
+from distill.learning.student import first_student
 from distill.loss.divergences import require_divergence_fits
 from distill.run.card import model_card
 from distill.run.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
@@ -37,7 +37,6 @@ from distill.run.run_folder import (
     require_usable,
 )
 from distill.settings.config import TrainConfig
-from distill.settings.shapes import parse_shape
 
 
 def train(config: TrainConfig, *, reader: CacheReader | None = None) -> TrainResult:
@@ -87,14 +86,7 @@ class _Training:
             world_size=accelerator.num_processes,
         )
         seed_process(recipe.seed, rank=0)  # the same weights in every process
-        student = build_student(
-            parse_shape(recipe.student),
-            vocab_size=reader.vocab_size,
-            max_length=reader.max_length,
-            tokenizer=tokenizer,
-            dropout=recipe.dropout,
-        )
-        require_same_vocabulary(student, reader)
+        student = first_student(recipe, reader, tokenizer)
         require_divergence_fits(recipe.divergence, reader.identity.targets.tail)
         self.num_parameters = student.num_parameters()
         self.learner = Learner(student, recipe, accelerator, num_steps=self.epochs.num_steps)

@@ -8,11 +8,12 @@ from typing import Any
 from cache.machine.choices import PRECISIONS
 from cache.targets.format import MAX_TEMPERATURE, MIN_TEMPERATURE
 from distill.errors import DistillError
-from distill.settings.shapes import parse_shape
+from distill.settings.shapes import names_model, parse_shape
 
 BATCHINGS = ("grouped", "packed")
 LOSS_ON = ("all", "completion", "assistant")
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
+INITS = ("pretrained", "random")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -23,7 +24,8 @@ class Recipe:
     name: str
     """Name of the run and of its directory in a sweep."""
     student: str
-    """`44m`, `202m`, `tiny`, or LAYERSxWIDTHxHEADS such as 6x512x8."""
+    """`44m`, `202m`, `tiny`, LAYERSxWIDTHxHEADS such as 6x512x8 or llama:6x512x8; or a folder or
+    hub id of any causal language model with the teacher's tokenizer."""
     temperature: float
     """Softens teacher and student in the distillation term; 1 to 4."""
     alpha: float
@@ -54,7 +56,8 @@ class Recipe:
     clip: float = 1.0
     """Largest gradient norm; a longer gradient is scaled down to it."""
     dropout: float = 0.1
-    """Dropout of embeddings, attention and residual branches, as in GPT-2."""
+    """Dropout of embeddings, attention and residual branches, as in GPT-2; a llama shape has it in
+    attention alone, and a model from a folder or the hub has that of its configuration."""
     loss_on: str = "all"
     """`all` rows, those whose label is in the `completion` (the code), or those whose label the
     `assistant` wrote, in any turn of a conversation."""
@@ -64,6 +67,11 @@ class Recipe:
     """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the student's trunk with torch.compile, which takes minutes before the first step."""
+    init: str | None = None
+    """First weights of a model from a folder or the hub: `pretrained`, its own, or `random`, from
+    its configuration alone; None: `pretrained` where there are any."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not learn: every parameter with one of these in its name."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -73,7 +81,10 @@ class Recipe:
                 f"recipe name {self.name!r} cannot name a directory. "
                 "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
             )
-        parse_shape(self.student)
+        if not names_model(self.student):
+            parse_shape(self.student)
+            self._require("init", self.init != "pretrained", "random for a shape")
+        self._require("init", self.init in (None, *INITS), f"one of {', '.join(INITS)}")
         for field in ("temperature", "temperature_end"):
             value = getattr(self, field)
             if value is not None and not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
@@ -130,11 +141,14 @@ def recipe_from_mapping(mapping: dict[str, Any]) -> Recipe:
 
 
 def _typed(label: str, key: str, wanted: Any, value: Any) -> Any:
-    if wanted == float | None:
-        if value is None:
-            return None
-        wanted = float
-    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if value is None and wanted in (float | None, str | None):
+        return None
+    wanted = {float | None: float, str | None: str}.get(wanted, wanted)
+    if wanted == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        wanted = "list of strings"
+    elif wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
@@ -142,6 +156,6 @@ def _typed(label: str, key: str, wanted: Any, value: Any) -> Any:
     elif type(value) is wanted:
         return value
     raise DistillError(
-        f"{label}: {key} is {value!r}, but must be of type {wanted.__name__}. "
+        f"{label}: {key} is {value!r}, but must be of type {getattr(wanted, '__name__', wanted)}. "
         f"Change `{key}` in the recipe."
     )

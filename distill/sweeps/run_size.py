@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from cache.reading.reader import CacheReader
 from distill.batches.epochs import TRAIN, Epochs
+from distill.learning.pretrained import count_parameters
 from distill.learning.student import num_positions
 from distill.settings.recipe import Recipe
-from distill.settings.shapes import parse_shape
+from distill.settings.shapes import names_model, parse_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,14 @@ def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
     epochs = Epochs(reader, recipe, pad_id=0)
     return RunSize(
         recipe=recipe,
-        num_parameters=parse_shape(recipe.student).num_parameters(
-            reader.vocab_size, num_positions(reader.max_length)
-        ),
+        num_parameters=_num_parameters(recipe.student, reader),
         num_steps=epochs.num_steps,
         num_tokens=recipe.epochs * int(reader.document_lengths(TRAIN).sum()),
     )
+
+
+def _num_parameters(student: str, reader: CacheReader) -> int:
+    if not names_model(student):
+        shape = parse_shape(student)
+        return shape.num_parameters(reader.vocab_size, num_positions(reader.max_length))
+    return count_parameters(student, reader.vocab_size)

@@ -38,6 +38,7 @@ def write_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE) -> Path:
 @dataclass(frozen=True, kw_only=True)
 class FakeIdentity:
     teacher: str = "example/bigram-teacher"
+    teacher_sha256: str = "of-the-bigrams"
     dataset: str = "example/problems"
     template: str = "instruction"
     vocab_size: int = VOCAB_SIZE

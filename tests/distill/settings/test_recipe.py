@@ -114,6 +114,23 @@ def test_a_wrong_value_is_named(field, value, message):
 def test_shapes_are_presets_or_three_numbers():
     assert parse_shape("44m") == StudentShape(num_layers=6, width=512, num_heads=8)
     assert parse_shape("3x48x4") == StudentShape(num_layers=3, width=48, num_heads=4)
+    assert parse_shape("llama:2x64x8x2") == StudentShape(
+        num_layers=2, width=64, num_heads=8, family="llama", num_kv_heads=2
+    )
+    for wrong in ("bloom:2x64x8", "gpt2:2x64x8x2", "llama:2x64x8x3", "44mm"):
+        with pytest.raises(DistillError):
+            parse_shape(wrong)
+
+
+def test_a_student_may_be_a_folder_or_a_hub_id(tmp_path):
+    assert small_recipe(student="owner/name").student == "owner/name"
+    assert small_recipe(student=str(tmp_path), init="random").init == "random"
+    with pytest.raises(DistillError, match="init is 'pretrained', but must be random for a shape"):
+        small_recipe(student="2x64x2", init="pretrained")
+    listed = recipe_from_mapping({**MINIMAL, "freeze": ["wte"], "init": None})
+    assert (listed.freeze, listed.init) == (("wte",), None)
+    with pytest.raises(DistillError, match="freeze is 'wte', but must be of type list of strings"):
+        recipe_from_mapping({**MINIMAL, "freeze": "wte"})
 
 
 def test_yaml_numbers_without_a_point_are_numbers():
