@@ -56,8 +56,7 @@ def build_student(
         tie_word_embeddings=True,
         bos_token_id=bos_id,
         eos_token_id=eos_id,
-        pad_token_id=padding_id(tokenizer),
-    )
+    )  # no pad_token_id: with it transformers warns of every batch that has padding at its end
     student = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     student.generation_config = GenerationConfig(
         bos_token_id=bos_id, eos_token_id=eos_id, pad_token_id=padding_id(tokenizer)
