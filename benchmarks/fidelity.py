@@ -17,7 +17,7 @@ from cache.building.config import BuildConfig
 from cache.building.job import first_documents
 from cache.machine.precision import resolve_dtype
 from cache.targets.format import TargetFormat
-from cache.teacher.load import load_causal_lm, load_tokenizer
+from cache.teacher.load import load_causal_lm, load_tokenizer, num_token_ids
 from cache.teacher.teacher import Teacher
 from cache.tools.trial import Trial, TrialResult
 
@@ -110,11 +110,13 @@ def main(
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model = load_causal_lm(teacher, dtype=resolve_dtype("auto"))
     config = BuildConfig(out=Path("unused"), teacher=teacher, dataset=dataset, splits=("train",))
-    with first_documents(config, load_tokenizer(teacher)) as plan:
+    tokenizer = load_tokenizer(teacher)
+    with first_documents(config, tokenizer) as plan:
         documents = plan.documents["train"]
     trial = Trial(
         Teacher(model),
         documents,
+        num_tokens=num_token_ids(tokenizer),
         num_rows=rows,
         batch_tokens=batch_tokens,
         shard_rows=SHARD_ROWS,

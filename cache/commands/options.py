@@ -15,7 +15,7 @@ from cache.data.text_format import BOS_CHOICES
 from cache.errors import CacheError
 from cache.machine.choices import PRECISIONS
 from cache.machine.click_options import add_options
-from cache.targets.format import TAILS, TargetFormat
+from cache.targets.format import TAIL_KL, TAILS, TargetFormat
 
 
 def data_options(command, default: str | None):
@@ -169,6 +169,12 @@ def _flag(name: str) -> str:
     return next(p.opts[0] for p in parameters if p.name == name)
 
 
+def _number_or_auto(context, parameter, value: str) -> float | None:
+    if value == "auto":
+        return None
+    return click.FLOAT.convert(value, parameter, context)
+
+
 def target_options(command):
     """Options that make up a `TargetFormat`, handed on as `targets`."""
 
@@ -209,8 +215,10 @@ def target_options(command):
             ),
             click.option(
                 "--tail-bytes",
-                default=TargetFormat.tail_bytes,
-                help="Bytes a row that they may take once coded.",
+                default="auto",
+                callback=_number_or_auto,
+                help="Bytes a row that they may take once coded; auto: as many as a KL of "
+                f"{TAIL_KL:g} at T = 2 needs with this teacher.",
             ),
             click.option(
                 "--tail-samples", default=TargetFormat.tail_samples, help="Draws of a sampled tail."

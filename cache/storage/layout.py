@@ -13,6 +13,9 @@ from cache.targets.tail_mass import NODES
 Field = tuple[np.dtype, tuple[int, ...]]
 HALF = np.dtype("<f2")
 
+_AUTO_BYTES = 240
+"""For the estimate alone: bytes of a row's codes where the teacher decides; see docs/tails.md."""
+
 ANY = -1
 """Stands for a length that only the shard knows; it is bounded by `ShardLayout.largest`."""
 
@@ -124,5 +127,7 @@ class ShardLayout:
             for name, (dtype, shape) in self.row_fields().items()
             if name != "tail_codes"
         )
-        coded = self.targets.tail_bytes + 4 if self.targets.tail == "lowrank" else 0
+        coded = 0.0
+        if self.targets.tail == "lowrank":
+            coded = 4 + (self.targets.tail_bytes or _AUTO_BYTES)
         return rows + coded + self.id_dtype.itemsize

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cache.errors import CacheError
+from cache.targets.format import TAIL_KL
 from cache.targets.rans import PRECISION_BITS, FrequencyTables, fit_tables
 
 FIT_TEMPERATURE = 2.0
@@ -144,8 +145,13 @@ class BasisFit:
         self._scales.append(row_scale(mass))
         self._solved = None
 
-    def finish(self, rank: int, bytes_per_row: float) -> TailBasis:
+    def finish(self, rank: int, bytes_per_row: float | None) -> TailBasis:
         """The basis of this rank whose codes take about so many bytes a row.
+
+        Args:
+            rank: components that are kept.
+            bytes_per_row: None: as many as it takes for a KL of `TAIL_KL` from the codes, beside
+                what components that are not kept cost.
 
         Raises:
             CacheError: the rank exceeds the hidden state's width.
@@ -163,7 +169,10 @@ class BasisFit:
         if self._bias is not None:
             mean += self._bias.float()
         coefficients = (hidden - solved.center) @ projection / scales.unsqueeze(-1)
-        steps, tables = choose_steps(coefficients.cpu().numpy(), bytes_per_row)
+        # F is that of a mean row, whose tail weighs mean(1 / scale²); a row's own F is taken as
+        # F in proportion to its tail's mass, which its step undoes.
+        largest_error = 2 * FIT_TEMPERATURE**2 * TAIL_KL * float(scales.pow(-2).mean())
+        steps, tables = choose_steps(coefficients.cpu().numpy(), bytes_per_row, largest_error)
         return TailBasis(
             basis=(self._weight @ solved.rebuild[:, :rank]).half(),
             mean=mean,
@@ -243,9 +252,11 @@ def _square_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def choose_steps(
-    coefficients: np.ndarray, bytes_per_row: float
+    coefficients: np.ndarray, bytes_per_row: float | None, largest_error: float
 ) -> tuple[np.ndarray, FrequencyTables]:
     """Steps at which the codes of (N, R) coefficients take that much, and their tables.
+
+    Without bytes: steps at which a row's squared error is `largest_error` in the mean.
 
     One step for all columns, but for the few whose largest value would leave the range of the
     codes: theirs is as fine as the range allows.
@@ -255,8 +266,13 @@ def choose_steps(
     low, high = 1e-4 * float(finest.max()), 1e3 * float(finest.max())
     for _ in range(16):
         middle = (low * high) ** 0.5
-        codes, tables = _coded(coefficients, np.maximum(finest, middle))
-        if code_bytes(codes, tables) > bytes_per_row:
+        steps = np.maximum(finest, middle)
+        codes, tables = _coded(coefficients, steps)
+        if bytes_per_row is not None:
+            too_fine = code_bytes(codes, tables) > bytes_per_row
+        else:
+            too_fine = np.square(codes * steps - coefficients).sum(1).mean() < largest_error
+        if too_fine:
             low = middle
         else:
             high = middle

@@ -6,6 +6,9 @@ from cache.errors import CacheError
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1.0, 4.0
 """A cache keeps its tail's mass for temperatures in this range and for no other."""
+TAIL_KL = 0.004
+"""Nats at T = 2 that the codes of a lowrank tail may cost where no bytes are given. Total variation
+is then about 0.03 (docs/tails.md)."""
 TAILS = ("lowrank", "mass", "hidden", "sampled", "renormalize")
 
 
@@ -27,8 +30,9 @@ class TargetFormat:
     tail_rank: int = 1024
     """Most coefficients of a lowrank tail; there are as many as the hidden state has dimensions,
     if it has fewer."""
-    tail_bytes: float = 212.0
-    """Bytes a row that the coded coefficients of a lowrank tail may take."""
+    tail_bytes: float | None = None
+    """Bytes a row that the coded coefficients of a lowrank tail may take; None: as many as it takes
+    for `TAIL_KL`, which differs from teacher to teacher."""
     tail_samples: int = 32
     """Draws a row of a sampled tail."""
 
@@ -42,8 +46,13 @@ class TargetFormat:
             raise CacheError(f"logprob_bits is {self.logprob_bits}; choose 8 or 16.")
         if self.tail not in TAILS:
             raise CacheError(f"tail is {self.tail!r}; choose from {', '.join(TAILS)}.")
-        if not 1 <= self.tail_bytes < 1e6:
+        if self.tail_bytes is not None and not 1 <= self.tail_bytes < 1e6:
             raise CacheError(f"tail_bytes is {self.tail_bytes}; it must be 1 or more.")
+
+    @property
+    def tail_budget(self) -> str:
+        """What a lowrank tail may take, for people."""
+        return f"KL {TAIL_KL:g}" if self.tail_bytes is None else f"{self.tail_bytes:g} bytes"
 
     def words(self) -> str:
         """In a line, for people."""
@@ -52,7 +61,7 @@ class TargetFormat:
             words.append(f"top-p {self.top_p:g}")
         words.append(f"{self.logprob_bits}-bit logprobs")
         details = {
-            "lowrank": f" (rank {self.tail_rank}, {self.tail_bytes:g} bytes)",
+            "lowrank": f" (rank {self.tail_rank}, {self.tail_budget})",
             "sampled": f" ({self.tail_samples} draws)",
         }
         return ", ".join(words) + f", tail {self.tail}{details.get(self.tail, '')}"
@@ -63,7 +72,8 @@ class TargetFormat:
         if self.top_p is not None:
             words += f" --top-p {self.top_p:g}"
         if self.tail == "lowrank":
-            words += f" --tail-rank {self.tail_rank} --tail-bytes {self.tail_bytes:g}"
+            asked = "auto" if self.tail_bytes is None else f"{self.tail_bytes:g}"
+            words += f" --tail-rank {self.tail_rank} --tail-bytes {asked}"
         return words + (f" --tail-samples {self.tail_samples}" if self.tail == "sampled" else "")
 
 

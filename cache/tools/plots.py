@@ -143,7 +143,7 @@ def _label(axes: Axes, settings: Sequence[TriedFormat]) -> None:
 
 def _short(targets: TargetFormat) -> str:
     detail = {
-        "lowrank": f" R{targets.tail_rank} {targets.tail_bytes:g} B",
+        "lowrank": f" R{targets.tail_rank} {targets.tail_budget}",
         "sampled": f" {targets.tail_samples} draws",
     }.get(targets.tail, f" {targets.tail}")
     return f"k{targets.top_k}{detail}"

@@ -10,7 +10,7 @@ from cache.errors import CacheError
 from cache.storage.manifest import state_of
 from cache.targets.format import TargetFormat
 from cache.targets.soft_targets import require_temperature
-from cache.teacher.load import load_tokenizer
+from cache.teacher.load import load_tokenizer, num_token_ids
 from cache.teacher.teacher import Teacher
 from cache.tools.trial import Trial, TrialResult
 
@@ -55,7 +55,7 @@ def candidate_formats(width: int, vocab_size: int) -> list[TargetFormat]:
         for rank in sorted({min(rank, width) for rank in (256, 576, TargetFormat.tail_rank)}):
             formats += [
                 TargetFormat(top_k=top_k, tail="lowrank", tail_rank=rank, tail_bytes=tail_bytes)
-                for tail_bytes in (64.0, 128.0, 160.0, 184.0, 212.0)
+                for tail_bytes in (64.0, 128.0, 160.0, 200.0, None)
             ]
     formats += [
         TargetFormat(top_k=16, tail="sampled", tail_samples=32),
@@ -103,6 +103,7 @@ def _tried(
         trial = Trial(
             teacher,
             [document for documents in job.documents.values() for document in documents],
+            num_tokens=num_token_ids(tokenizer),
             num_rows=num_rows,
             batch_tokens=config.batch_tokens,
             shard_rows=job.num_rows // len(job.shards),

@@ -65,6 +65,7 @@ class Trial:
         teacher: Teacher,
         documents: Sequence[Document],
         *,
+        num_tokens: int,
         num_rows: int,
         batch_tokens: int,
         shard_rows: int,
@@ -75,6 +76,7 @@ class Trial:
         Args:
             teacher: its hidden states are taken, and its head is used later.
             documents: the first of them are used; the order decides which.
+            num_tokens: ids that the tokenizer has, which share an even tail.
             num_rows: about how many rows to run; half, at most FIT_ROWS, fit the bases.
             batch_tokens: padded tokens of a batch.
             shard_rows: rows of the shards to be, which share the fixed bytes of their files.
@@ -95,7 +97,7 @@ class Trial:
                 f"{len(documents)} document is too few: some fit the tail, others measure it.\n"
                 "Give a dataset or a --limit with 2 or more."
             )
-        self._teacher, self._shard_rows = teacher, shard_rows
+        self._teacher, self._num_tokens, self._shard_rows = teacher, num_tokens, shard_rows
         self._fidelity_rows = fidelity_rows
         self._fit_lengths = [document.num_rows for document in fitted]
         self._fit_hidden = _hidden_states(teacher, fitted, batch_tokens)
@@ -136,6 +138,7 @@ class Trial:
             basis=basis,
             head=head,
             softcap=self._head.softcap,
+            num_tokens=self._num_tokens,
         )
         rows = self._encode(targets, codec, basis)
         return TrialResult(

@@ -10,7 +10,7 @@ from cache.storage.packing import pack_rows, unpack_rows
 from cache.storage.tail_file import load_basis, save_basis
 from cache.targets.basis import BasisFit
 from cache.targets.fidelity import measure_rows, summarise
-from cache.targets.format import TargetFormat
+from cache.targets.format import TAIL_KL, TargetFormat
 from cache.targets.logprob_codes import decode_logprobs, encode_logprobs, error_bound
 from cache.targets.row_codec import RowCodec
 from distill.loss.terms import sparse_kl_sum
@@ -28,7 +28,9 @@ def world() -> tuple[torch.Tensor, torch.Tensor]:
     return head, torch.randn(600, WIDTH, generator=generator) * spectrum
 
 
-def fitted(world, *, rank: int = WIDTH, tail_bytes: float = 30.0, top_k: int = 4) -> RowCodec:
+def fitted(
+    world, *, rank: int = WIDTH, tail_bytes: float | None = 30.0, top_k: int = 4
+) -> RowCodec:
     head, hidden = world
     logits = hidden[:400] @ head.T
     fit = BasisFit(head, None)
@@ -76,6 +78,14 @@ def test_the_coded_coefficients_take_the_bytes_asked_for(world):
     arrays = {name: part.numpy() for name, part in rows.items()}
     packed = pack_rows(arrays, ragged=False, tables=codec.tables)
     assert packed["tail_words"].nbytes / 600 == pytest.approx(12.0, rel=0.1)
+
+
+@pytest.mark.parametrize("contrast", [0.5, 1.0, 1.6])
+def test_without_bytes_every_teacher_gets_about_the_same_kl(world, contrast):
+    head, hidden = world
+    teacher = head * contrast, hidden
+    codec = fitted(teacher, tail_bytes=None)
+    assert measure(codec, teacher)[2.0] == pytest.approx(TAIL_KL, rel=0.25)
 
 
 def test_bytes_are_those_of_rows_that_nothing_was_fitted_on():

@@ -98,9 +98,9 @@ def test_a_built_cache_has_the_size_and_the_fidelity_that_were_planned(
     wanted = next(s for s in planned if s.targets.tail == tail)
     summary = build_cache(config_of(tmp_path / "c", tiny_teacher, targets=wanted.targets))
     assert wanted.num_rows == summary.num_rows
-    assert summary.row_bytes / summary.num_rows == pytest.approx(wanted.bytes_per_row, rel=0.06)
+    assert summary.row_bytes / summary.num_rows == pytest.approx(wanted.bytes_per_row, rel=0.1)
     rest = wanted.total_bytes - summary.row_bytes
-    assert rest == pytest.approx(wanted.result.shared_bytes, abs=0.06 * summary.row_bytes)
+    assert rest == pytest.approx(wanted.result.shared_bytes, abs=0.1 * summary.row_bytes)
     at_two = {f.temperature: f for f in summary.manifest.fidelity}[2.0]
     assert at_two.total_variation == pytest.approx(wanted.total_variation, rel=0.25, abs=2e-3)
 

@@ -38,8 +38,9 @@ def test_presets_have_the_exact_sizes_of_the_original_students(student, count, t
 def test_special_tokens_are_the_tokenizers_and_inside_the_vocabulary(tokenizer):
     model = build("tiny", tokenizer)
     for settings in (model.config, model.generation_config):
-        ids = (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id)
-        assert ids == (0, 0, 0)
+        assert (settings.bos_token_id, settings.eos_token_id) == (0, 0)
+    assert model.generation_config.pad_token_id == 0
+    assert model.config.pad_token_id is None  # or transformers warns of padding in a batch
 
 
 def test_a_tokenizer_with_a_padding_token_keeps_it(tokenizer):
