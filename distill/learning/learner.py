@@ -22,6 +22,11 @@ from distill.learning.trunk import prepare_trunk
 from distill.loss.terms import LossSums
 from distill.settings.recipe import Recipe
 
+AGAINST_DIVERGENCE = (
+    "Try a lower lr or clip, or precision: fp32, and check the cache with "
+    "python cli.py cache verify if it happens again."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
@@ -135,20 +140,23 @@ class Learner:
         objective = self.accelerator.unwrap_model(self.objective)
         objective.eval()
         total = torch.zeros(3, device=self.accelerator.device)
-        counted: list[Batch] = []
+        num_rows = num_tokens = 0
         for microbatches in steps:
             for batch in microbatches:
                 total += _stacked(objective(batch.to(self.accelerator.device)))
-            counted += microbatches
+                num_rows, num_tokens = num_rows + batch.num_rows, num_tokens + batch.num_tokens
         objective.train()
-        return self._means(total, *self._count(counted))
+        return self._means(total, *self._over_processes(num_rows, num_tokens))
 
     def _use_terms(self, progress: float) -> None:
         objective = self.accelerator.unwrap_model(self.objective)
         objective.terms = terms_at(self.recipe, progress)
 
     def _count(self, batches: Sequence[Batch]) -> tuple[int, int]:
-        counts = [sum(batch.num_rows for batch in batches), sum(b.num_tokens for b in batches)]
+        num_rows = sum(batch.num_rows for batch in batches)
+        return self._over_processes(num_rows, sum(batch.num_tokens for batch in batches))
+
+    def _over_processes(self, *counts: int) -> tuple[int, int]:
         if self.accelerator.num_processes > 1:
             local = torch.tensor(counts, device=self.accelerator.device)
             counts = self.accelerator.reduce(local, reduction="sum").tolist()
@@ -175,9 +183,7 @@ class Learner:
         task_ids = sorted(set(gather_object(local)))
         raise DistillError(
             f"{what} became {value} at step {step}, with problems "
-            f"{', '.join(str(task_id) for task_id in task_ids)}. The last checkpoint is intact. "
-            "Try a lower lr or clip, or precision: fp32, and check the cache with "
-            "python cli.py cache verify if it happens again."
+            f"{', '.join(str(task_id) for task_id in task_ids)}. {AGAINST_DIVERGENCE}"
         )
 
 

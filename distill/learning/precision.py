@@ -21,19 +21,27 @@ def start_accelerator(precision: str) -> Accelerator:
     Raises:
         DistillError: the device cannot compute in that precision.
     """
-    # Without being told that it is on CPUs, accelerate takes several processes for as many runs.
-    on_cpu = not torch.accelerator.is_available()
-    device = PartialState(cpu=on_cpu).device
+    device = process_state().device
     _require_loss_scaling(precision, device)
     resolved = resolve_precision(precision, device)
     AcceleratorState._reset_state()
     # A student's buffers are constants, and its gradients need not be held twice.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(
-        cpu=on_cpu,
+        cpu=_on_cpu(),
         mixed_precision="no" if resolved == "fp32" else resolved,
         kwargs_handlers=[parallel],
     )
+
+
+def process_state() -> PartialState:
+    """Which of the processes that train together this one is."""
+    # Without being told that it is on CPUs, accelerate takes several processes for as many runs.
+    return PartialState(cpu=_on_cpu())
+
+
+def _on_cpu() -> bool:
+    return not torch.accelerator.is_available()
 
 
 def _require_loss_scaling(precision: str, device: torch.device) -> None:

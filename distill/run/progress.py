@@ -47,7 +47,7 @@ class TrainProgress:
         )
 
     def epoch(self, epoch: int, losses: dict[str, float]) -> None:
-        """Print the losses of a finished epoch, named as in `TrainResult.losses`."""
+        """Print the losses of a finished epoch, named as in `TrainResult.losses`; 0 is none yet."""
         if self._shown:
             parts = [
                 f"{label} {losses[f'{part}_loss']:.3f} (distillation "
@@ -56,5 +56,6 @@ class TrainProgress:
                 for part, label in (("train", "train"), ("val", "validation"))
                 if f"{part}_loss" in losses
             ]
-            line = f"epoch {epoch}/{self._num_epochs}: {', '.join(parts)}"
+            when = f"epoch {epoch}/{self._num_epochs}" if epoch else "before the first step"
+            line = f"{when}: {', '.join(parts)}"
             self._progress.console.print(line, soft_wrap=True, highlight=False)

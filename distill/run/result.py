@@ -36,25 +36,6 @@ class TrainResult:
     """Step of the checkpoint it went on from, or None if it ran in one go."""
 
 
-def final_losses(metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Training losses over the rows of the last epoch, and the last validation losses.
-
-    Args:
-        metrics: the lines of a `metrics.jsonl`.
-    """
-    trained = [line for line in metrics if "train_loss" in line]
-    last = [line for line in trained if line["epoch"] == trained[-1]["epoch"]]
-    num_rows = max(sum(line["num_rows"] for line in last), 1)
-    losses = {
-        name: sum(line[name] * line["num_rows"] for line in last) / num_rows
-        for name in ("train_loss", "train_distillation_loss", "train_ce_loss")
-    }
-    validated = [line for line in metrics if "val_loss" in line]
-    for name in ("val_loss", "val_distillation_loss", "val_ce_loss") if validated else ():
-        losses[name] = validated[-1][name]
-    return losses
-
-
 def run_facts(result: TrainResult, accelerator: Accelerator) -> dict[str, Any]:
     """What only the end of a run knows, for `run.json` and the model card."""
     device = accelerator.device

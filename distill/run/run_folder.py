@@ -3,27 +3,31 @@
 run.json             what ran, on what; `status` is `running` until all else is in place
 metrics.jsonl        losses step by step
 checkpoints/         while the run lasts
+writing.lock         while a process trains
 config.json, model.safetensors, generation_config.json, tokenizer files, README.md, plots/
                      when it has finished
 """
 
+import hashlib
 import json
 import secrets
 import shutil
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
+from cache.machine.lock import LOCK_NAME
 from cache.reading.reader import CacheReader
+from distill.batches.epochs import TRAIN
 from distill.errors import DistillError
-from distill.run.checkpoint import last_checkpoint
+from distill.run.checkpoint_folder import CHECKPOINTS, remove_checkpoints
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
 
 RUNNING, FINISHED = "running", "finished"
 RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -54,9 +58,21 @@ def new_run(config: TrainConfig, reader: CacheReader) -> dict[str, Any]:
             "path": str(config.cache),
             "identity_hash": reader.identity_hash,
             "identity": asdict(reader.identity),
+            "order_sha256": order_sha256(reader),
         },
         "wandb_id": secrets.token_hex(8),
     }
+
+
+def order_sha256(reader: CacheReader) -> str:
+    """Hash of all that the order of an epoch follows from, but for the recipe: the lengths of the
+    training documents, and which of them stand together. A cache of the same identity may have
+    its documents in other shards."""
+    digest = hashlib.sha256()
+    if TRAIN in reader.splits and reader.num_documents(TRAIN):
+        digest.update(reader.document_lengths(TRAIN).astype("<i8").tobytes())
+        digest.update(reader.document_blocks(TRAIN).astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def require_usable(config: TrainConfig, reader: CacheReader) -> dict[str, Any] | None:
@@ -81,6 +97,13 @@ def require_usable(config: TrainConfig, reader: CacheReader) -> dict[str, Any] |
         raise DistillError(
             f"{out} holds an unfinished run of {run['recipe']['name']}. Go on with it by adding "
             "--resume, choose another --out, or remove the directory to train anew."
+        )
+    if run["cache"].get("order_sha256") not in (None, order_sha256(reader)):
+        raise DistillError(
+            f"the documents of the cache at {config.cache} stand in other shards than in the one "
+            f"at {run['cache'].get('path')}, with which the run in {out} was started. The order of "
+            "an epoch follows from them: some documents would be trained on twice and others "
+            "never. Use the cache it was started with, or choose another --out."
         )
     return run
 
@@ -109,9 +132,11 @@ def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheRead
         )
 
 
-def checkpoint_of(out: Path) -> Path | None:
-    """The checkpoint a run goes on from, or None before its first one."""
-    return last_checkpoint(out / CHECKPOINTS)
+def remove_leftovers(out: Path) -> None:
+    """Delete what killed runs left half-written of the files that every run writes."""
+    for name in (RUN_FILE, METRICS_FILE):
+        for path in out.glob(f"{name}.*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def finish_run(
@@ -143,14 +168,14 @@ def finish_run(
         path.replace(out / path.name)
     staged.rmdir()
     write_json(out / RUN_FILE, {**run, "status": FINISHED}, OSError)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    remove_checkpoints(out / CHECKPOINTS, kept=0)
+    with suppress(OSError):  # something else lies there
+        (out / CHECKPOINTS).rmdir()
 
 
 def _require_empty(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise DistillError(f"{out} is a file, but a run needs a directory. Choose another --out.")
-    foreign = [] if not out.exists() else sorted(path.name for path in out.iterdir())
-    foreign = [name for name in foreign if not name.endswith(PARTIAL_SUFFIX)]
+    names = sorted(path.name for path in out.iterdir())
+    foreign = [name for name in names if name != LOCK_NAME and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
         raise DistillError(
             f"{out} is not empty and holds no run (found {', '.join(foreign[:3])}). "

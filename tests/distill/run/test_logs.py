@@ -4,6 +4,7 @@ import resource
 import struct
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_a_student_that_cannot_be_written_keeps_its_last_checkpoint(config, read
     monkeypatch.setattr(distill.run.train, "finish_run", finish_on_a_full_disk)
     with pytest.raises(DistillError, match="the student in .* could not be written.*is intact"):
         train(config, reader=reader)
-    assert checkpoints(config.out) == ["step-00000012"]
+    assert checkpoints(config.out) == ["step-00000006", "step-00000012"]
 
 
 def test_checkpoints_need_a_step_between_them(config):
@@ -126,11 +127,29 @@ def logged_steps(folder):
 def test_a_resumed_run_logs_no_step_twice_to_wandb(config, reader):
     offline = replace(config, wandb="offline")
     with pytest.raises(KeyboardInterrupt):
-        train(offline, reader=Interrupt(reader, 15 + 6, KeyboardInterrupt()))
+        train(offline, reader=Interrupt(reader, 18 + 8, KeyboardInterrupt()))
     before = logged_steps(config.out)
-    assert before == list(range(1, before[-1] + 1)) and before[-1] > 6  # past the checkpoint
+    assert before == list(range(before[-1] + 1)) and before[-1] > 6  # past the checkpoint
     train(replace(offline, resume=True), reader=reader)
-    assert logged_steps(config.out) == list(range(1, 13))
+    assert logged_steps(config.out) == list(range(13))
+
+
+def test_a_run_interrupted_in_validation_logs_its_last_step_and_the_validation_to_wandb(
+    config, reader, monkeypatch
+):
+    rows = []
+    run = SimpleNamespace(
+        log=lambda row, step, commit: rows.append(row), finish=lambda exit_code: None
+    )
+    monkeypatch.setattr("wandb.init", lambda **options: run)
+    offline = replace(config, wandb="offline")
+    with pytest.raises(KeyboardInterrupt):
+        train(offline, reader=Interrupt(reader, 3 + 12 + 1, KeyboardInterrupt()))
+    assert len(read_metrics(config.out / METRICS)) == 7  # validation, and steps 1 to 6
+    train(replace(offline, resume=True), reader=reader)
+    assert [row["step"] for row in rows] == list(range(13))
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 6, 12]
+    assert all("train_loss" in row for row in rows[1:])
 
 
 def test_a_run_in_fp16_counts_overflows_and_resumes_with_its_scale(config, reader, monkeypatch):

@@ -64,8 +64,15 @@ def test_generation_stops_at_the_end_of_text(finished):
 def test_the_student_learns_from_its_teacher(finished):
     metrics = read_metrics(finished.out / "metrics.jsonl")
     validated = [line for line in metrics if "val_loss" in line]
-    assert [line["epoch"] for line in validated] == [1, 2, 3, 4, 5, 6]
-    assert validated[-1]["val_distillation_loss"] < 0.8 * validated[0]["val_distillation_loss"]
+    assert [line["epoch"] for line in validated] == [0, 1, 2, 3, 4, 5, 6]
+    assert validated[-1]["val_distillation_loss"] < 0.8 * validated[1]["val_distillation_loss"]
+
+
+def test_a_student_is_measured_before_its_first_step(finished):
+    first, *_ = read_metrics(finished.out / "metrics.jsonl")
+    assert (first["step"], first["epoch"]) == (0, 0)
+    # Random weights know nothing.
+    assert first["val_ce_loss"] == pytest.approx(np.log(VOCAB_SIZE), abs=0.1)
 
 
 def test_metrics_have_every_step_with_its_losses_and_speed(finished):
@@ -246,7 +253,7 @@ def test_a_real_cache_trains(tiny_cache, tmp_path, loss_on):
     )
     result = train(config)
     assert result.losses["val_loss"] > 0
-    first = read_metrics(config.out / "metrics.jsonl")[0]
+    first = read_metrics(config.out / "metrics.jsonl")[1]
     # Random weights know nothing: cross-entropy starts at log V.
     assert first["train_ce_loss"] == pytest.approx(np.log(384), abs=0.1)
     with CacheReader(tiny_cache) as reader:
