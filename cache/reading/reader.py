@@ -21,6 +21,7 @@ from cache.storage.lengths import read_lengths
 from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardRecord
 from cache.storage.packing import to_tensors
 from cache.storage.tail_file import load_codec
+from cache.storage.tokenizer_files import require_recorded_tokenizer
 from cache.targets.fidelity import Fidelity
 from cache.targets.rans import FrequencyTables
 from cache.targets.row_codec import RowCodec
@@ -94,6 +95,7 @@ class CacheReader:
         }
         self._lengths: dict[str, np.ndarray] = {}
         self._codec: RowCodec | None = None
+        self._knows_tokenizer = False
         self._open_nothing()
 
     @property
@@ -124,7 +126,14 @@ class CacheReader:
 
     @property
     def tokenizer_path(self) -> Path:
-        """Folder that `AutoTokenizer.from_pretrained` opens."""
+        """Folder that `AutoTokenizer.from_pretrained` opens.
+
+        Raises:
+            CacheError: a file of it is missing, or not what was written.
+        """
+        if not self._knows_tokenizer:
+            require_recorded_tokenizer(self.path, self.manifest)
+            self._knows_tokenizer = True
         return self.path / TOKENIZER_DIR
 
     @property

@@ -140,27 +140,29 @@ class Learner:
         objective = self.accelerator.unwrap_model(self.objective)
         objective.eval()
         total = torch.zeros(3, device=self.accelerator.device)
-        num_rows = num_tokens = 0
+        counts = [0, 0]  # rows, tokens
         for microbatches in steps:
             for batch in microbatches:
                 total += _stacked(objective(batch.to(self.accelerator.device)))
-                num_rows, num_tokens = num_rows + batch.num_rows, num_tokens + batch.num_tokens
+                counts = [counts[0] + batch.num_rows, counts[1] + batch.num_tokens]
         objective.train()
-        return self._means(total, *self._over_processes(num_rows, num_tokens))
+        num_rows, num_tokens = self._over_processes(counts)
+        return self._means(total, num_rows, num_tokens)
 
     def _use_terms(self, progress: float) -> None:
         objective = self.accelerator.unwrap_model(self.objective)
         objective.terms = terms_at(self.recipe, progress)
 
     def _count(self, batches: Sequence[Batch]) -> tuple[int, int]:
-        num_rows = sum(batch.num_rows for batch in batches)
-        return self._over_processes(num_rows, sum(batch.num_tokens for batch in batches))
+        counts = [sum(batch.num_rows for batch in batches), sum(b.num_tokens for b in batches)]
+        num_rows, num_tokens = self._over_processes(counts)
+        return num_rows, num_tokens
 
-    def _over_processes(self, *counts: int) -> tuple[int, int]:
-        if self.accelerator.num_processes > 1:
-            local = torch.tensor(counts, device=self.accelerator.device)
-            counts = self.accelerator.reduce(local, reduction="sum").tolist()
-        return counts[0], counts[1]
+    def _over_processes(self, counts: list[int]) -> list[int]:
+        if self.accelerator.num_processes == 1:
+            return counts
+        local = torch.tensor(counts, device=self.accelerator.device)
+        return self.accelerator.reduce(local, reduction="sum").tolist()
 
     def _means(self, sums: torch.Tensor, num_rows: int, num_tokens: int) -> Losses:
         totals = self.accelerator.reduce(sums, reduction="sum").tolist()

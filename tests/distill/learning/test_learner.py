@@ -1,8 +1,10 @@
 """The optimizer step: gradients do not depend on how documents are cut into microbatches."""
 
 import copy
+import gc
 import math
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -222,3 +224,20 @@ def test_a_compiled_trunk_has_the_same_gradient_at_every_length_and_the_same_nam
 def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(DistillError, match="precision is fp16, but the device is cpu"):
         start_accelerator("fp16")
+
+
+def test_measuring_keeps_no_batch(reader):
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = []
+
+    def steps():
+        for document in range(8):
+            one = batches(reader, [[document]])
+            alive.update(one)
+            yield one
+            del one
+            gc.collect()
+            most.append(len(alive))
+
+    make_learner(reader).measure(steps())
+    assert len(most) == 8 and max(most) <= 2  # the one that comes and the one that goes
