@@ -1,8 +1,7 @@
 """What a run leaves behind where it cannot write, and what it logs when it goes on."""
 
-import resource
 import struct
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +16,14 @@ from distill.learning.precision import start_accelerator
 from distill.run.logs import MetricsLog, read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
+from tests.support.distill_fakes import (
+    METRICS,
+    FakeReader,
+    Interrupt,
+    checkpoints,
+    files_of_at_most,
+    small_recipe,
+)
 
 
 @pytest.fixture
@@ -30,17 +36,6 @@ def config(tmp_path, reader):
     return TrainConfig(
         cache=reader.path, recipe=small_recipe(), out=tmp_path / "out", wandb="disabled"
     )
-
-
-@contextmanager
-def files_of_at_most(num_bytes):
-    """Writing past so many bytes of a file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("num_bytes", [100_000, 300_000])  # the model, the optimizer
