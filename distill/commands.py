@@ -27,6 +27,7 @@ def _recipe_overrides(command):
                 "--divergence", type=click.Choice(DIVERGENCES), help="See docs/losses.md."
             ),
             click.option("--epochs", type=int),
+            click.option("--max-steps", type=int, help="Optimizer steps, if the epochs have more."),
             click.option("--lr", type=float, help="Highest learning rate."),
             click.option("--lr-schedule", type=click.Choice(LR_SCHEDULES)),
             click.option("--warmup-ratio", type=float, help="Share of the steps."),
@@ -58,7 +59,7 @@ def _recipe_overrides(command):
 @click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
 @click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
 @click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Resume from the last checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume, or go on for more --epochs.")
 @click.option(
     "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
 )

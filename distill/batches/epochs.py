@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import numpy as np
 import torch
 
 from cache.reading.reader import CacheReader
@@ -43,8 +44,19 @@ class Epochs:
         self.steps_per_epoch = num_steps(
             reader.num_documents(TRAIN), recipe.batch_size * recipe.accumulate
         )
-        self.num_steps = recipe.epochs * self.steps_per_epoch
+        self.num_steps = planned_steps(reader, recipe)
         self.has_validation = VALIDATION in reader.splits and reader.num_documents(VALIDATION) > 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the documents of all steps."""
+        lengths, recipe = self._reader.document_lengths(TRAIN), self._recipe
+        whole, left = divmod(self.num_steps, self.steps_per_epoch)
+        begun = np.empty(0, dtype=np.int64)  # documents of an epoch that the run does not end
+        if left:
+            plan = self._plan(TRAIN, accumulate=recipe.accumulate, seed=recipe.seed, epoch=whole)
+            begun = plan.order[: left * recipe.batch_size * recipe.accumulate]
+        return whole * int(lengths.sum()) + int(lengths[begun].sum())
 
     @contextmanager
     def training_steps(self, epoch: int, first_step: int = 0) -> Iterator[Iterator[list[Batch]]]:
@@ -86,3 +98,10 @@ class Epochs:
             world_size=self._world_size,
             pinned=torch.cuda.is_available(),
         )
+
+
+def planned_steps(reader: CacheReader, recipe: Recipe) -> int:
+    """Optimizer steps of a whole run."""
+    per_step = recipe.batch_size * recipe.accumulate
+    of_epochs = recipe.epochs * num_steps(reader.num_documents(TRAIN), per_step)
+    return of_epochs if recipe.max_steps is None else min(of_epochs, recipe.max_steps)

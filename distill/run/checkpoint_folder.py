@@ -87,16 +87,15 @@ def remove_checkpoints(folder: Path, *, kept: int = KEPT, up_to: int | None = No
     """Remove all checkpoints but the newest ones, and what killed runs left half-written.
 
     Args:
-        kept: how many stay.
+        kept: how many stay, one or more.
         up_to: a step; checkpoints of later ones go.
     """
     sound = list_checkpoints(folder)
     if up_to is not None:
         sound = [path for path in sound if path.name <= checkpoint_path(folder, up_to).name]
-    stay = sound[-kept:] if kept else []
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         name = path.name.removesuffix(PARTIAL_SUFFIX)
-        if re.fullmatch(_NAME, name) and path.is_dir() and path not in stay:
+        if re.fullmatch(_NAME, name) and path.is_dir() and path not in sound[-kept:]:
             shutil.rmtree(path)
 
 

@@ -110,6 +110,12 @@ class _Training:
         checkpoint, complaints = last_sound_checkpoint(config.out / CHECKPOINTS)
         if checkpoint is not None:
             self.state = load_checkpoint(checkpoint, self.learner, seed=recipe.seed)
+        if self.state.step > self.epochs.num_steps:
+            raise DistillError(
+                f"{config.out} is at step {self.state.step} already, but the recipe asks for "
+                f"{self.epochs.num_steps}. Give it more --epochs or --max-steps, or choose another "
+                "--out."
+            )
         if complaints and accelerator.is_main_process:
             words = f"{'; '.join(complaints)}. Going on from {checkpoint}."
             console.print(words, style="red", markup=False, soft_wrap=True)
@@ -140,7 +146,7 @@ class _Training:
             )
             if self.resumed_from_step is None and self.epochs.has_validation:
                 self._validate()
-            while self.state.epoch < self.recipe.epochs:
+            while self.state.step < self.epochs.num_steps:
                 self._train_epoch()
                 self._end_epoch()
         return self._finish()
@@ -158,6 +164,8 @@ class _Training:
                 ended = time.perf_counter()
                 self._log_step(losses, grad_norm, lr, ended - began)
                 began = ended
+                if state.step == self.epochs.num_steps:
+                    return
 
     def _log_step(self, losses: Losses, grad_norm: float, lr: float, seconds: float) -> None:
         state = self.state
@@ -185,12 +193,14 @@ class _Training:
 
     def _end_epoch(self) -> None:
         """Validate, log, and only then write the checkpoint that takes both for granted."""
-        self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
+        if self.state.epoch_step == self.epochs.steps_per_epoch:
+            self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
         self._validate()
         self._save()
 
     def _validate(self) -> None:
         state = self.state
+        epoch = state.epoch + (state.epoch_step > 0)  # the last may end early
         if self.epochs.has_validation:
             losses = self.learner.measure(self.epochs.validation_steps())
             state.validation = losses.named("val")
@@ -199,8 +209,8 @@ class _Training:
                     f"the validation loss became {losses.loss} after step {state.step}. "
                     f"{AGAINST_DIVERGENCE}"
                 )
-            self._log({"step": state.step, "epoch": state.epoch, **state.validation})
-        self.progress.epoch(state.epoch, state.losses)
+            self._log({"step": state.step, "epoch": epoch, **state.validation})
+        self.progress.epoch(epoch, state.losses)
 
     def _save(self) -> None:
         self._require_finite_weights()

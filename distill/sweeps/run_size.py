@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cache.reading.reader import CacheReader
-from distill.batches.epochs import TRAIN, Epochs
+from distill.batches.epochs import Epochs
 from distill.learning.student import num_positions
 from distill.settings.recipe import Recipe
 from distill.settings.shapes import parse_shape
@@ -20,7 +20,7 @@ class RunSize:
     num_steps: int
     """Optimizer steps."""
     num_tokens: int
-    """Tokens that go through the student in training, over all epochs."""
+    """Tokens that go through the student in training, over all steps."""
 
 
 def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
@@ -36,5 +36,5 @@ def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
             reader.vocab_size, num_positions(reader.max_length)
         ),
         num_steps=epochs.num_steps,
-        num_tokens=recipe.epochs * int(reader.document_lengths(TRAIN).sum()),
+        num_tokens=epochs.num_tokens,
     )

@@ -174,10 +174,10 @@ def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(runs):
             torch.testing.assert_close(other, one, atol=1e-7, rtol=1e-4)
 
 
-def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(runs):
+def test_finished_runs_keep_their_last_checkpoint_and_no_temporary_files(runs):
     for moment in KILLED:
         names = {path.name for path in runs(moment).rglob("*")}
-        assert "checkpoints" not in names
+        assert checkpoints(runs(moment)) == ["step-00000018"]
         assert not [name for name in names if name.endswith(".partial")]
 
 
@@ -304,7 +304,7 @@ def test_files_of_others_in_the_folder_of_checkpoints_stay(config, reader):
         (config.out / "checkpoints" / name).mkdir()
     (config.out / "download.partial").write_text("precious")
     train(replace(config, resume=True), reader=reader)
-    assert set(checkpoints(config.out)) == others
+    assert set(checkpoints(config.out)) == others | {"step-00000012"}
     assert (config.out / "download.partial").exists()
 
 
