@@ -15,13 +15,13 @@ import numpy as np
 from cache.data.documents import ASSISTANT, BEGINS
 from cache.errors import CacheError
 from cache.reading.open_shards import OpenShards, UnpackedRows
+from cache.reading.tokenizer import require_recorded_tokenizer
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import read_lengths
 from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardRecord
 from cache.storage.packing import to_tensors
 from cache.storage.tail_file import load_codec
-from cache.storage.tokenizer_files import require_recorded_tokenizer
 from cache.targets.fidelity import Fidelity
 from cache.targets.rans import FrequencyTables
 from cache.targets.row_codec import RowCodec
