@@ -24,7 +24,7 @@ def model_card(run: dict[str, Any]) -> str:
         f"trained from random weights to imitate the next-token distributions of "
         f"`{teacher}`. The teacher ran once; the student learned from a cache of its soft "
         "targets.",
-        _loading(),
+        f"## Load it\n\n```python\n{loading_code()}```",
         "## Training\n\n" + _table({**_cache_facts(run), **_recipe_facts(recipe), **_cost(run)}),
         _losses(run),
         _limits(recipe),
@@ -41,11 +41,9 @@ def _front_matter(teacher: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _loading() -> str:
-    return """## Load it
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+def loading_code() -> str:
+    """Python that opens the folder it runs in and completes a text."""
+    return """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -53,7 +51,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 prompt = tokenizer("def add(a, b):", return_tensors="pt")
 ids = model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=64)
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
-```"""
+"""
 
 
 def _cache_facts(run: dict[str, Any]) -> dict[str, Any]:
