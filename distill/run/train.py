@@ -202,7 +202,7 @@ class _Training:
             resumed_from_step=self.resumed_from_step,
         )
         if self.accelerator.is_main_process:
-            run = {**self.run, **run_facts(result, self.accelerator)}
+            run = {**self.run, **run_facts(result, self.accelerator, self.reader)}
             with explained(f"the student in {result.out}", kept="The last checkpoint is intact."):
                 plot_run(self.recipe.name, metrics, result.out / "plots")
                 finish_run(

@@ -14,8 +14,9 @@ from distill.learning.learner import Learner
 from distill.learning.objective import row_states
 from distill.learning.precision import start_accelerator
 from distill.run.checkpoint import seed_process
-from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
 from tests.support.learners import batches, gradient, make_learner
+from tests.support.reference import kl, softmax
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,28 @@ def test_losses_are_those_of_the_formula_on_dense_logits(reader):
     assert losses.distillation == pytest.approx(kl.item(), rel=1e-5)
     assert losses.ce == pytest.approx(ce.item(), rel=1e-5)
     assert losses.loss == pytest.approx(0.3 * kl.item() + 0.7 * ce.item(), rel=1e-5)
+
+
+def test_yardsticks_are_at_temperature_1_over_all_rows_whatever_the_recipe(reader):
+    learner = make_learner(reader, temperature=3.0, alpha=0.9, divergence="reverse_kl")
+    whole = batches(reader, [[0, 1]])[0]
+    parts = batches(reader, [[0], [1]], loss_on="completion", keeps_rows=True)
+    counted = batches(reader, [[0, 1]], loss_on="completion")[0]
+    assert counted.num_rows < whole.num_rows == sum(part.num_rows for part in parts)
+    found = learner.measure([parts[:1], parts[1:]])
+    with torch.no_grad():
+        logits = learner.student(whole.input_ids).logits.flatten(0, 1)[whole.places].tolist()
+    teacher = whole.targets.at(1.0).to_dense(VOCAB_SIZE).tolist()
+    students = [softmax(row, 1.0) for row in logits]
+    rows = list(zip(teacher, students, whole.labels.tolist(), strict=True))
+    assert found.kl == pytest.approx(sum(kl(p, q) for p, q, _ in rows) / len(rows), rel=1e-5)
+    entropy = -sum(math.log(q[label]) for _, q, label in rows) / len(rows)
+    assert found.cross_entropy == pytest.approx(entropy, rel=1e-5)
+    alike = sum(p.index(max(p)) == q.index(max(q)) for p, q, _ in rows)
+    assert found.top1 == pytest.approx(alike / len(rows))
+    # The losses are those of the rows that count.
+    assert found.loss == pytest.approx(learner.measure([[counted]]).loss, rel=1e-5)
+    assert found.num_rows == counted.num_rows and found.num_tokens == whole.num_tokens
 
 
 def test_measuring_neither_learns_nor_drops_out(reader):
