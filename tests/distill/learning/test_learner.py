@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch._inductor.config
+from torch._dynamo.utils import counters
 
 from distill.errors import DistillError
 from distill.learning.learner import Learner
@@ -224,6 +225,27 @@ def test_compile_without_a_compiler_says_what_to_do(reader, monkeypatch, tmp_pat
         match=r"compile: true.*nothing for cpu.*apt-get install g\+\+.*without compile",
     ):
         make_learner(reader, compile=True)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_blocks_are_compiled_once_for_all_lengths_and_layers(reader, monkeypatch, checkpointing):
+    """With dynamo's own backend, which builds no kernels: it traces as all others do."""
+    monkeypatch.setattr("distill.learning.trunk.require_compiler", lambda device: None)
+    compile_it = torch.nn.Module.compile
+    monkeypatch.setattr(
+        "torch.nn.Module.compile", lambda self, **how: compile_it(self, **how, backend="eager")
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    recipe = {"student": "3x16x1", "gradient_checkpointing": checkpointing}
+    plain, compiled = make_learner(reader, **recipe), make_learner(reader, **recipe, compile=True)
+    for groups in ([[0, 1]], [[2, 3, 4]]):
+        expected = gradient(plain, batches(reader, groups))
+        actual = gradient(compiled, batches(reader, groups))
+        for one, other in zip(expected[1], actual[1], strict=True):
+            torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1
     torch._dynamo.reset()
 
 
