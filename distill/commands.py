@@ -48,7 +48,7 @@ def _recipe_overrides(command):
                 default=None,
                 help="Less memory, more time.",
             ),
-            click.option("--compile/--no-compile", default=None, help="torch.compile the trunk."),
+            click.option("--compile/--no-compile", default=None, help="torch.compile the blocks."),
             click.option("--seed", type=int),
         ],
     )

@@ -71,7 +71,7 @@ class Epochs:
             yield steps
 
     def validation_steps(self) -> Iterator[list[Batch]]:
-        """The whole validation split, the same batches every time."""
+        """The whole validation split, the same batches every time, with the rows of all tokens."""
         plan = self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
         with closing(prefetch(self._source(VALIDATION).steps(plan))) as steps:
             yield from steps
@@ -94,6 +94,7 @@ class Epochs:
             split=split,
             pad_id=self._pad_id,
             loss_on=self._recipe.loss_on,
+            keeps_rows=split == VALIDATION,
             rank=self._rank,
             world_size=self._world_size,
             pinned=torch.cuda.is_available(),

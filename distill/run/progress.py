@@ -49,7 +49,8 @@ class TrainProgress:
     def epoch(self, epoch: int, losses: dict[str, float]) -> None:
         """Print the losses of a finished epoch, named as in `TrainResult.losses`; 0 is none yet."""
         if self._shown:
-            parts = [
+            parts = [yardstick_words(losses)] if "val_kl" in losses else []
+            parts += [
                 f"{label} {losses[f'{part}_loss']:.3f} (distillation "
                 f"{losses[f'{part}_distillation_loss']:.3f}, "
                 f"cross-entropy {losses[f'{part}_ce_loss']:.3f})"
@@ -59,3 +60,11 @@ class TrainProgress:
             when = f"epoch {epoch}/{self._num_epochs}" if epoch else "before the first step"
             line = f"{when}: {', '.join(parts)}"
             self._progress.console.print(line, soft_wrap=True, highlight=False)
+
+
+def yardstick_words(values: dict[str, float]) -> str:
+    """What compares runs of any recipes, in half a line."""
+    return (
+        f"validation KL {values['val_kl']:.3f}, cross-entropy "
+        f"{values['val_cross_entropy']:.3f}, top-1 {values['val_top1']:.1%}"
+    )

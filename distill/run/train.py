@@ -240,7 +240,7 @@ class _Training:
             resumed_from_step=self.resumed_from_step,
         )
         if self.accelerator.is_main_process:
-            run = {**self.run, **run_facts(result, self.accelerator)}
+            run = {**self.run, **run_facts(result, self.accelerator, self.reader)}
             checkpoints = result.out / CHECKPOINTS
             with explained(f"the student in {result.out}", checkpoints=checkpoints):
                 plot_run(self.recipe.name, read_metrics(self._metrics_path), result.out / "plots")

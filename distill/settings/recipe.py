@@ -65,7 +65,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile the student's trunk with torch.compile, which takes minutes before the first step."""
+    """Compile the student's blocks with torch.compile, which takes a minute before the first step."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 

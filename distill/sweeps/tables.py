@@ -5,25 +5,41 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from distill.run.card import YARDSTICK_NAMES, shown_yardstick
 from distill.sweeps.ledger import Ledger
 from distill.sweeps.result import SweepResult
 from distill.sweeps.run_size import RunSize
 
+SWEEP_CAPTION = (
+    "KL from the teacher at T = 1, cross-entropy and top-1 agreement are over all tokens of the "
+    "validation split and compare any two runs. Losses are at each run's own settings."
+)
+
 
 def sweep_table(result: SweepResult) -> Table:
-    """A line for each run of a sweep: status, final losses, time."""
+    """A line for each run of a sweep: status, what compares it, its own losses, time."""
     table = Table(
-        title="Sweep", title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True
+        title="Sweep",
+        title_justify="left",
+        caption=SWEEP_CAPTION,
+        caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
     )
     # A name may be folded where the terminal is narrow; a number is never cut.
     table.add_column("recipe", overflow="fold")
     table.add_column("status", no_wrap=True)
-    for heading in ("train loss", "val loss", "val dist.", "val CE", "seconds"):
+    for heading in ("KL", "cross-ent.", "top-1", "train loss", "val loss", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in result.runs:
         losses = run.losses or {}
-        names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
-        numbers = [f"{losses[name]:.4f}" if name in losses else "-" for name in names]
+        numbers = [
+            shown_yardstick(name, losses[f"val_{name}"]) if f"val_{name}" in losses else "-"
+            for name in YARDSTICK_NAMES
+        ]
+        for name in ("train_loss", "val_loss"):
+            numbers.append(f"{losses[name]:.4f}" if name in losses else "-")
         seconds = "-" if run.seconds is None else f"{run.seconds:,.0f}"
         table.add_row(run.name, run.status, *numbers, seconds)
     return table

@@ -66,6 +66,16 @@ def test_loss_on_completion_keeps_the_rows_whose_label_is_code(reader):
     assert torch.equal(whole.targets.topk_logprobs[kept], batch.targets.topk_logprobs)
 
 
+def test_a_batch_can_keep_the_rows_that_do_not_count(reader):
+    documents = reader.read("train", [4, 2])
+    kept = collate(documents, pad_id=0, loss_on="completion", keeps_rows=True)
+    assert torch.equal(kept.places, collate(documents, pad_id=0).places)
+    counting, wanted = kept.select(kept.counted), collate(documents, pad_id=0, loss_on="completion")
+    assert torch.equal(counting.labels, wanted.labels) and counting.counted is None
+    assert torch.equal(counting.targets.topk_logprobs, wanted.targets.topk_logprobs)
+    assert collate(documents, pad_id=0, keeps_rows=True).counted is None
+
+
 def make_student(reader, **options):
     torch.manual_seed(0)
     return build_student(

@@ -66,6 +66,10 @@ def test_the_student_learns_from_its_teacher(finished):
     validated = [line for line in metrics if "val_loss" in line]
     assert [line["epoch"] for line in validated] == [0, 1, 2, 3, 4, 5, 6]
     assert validated[-1]["val_distillation_loss"] < 0.8 * validated[1]["val_distillation_loss"]
+    assert validated[-1]["val_kl"] < 0.8 * validated[0]["val_kl"]
+    assert list(validated[0])[2:5] == ["val_kl", "val_cross_entropy", "val_top1"]
+    # Of all tokens, which this recipe's loss counts too.
+    assert validated[-1]["val_cross_entropy"] == pytest.approx(validated[-1]["val_ce_loss"])
 
 
 def test_a_student_is_measured_before_its_first_step(finished):
@@ -95,6 +99,8 @@ def test_run_json_says_what_ran_on_what(finished, reader):
     assert run["losses"] == finished.losses
     assert run["device"] == {"name": "cpu", "num_processes": 1, "precision": "fp32"}
     assert set(run["versions"]) == {"python", "torch", "transformers", "accelerate"}
+    assert run["train_documents"] == 24
+    assert run["train_tokens"] == reader.document_lengths("train").sum()
     assert run["seconds"] > 0 and run["tokens_per_s"] > 0 and run["steps"] == 36
 
 
@@ -129,11 +135,18 @@ def test_a_summary_shows_losses_and_place(finished):
     with wide.capture() as capture:
         wide.print(summary_table(finished))
     shown = capture.get()
-    for fact in (str(finished.out), f"{finished.losses['val_ce_loss']:.4f}", "43,904", "36"):
+    yardsticks = (f"{finished.losses['val_kl']:.4f}", f"{finished.losses['val_top1']:.1%}")
+    for fact in (
+        *yardsticks,
+        str(finished.out),
+        f"{finished.losses['val_ce_loss']:.4f}",
+        "43,904",
+        "36",
+    ):
         assert fact in shown
 
 
-def test_six_plots_are_drawn(finished, tmp_path, painted):
+def test_all_plots_are_drawn(finished, tmp_path, painted):
     assert {path.stem for path in (finished.out / "plots").glob("*.png")} == set(TITLES)
     lines = (finished.out / "metrics.jsonl").read_text().splitlines()
     paths = plot_run("a run", [json.loads(line) for line in lines], tmp_path)
@@ -149,6 +162,7 @@ def test_a_cache_without_validation_trains_and_draws_what_there_is(tmp_path):
     assert "val_loss" not in result.losses
     names = {path.stem for path in (result.out / "plots").glob("*.png")}
     assert names == {name for name in TITLES if name.startswith("train_")}
+    assert "val_kl" not in result.losses
     assert "not measured" in (result.out / "README.md").read_text()
 
 
@@ -205,7 +219,14 @@ def test_wandb_works_offline_without_an_account(reader, tmp_path, monkeypatch):
     runs = list((tmp_path / "out/wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1
     logged = runs[0].read_bytes()
-    for name in (b"train_distillation_loss", b"val_ce_loss", b"grad_norm", b"fake-identity"):
+    for name in (
+        b"train_distillation_loss",
+        b"val_kl",
+        b"val_top1",
+        b"val_ce_loss",
+        b"grad_norm",
+        b"fake-identity",
+    ):
         assert name in logged
 
 

@@ -66,7 +66,8 @@ def test_a_table_follows_the_metrics_of_each_run(table):
     assert row == ["a", "running", "1/2", "3/10", "3.000", "-", "50", "0:00:28"]
     assert "1 running, 1 waiting; 0:00:45 left" in text
     log(metrics, 'och": 1, "train_loss": 2.5, "tokens_per_s": 50.0}\n')
-    log(metrics, {"step": 5, "epoch": 1, "val_loss": 1.25})
+    yardsticks = {"val_kl": 1.25, "val_cross_entropy": 2.5, "val_top1": 0.25}
+    log(metrics, {"step": 5, "epoch": 1, **yardsticks, "val_loss": 9.5})
     table.refresh()
     assert "4/10" in shown(table) and "1.250" in shown(table)
     table.ended(RunOutcome(name="a", out=metrics.parent, status="failed", error="no"))
