@@ -133,7 +133,7 @@ class RunView:
         line = self._trained
         epoch, speed = line.get("epoch", 0), line.get("tokens_per_s")
         return [
-            f"{epoch}/{self.size.recipe.epochs}",
+            f"{epoch}/{self.size.num_epochs}",
             f"{self.step:,}/{self.size.num_steps:,}",
             _number(line.get("train_loss")),
             _number(self._val_loss),
@@ -146,7 +146,7 @@ class RunView:
         _, step, loss, val_loss, speed, time_left = self.cells()
         validation = "" if val_loss == "-" else f", validation {val_loss}"
         return (
-            f"epoch {self._epochs_ended}/{self.size.recipe.epochs}, step {step}, loss {loss}"
+            f"epoch {self._epochs_ended}/{self.size.num_epochs}, step {step}, loss {loss}"
             f"{validation}, {speed} tokens/s, {time_left} left"
         )
 
