@@ -45,6 +45,8 @@ class Epochs:
             reader.num_documents(TRAIN), recipe.batch_size * recipe.accumulate
         )
         self.num_steps = planned_steps(reader, recipe)
+        self.num_epochs = -(-self.num_steps // self.steps_per_epoch)
+        """The last of which may end early."""
         self.has_validation = VALIDATION in reader.splits and reader.num_documents(VALIDATION) > 0
 
     @property
@@ -70,11 +72,13 @@ class Epochs:
         with closing(prefetch(self._source(TRAIN).steps(plan, first_step))) as steps:
             yield steps
 
-    def validation_steps(self) -> Iterator[list[Batch]]:
-        """The whole validation split, the same batches every time, with the rows of all tokens."""
+    @contextmanager
+    def validation_steps(self) -> Iterator[Iterator[list[Batch]]]:
+        """The whole validation split, the same batches every time, with the rows of all tokens;
+        as `training_steps`."""
         plan = self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
         with closing(prefetch(self._source(VALIDATION).steps(plan))) as steps:
-            yield from steps
+            yield steps
 
     def _plan(self, split: str, *, accumulate: int, seed: int, epoch: int) -> EpochPlan:
         return plan_epoch(

@@ -145,10 +145,13 @@ def shown_yardstick(name: str, value: float) -> str:
 
 def _limits(run: dict[str, Any]) -> str:
     times = run["recipe"]["epochs"]
+    documents = f"{run['train_documents']:,} documents of {run['train_tokens']:,} tokens in all"
+    seen = f"has seen {documents}, {'once' if times == 1 else f'{times} times'}"
+    if run["recipe"].get("max_steps") is not None:
+        seen = f"was trained for {run['steps']:,} optimizer steps on {documents}"
     return (
         "## Limits\n\n"
-        f"A small model that has seen {run['train_documents']:,} documents of "
-        f"{run['train_tokens']:,} tokens in all, {'once' if times == 1 else f'{times} times'}. "
+        f"A small model that {seen}. "
         "It is made to study distillation, not to write programs: measure before "
         "you expect any that run, and never run what it writes outside a sandbox. It knows no "
         "other languages than those documents, repeats the teacher's mistakes and biases, and may "

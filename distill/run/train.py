@@ -138,7 +138,7 @@ class _Training:
             self.progress = stack.enter_context(
                 TrainProgress(
                     self.recipe.name,
-                    num_epochs=self.recipe.epochs,
+                    num_epochs=self.epochs.num_epochs,
                     num_steps=self.epochs.num_steps,
                     first_step=self.state.step,
                     shown=is_main,
@@ -202,7 +202,8 @@ class _Training:
         state = self.state
         epoch = state.epoch + (state.epoch_step > 0)  # the last may end early
         if self.epochs.has_validation:
-            losses = self.learner.measure(self.epochs.validation_steps())
+            with self.epochs.validation_steps() as steps:
+                losses = self.learner.measure(steps)
             state.validation = losses.named("val")
             if not all(map(math.isfinite, state.validation.values())):
                 raise DistillError(

@@ -142,7 +142,7 @@ def open_ledger(
             RunCost(
                 name=outcome.name,
                 num_parameters=by_name[outcome.name].num_parameters,
-                num_epochs=by_name[outcome.name].recipe.epochs,
+                num_epochs=by_name[outcome.name].num_epochs,
                 num_tokens=by_name[outcome.name].num_tokens,
                 seconds=outcome.seconds,
             )

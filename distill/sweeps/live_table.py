@@ -133,7 +133,7 @@ class RunView:
         line = self._trained
         epoch, speed = line.get("epoch", 0), line.get("tokens_per_s")
         return [
-            f"{epoch}/{self.size.recipe.epochs}",
+            f"{epoch}/{self.size.num_epochs}",
             f"{self.step:,}/{self.size.num_steps:,}",
             _number(line.get("train_loss")),
             _number(self._validated.get("val_kl")),
@@ -146,7 +146,7 @@ class RunView:
         _, step, loss, val_kl, speed, time_left = self.cells()
         validation = "" if val_kl == "-" else f", {yardstick_words(self._validated)}"
         return (
-            f"epoch {self._epochs_ended}/{self.size.recipe.epochs}, step {step}, loss {loss}"
+            f"epoch {self._epochs_ended}/{self.size.num_epochs}, step {step}, loss {loss}"
             f"{validation}, {speed} tokens/s, {time_left} left"
         )
 

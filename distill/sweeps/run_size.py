@@ -17,6 +17,8 @@ class RunSize:
     """What it trains."""
     num_parameters: int
     """Weights of the student, the tied head counted once."""
+    num_epochs: int
+    """Passes over the cache, the last of which may end early."""
     num_steps: int
     """Optimizer steps."""
     num_tokens: int
@@ -35,6 +37,7 @@ def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
         num_parameters=parse_shape(recipe.student).num_parameters(
             reader.vocab_size, num_positions(reader.max_length)
         ),
+        num_epochs=epochs.num_epochs,
         num_steps=epochs.num_steps,
         num_tokens=epochs.num_tokens,
     )

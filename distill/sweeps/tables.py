@@ -61,7 +61,7 @@ def plan_table(sizes: Sequence[RunSize]) -> Table:
     for heading in ("parameters", "epochs", "training tokens", "steps"):
         table.add_column(heading, justify="right")
     for size in sizes:
-        numbers = (size.num_parameters, size.recipe.epochs, size.num_tokens, size.num_steps)
+        numbers = (size.num_parameters, size.num_epochs, size.num_tokens, size.num_steps)
         table.add_row(size.recipe.name, *(f"{number:,}" for number in numbers))
     return table
 

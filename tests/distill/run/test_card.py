@@ -54,4 +54,6 @@ def test_what_compares_students_comes_first():
 
 def test_what_a_student_has_seen_is_counted():
     assert "has seen 2,000,000 documents of 1,500,000,000 tokens in all, 2 times." in card()
+    cut = card(max_steps=10)
+    assert "that was trained for 10 optimizer steps on 2,000,000 documents" in cut
     assert "short problems" not in card()

@@ -1,6 +1,7 @@
 """A finished run: a folder that transformers opens, with all that explains it."""
 
 import json
+import threading
 from dataclasses import asdict, replace
 
 import matplotlib.image
@@ -286,3 +287,14 @@ def test_a_real_cache_trains(tiny_cache, tmp_path, loss_on):
     tokenizer = AutoTokenizer.from_pretrained(config.out)
     text = "def add(a, b):\n    return a + b"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_a_run_interrupted_in_validation_leaves_no_thread_that_reads(tmp_path, monkeypatch):
+    def interrupt(losses):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill.learning.learner._stacked", interrupt)
+    reader = FakeReader(tmp_path / "cache", num_validation=40)
+    with pytest.raises(KeyboardInterrupt) as held:
+        train(config_for(reader, tmp_path / "out"), reader=reader)
+    assert held.tb and "prefetch" not in {thread.name for thread in threading.enumerate()}

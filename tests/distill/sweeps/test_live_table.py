@@ -27,7 +27,13 @@ def table(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(distill.sweeps.live_table, "time", clock)
     sizes = [
-        RunSize(recipe=small_recipe(name=name), num_parameters=1, num_steps=10, num_tokens=1000)
+        RunSize(
+            recipe=small_recipe(name=name),
+            num_parameters=1,
+            num_epochs=2,
+            num_steps=10,
+            num_tokens=1000,
+        )
         for name in ("a", "b")
     ]
     (tmp_path / "a").mkdir()
