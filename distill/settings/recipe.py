@@ -48,7 +48,7 @@ class Recipe:
     lr_schedule: str = "constant"
     """`constant`, or `linear` or `cosine`: down to 0 at the end of the run."""
     warmup_ratio: float = 0.0
-    """Share of all steps in which the learning rate rises from 0."""
+    """Share of all steps in which the learning rate rises, evenly and from the first step on."""
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
     clip: float = 1.0
@@ -63,7 +63,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile the student's blocks with torch.compile, which takes a minute before the first step."""
+    """Compile the student's blocks with torch.compile, which takes a minute at the first steps."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -98,6 +98,11 @@ class Recipe:
         self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
         self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the teacher's term has a weight at any step."""
+        return self.alpha > 0 or bool(self.alpha_end)
 
     def _require(self, field: str, holds: bool, needed: str) -> None:
         if not holds:
