@@ -102,10 +102,14 @@ def train(
         wandb=wandb,
         wandb_project=wandb_project,
     )
+    from accelerate import PartialState
+
     from distill.run.tables import summary_table
     from distill.run.train import train as run_training
 
-    Console().print(summary_table(run_training(config)))
+    result = run_training(config)
+    if PartialState().is_main_process:  # one of those that train together
+        Console().print(summary_table(result))
 
 
 @click.command("sweep")

@@ -104,7 +104,7 @@ class WandbLog:
             group=group,
             id=run_id,
             resume="allow" if mode == "online" else None,
-            dir=folder,
+            dir=str(folder),  # older releases take no Path
             config=config,
             settings=wandb.Settings(silent=True),
         )

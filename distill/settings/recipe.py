@@ -50,7 +50,7 @@ class Recipe:
     lr_schedule: str = "constant"
     """`constant`, or `linear` or `cosine`: down to 0 at the end of the run."""
     warmup_ratio: float = 0.0
-    """Share of all steps in which the learning rate rises from 0."""
+    """Share of all steps in which the learning rate rises, evenly and from the first step on."""
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
     clip: float = 1.0
@@ -65,7 +65,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile the student's blocks with torch.compile, which takes a minute before the first step."""
+    """Compile the student's blocks with torch.compile, which takes a minute at the first steps."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -107,6 +107,11 @@ class Recipe:
         """Whether a longer run begins like a shorter one: nothing follows from the last step."""
         ends = (self.temperature_end, self.alpha_end)
         return self.lr_schedule == "constant" and not self.warmup_ratio and ends == (None, None)
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the teacher's term has a weight at any step."""
+        return self.alpha > 0 or bool(self.alpha_end)
 
     def _require(self, field: str, holds: bool, needed: str) -> None:
         if not holds:

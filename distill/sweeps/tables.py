@@ -90,11 +90,12 @@ def ledger_table(ledger: Ledger) -> Table:
 def ledger_words(ledger: Ledger) -> str:
     """When the cache has paid for itself, and what of the ledger was measured."""
     epochs = ledger.break_even_epochs
-    paid = f"{ledger.num_epochs} were trained" + (
+    paid = f"{ledger.teacher_epochs} were trained" + (
         f"; it paid with {ledger.paid_by}." if ledger.paid_by else ", too few so far."
     )
     lines = [
-        f"The cache pays for itself after {epochs:.1f} epochs of any students: {paid}",
+        f"The cache pays for itself after {epochs:.1f} epochs of students that learn from its "
+        f"teacher: {paid}",
         "Measured: tokens, seconds of building the cache and of the students' steps. Computed: "
         "FLOPs (2 and 6 · parameters · tokens), and the loop's seconds at the build's speed.",
     ]
