@@ -146,9 +146,11 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object with a checksum of itself, atomically."""
-    with atomic_path(path) as partial:
+def write_sealed_json(
+    path: Path, content: dict[str, Any], failure: type[Exception] = CacheError
+) -> None:
+    """Write a JSON object with a checksum of itself, as `atomic_path` does."""
+    with atomic_path(path, failure) as partial:
         partial.write_bytes(_sealed_bytes(content))
 
 

@@ -19,7 +19,10 @@ def prepare_trunk(student: GPT2LMHeadModel, recipe: Recipe, device: torch.device
         (enable or student.gradient_checkpointing_enable)({"use_reentrant": False})
     if recipe.compile:
         require_compiler(device)
-        student.transformer.compile(dynamic=True)  # documents have all lengths
+        # Each block by itself: they share one graph, and what gradient checkpointing does, which
+        # cannot be compiled at changing lengths, stays around it.
+        for block in student.transformer.h:
+            block.compile(dynamic=True)  # documents have all lengths
 
 
 def require_compiler(device: torch.device) -> None:

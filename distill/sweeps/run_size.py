@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cache.reading.reader import CacheReader
-from distill.batches.epochs import TRAIN, Epochs
+from distill.batches.epochs import Epochs
 from distill.learning.student import num_positions
 from distill.settings.recipe import Recipe
 from distill.settings.shapes import parse_shape
@@ -17,10 +17,12 @@ class RunSize:
     """What it trains."""
     num_parameters: int
     """Weights of the student, the tied head counted once."""
+    num_epochs: int
+    """Passes over the cache, the last of which may end early."""
     num_steps: int
     """Optimizer steps."""
     num_tokens: int
-    """Tokens that go through the student in training, over all epochs."""
+    """Tokens that go through the student in training, over all steps."""
 
 
 def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
@@ -35,6 +37,7 @@ def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
         num_parameters=parse_shape(recipe.student).num_parameters(
             reader.vocab_size, num_positions(reader.max_length)
         ),
+        num_epochs=epochs.num_epochs,
         num_steps=epochs.num_steps,
-        num_tokens=recipe.epochs * int(reader.document_lengths(TRAIN).sum()),
+        num_tokens=epochs.num_tokens,
     )

@@ -149,6 +149,17 @@ def test_loss_curves_come_from_the_run_folders_that_have_metrics(tmp_path):
     assert len(re.search(r'faint"><title>train</title><polyline points="([^"]+)', page)[1]) < 4000
 
 
+def test_runs_are_compared_by_what_is_the_same_for_all(tmp_path):
+    rows = []
+    for name, kl in (("one", 2.25), ("two", 1.75)):
+        line = {"step": 9, "val_kl": kl, "val_loss": 9.0, "val_ce_loss": 8.0}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        rows.append(replace(STUDENT, label=name, source=str(tmp_path / name)))
+    page = to_html(asdict(result(TEACHER, *rows)), PROBLEMS, tmp_path)
+    assert "KL from the teacher at T = 1 by step. one ends at 2.25; two ends at 1.75" in page
+
+
 @pytest.mark.parametrize(
     ("most", "kept"), [(10**7, 20), (40_000, 10), (25_000, 5), (7_000, 0), (1, 0)]
 )
