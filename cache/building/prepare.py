@@ -15,12 +15,12 @@ from cache.machine.precision import dtype_name, resolve_dtype
 from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
 from cache.storage.manifest import (
     MANIFEST_NAME,
-    TOKENIZER_DIR,
     CacheState,
     Manifest,
     Plan,
     state_of,
 )
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
 from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256

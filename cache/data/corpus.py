@@ -11,8 +11,11 @@ TEMPLATE = "text"
 LONG_DOCUMENTS = "pack"
 """What an identity says of a corpus' long texts: they go on in the next document."""
 VALIDATION = "validation"
-_TAKEN = ("corpus", "extension", "lengths", "tokenizer")
-"""Folders of a cache that are no splits."""
+_TAKEN = (
+    "corpus", "extension", "lengths", "tokenizer",
+    "manifest.json", "plan.json", "README.md", "tail.safetensors",
+)  # fmt: skip
+"""Folders and files of a cache that are no splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +113,10 @@ class Corpus:
 def require_split_names(splits: tuple[str, ...]) -> None:
     """Raise CacheError where splits cannot name folders of a cache."""
     for split in splits:
-        if not re.fullmatch(r"\w[\w.-]*", split) or split in _TAKEN:
+        if not re.fullmatch(r"\w[\w.-]{0,99}", split) or split in _TAKEN:
             raise CacheError(
-                f"The split {split!r} cannot name a folder of the cache; a split is letters, "
-                f"digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
+                f"The split {split[:200]!r} cannot name a folder of the cache; a split is up to "
+                f"100 letters, digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
             )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from cache.machine.durable import file_sha256
 from cache.storage.identity import machine_description
 from cache.storage.lengths import lengths_path, write_lengths
-from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan
+from cache.storage.manifest import FileRecord, Manifest, Plan
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.shard import ShardFile
 from cache.storage.tail_file import TAIL_FILE
 from cache.targets.fidelity import summarise

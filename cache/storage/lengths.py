@@ -8,8 +8,8 @@ import numpy as np
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.storage.manifest import Manifest, ShardRecord
+from cache.storage.paths import LENGTHS_DIR
 
-LENGTHS_DIR = "lengths"
 _DTYPE = np.dtype("<u4")
 
 

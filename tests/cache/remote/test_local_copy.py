@@ -124,26 +124,17 @@ def test_a_stopped_push_of_other_bytes_is_not_trusted(tiny_cache, tmp_path):
     assert (tmp_path / "r" / name).read_bytes() == (copy / name).read_bytes()
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])
-def test_a_manifest_whose_paths_leave_the_directory_is_refused(tiny_cache, tmp_path, path):
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", MANIFEST_NAME])
+def test_a_manifest_with_paths_of_no_cache_is_refused(tiny_cache, tmp_path, path):
     remote = shutil.copytree(tiny_cache, tmp_path / "r")
     content = json.loads((remote / MANIFEST_NAME).read_text())
     del content["checksum"]
-    content["files"][0]["path"] = path
+    content["files"][-1]["path"] = path
     write_sealed_json(remote / MANIFEST_NAME, content)
-    with pytest.raises(CacheError, match="leaves the cache directory; it is refused") as caught:
+    with pytest.raises(CacheError, match="not the path of a file of a cache") as caught:
         pull(str(remote), tmp_path / "c")
     assert str(remote / MANIFEST_NAME) in str(caught.value)
     assert not (tmp_path / "c").exists() and not (tmp_path / "x").exists()
-
-
-def test_a_manifest_that_lists_its_own_name_is_refused(tiny_cache, tmp_path):
-    remote = shutil.copytree(tiny_cache, tmp_path / "r")
-    manifest = Manifest.read(remote)
-    files = (*manifest.files, replace(manifest.files[0], path=MANIFEST_NAME))
-    replace(manifest, files=files).write(remote)
-    with pytest.raises(CacheError, match="lists 'manifest.json' as a file of the cache"):
-        pull(str(remote), tmp_path / "c")
 
 
 def test_damaged_manifests_of_remotes_are_refused_with_the_way_out(tiny_cache, tmp_path):
