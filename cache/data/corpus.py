@@ -110,10 +110,15 @@ class Corpus:
         return ", ".join(words)
 
 
+def is_split_name(split: str) -> bool:
+    """Whether a split can name a folder of a cache."""
+    return re.fullmatch(r"\w[\w.-]{0,99}", split) is not None and split not in _TAKEN
+
+
 def require_split_names(splits: tuple[str, ...]) -> None:
     """Raise CacheError where splits cannot name folders of a cache."""
     for split in splits:
-        if not re.fullmatch(r"\w[\w.-]{0,99}", split) or split in _TAKEN:
+        if not is_split_name(split):
             raise CacheError(
                 f"The split {split[:200]!r} cannot name a folder of the cache; a split is up to "
                 f"100 letters, digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from cache.data.corpus import require_split_names
 from cache.data.text_range import TEXTS, TextRange
 from cache.errors import CacheError
-from cache.storage.paths import require_file_path, require_shard_path
+from cache.storage.paths import is_file_path, is_shard_path
 
 MAX_COUNT = 1 << 48
 """More than any cache holds of anything; NumPy's integers hold sums of such counts."""
@@ -32,7 +33,9 @@ def require_shards(shards: Any) -> None:
     next_document: dict[str, int] = {}
     for shard in shards:
         path, split = shard["path"], shard["split"]
-        require_shard_path(path, split)
+        require_split_names((split,))
+        if not is_shard_path(path, split):
+            raise CacheError(f"{path!r} is not the path of a shard of {split!r}; it is refused")
         first, documents, tokens = (
             require_count(shard[name]) for name in ("first_document", "num_documents", "num_tokens")
         )
@@ -54,7 +57,10 @@ def require_files(files: Any, shards: set[str]) -> None:
         shards: their paths.
     """
     for file in files:
-        require_file_path(file["path"], shards)
+        if file["path"] not in shards and not is_file_path(file["path"]):
+            raise CacheError(
+                f"{file['path']!r} is not the path of a file of a cache; it is refused"
+            )
         require_count(file["num_bytes"])
         _require_kind(file["sha256"], str)
     _require_distinct(file["path"] for file in files)

@@ -6,8 +6,7 @@ named by a manifest, so that names are looked at where a manifest is read and no
 
 import re
 
-from cache.data.corpus import require_split_names
-from cache.errors import CacheError
+from cache.data.corpus import is_split_name
 from cache.storage.tail_file import TAIL_FILE
 
 TOKENIZER_DIR = "tokenizer"
@@ -16,24 +15,15 @@ _NAME = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]{1,100}"
 _TOKENIZER_FILE = re.compile(rf"{TOKENIZER_DIR}(/{_NAME}){{1,4}}")
 
 
-def require_shard_path(path: str, split: str) -> None:
-    """Raise CacheError unless a path is that of a shard of a split."""
-    require_split_names((split,))
-    if not re.fullmatch(rf"{re.escape(split)}/shard-\d{{5,9}}\.h5", path):
-        raise CacheError(f"{path!r} is not the path of a shard of {split!r}; it is refused")
+def is_shard_path(path: str, split: str) -> bool:
+    """Whether a path inside the cache directory is that of a shard of a split."""
+    return re.fullmatch(rf"{re.escape(split)}/shard-\d{{5,9}}\.h5", path) is not None
 
 
-def require_file_path(path: str, shards: set[str]) -> None:
-    """Raise CacheError unless a path is one that a file of a cache has.
-
-    Args:
-        path: inside the cache directory.
-        shards: paths of its shards.
-    """
-    if path in shards or path == TAIL_FILE or _TOKENIZER_FILE.fullmatch(path):
-        return
+def is_file_path(path: str) -> bool:
+    """Whether it is that of a file beside the shards that a manifest records."""
     folder, _, name = path.partition("/")
-    lengths = re.fullmatch(r"(.+)-\d{1,15}\.npy", name)
-    if folder != LENGTHS_DIR or lengths is None:
-        raise CacheError(f"{path!r} is not the path of a file of a cache; it is refused")
-    require_split_names((lengths[1],))
+    if folder == LENGTHS_DIR:
+        lengths = re.fullmatch(r"(.+)-\d{1,15}\.npy", name)
+        return lengths is not None and is_split_name(lengths[1])
+    return path == TAIL_FILE or _TOKENIZER_FILE.fullmatch(path) is not None

@@ -114,7 +114,7 @@ def test_a_pull_cut_in_the_middle_is_no_cache_and_goes_on(tiny_cache, url, line,
     with pytest.raises(CacheError, match="`cache pull`, give that command again"):
         CacheReader(tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.partial"))
-    (tmp_path / "c" / "train" / "x.h5.host-1.partial").write_bytes(b"of a killed pull")
+    (tmp_path / "c" / "train" / "shard-00000.h5.host-1.partial").write_bytes(b"of a killed pull")
     done = pull(url, tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.partial"))
     assert done.num_kept > 0 and 0 < done.num_bytes < manifest.num_bytes
