@@ -122,7 +122,8 @@ def _fetch(remote: Remote, file: FileRecord, directory: Path, on_bytes: OnBytes)
             raise CacheError(
                 f"{remote.where(file.path)} is damaged: {partial.stat().st_size:,} bytes with "
                 f"sha256 {found[:12]}, the manifest records {file.num_bytes:,} with "
-                f"{file.sha256[:12]}. Nothing of it was kept.\nPush it again from a sound cache."
+                f"{file.sha256[:12]}. Nothing of it was kept.\nPush it again from a sound cache: "
+                f"python cli.py cache push DIR {remote.url} --verify"
             )
 
 

@@ -135,6 +135,30 @@ def test_a_byte_flipped_on_the_remote_is_refused_by_name_and_does_not_land(
     assert not (tmp_path / "c" / MANIFEST_NAME).exists()
 
 
+def test_a_push_that_reads_back_mends_a_damaged_remote_and_one_that_replaces_trusts_nothing(
+    tiny_cache, url, tmp_path
+):
+    num_files = len(Manifest.read(tiny_cache).files)
+    push(tiny_cache, url, card=CARD)
+    name = "validation/shard-00000.h5"
+    damaged = bytearray((tiny_cache / name).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    remote = open_remote(url)
+    remote.write({name: bytes(damaged)})
+    assert push(tiny_cache, url, card=CARD).num_files == 0
+    with pytest.raises(CacheError, match=f"cache push DIR {url} --verify"):
+        pull(url, tmp_path / "c")
+    assert push(tiny_cache, url, card=CARD, verify=True).num_files == 1
+    pull(url, tmp_path / "c")
+    assert verify_cache(tmp_path / "c") == []
+
+    remote.write({name: bytes(damaged)})
+    assert push(tiny_cache, url, card=CARD, replace=True, verify=True).num_files == 1
+    remote.write({name: bytes(damaged)})
+    assert push(tiny_cache, url, card=CARD, replace=True).num_files == num_files
+    assert remote.read(name) == (tiny_cache / name).read_bytes()
+
+
 def test_missing_buckets_and_credentials_are_sentences(tiny_cache, line, monkeypatch, tmp_path):
     with pytest.raises(
         CacheError, match="is not there: .*\nMend the URL, or make the bucket first"
