@@ -15,12 +15,12 @@ import numpy as np
 from cache.data.documents import ASSISTANT, BEGINS
 from cache.errors import CacheError
 from cache.reading.open_shards import OpenShards, UnpackedRows
+from cache.reading.tokenizer_files import require_tokenizer
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import read_lengths
 from cache.storage.manifest import Manifest, ShardRecord
 from cache.storage.packing import to_tensors
-from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import load_codec
 from cache.targets.fidelity import Fidelity
 from cache.targets.rans import FrequencyTables
@@ -125,8 +125,12 @@ class CacheReader:
 
     @property
     def tokenizer_path(self) -> Path:
-        """Folder that `AutoTokenizer.from_pretrained` opens."""
-        return self.path / TOKENIZER_DIR
+        """Folder that `AutoTokenizer.from_pretrained` opens; its files are hashed before.
+
+        Raises:
+            CacheError: one is missing, damaged, or not recorded in the manifest.
+        """
+        return require_tokenizer(self.path, self.manifest)
 
     @property
     def splits(self) -> list[str]:

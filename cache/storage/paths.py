@@ -11,7 +11,7 @@ from cache.storage.tail_file import TAIL_FILE
 
 TOKENIZER_DIR = "tokenizer"
 LENGTHS_DIR = "lengths"
-_NAME = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]{1,100}"
+_NAME = r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}"
 _TOKENIZER_FILE = re.compile(rf"{TOKENIZER_DIR}(/{_NAME}){{1,4}}")
 
 

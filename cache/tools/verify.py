@@ -10,6 +10,7 @@ import torch
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.open_shard import OpenShard
+from cache.reading.tokenizer_files import unrecorded_files
 from cache.storage.lengths import read_lengths
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.paths import LENGTHS_DIR
@@ -43,6 +44,8 @@ def verify_cache(
     faults = list(_plan_faults(directory, manifest))
     shards = {shard.path: shard for shard in manifest.plan.shards}
     faults += _length_faults(directory, manifest)
+    for name in unrecorded_files(directory, manifest):
+        faults.append(Fault(path=name, problem="the manifest does not name it: remove it"))
     for file in manifest.files:
         on_file(file.path)
         path = directory / file.path
