@@ -208,7 +208,7 @@ class SpooledDocuments(Sequence[Document]):
         path = file_path(self._directory, self._split, file_number)
         try:
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged header surfaces as many kinds
             raise CacheError(
                 f"{path} cannot be read: {error}.\nDelete {self._directory} and give the same "
                 "command again: the corpus is read anew."
