@@ -15,12 +15,13 @@ import numpy as np
 from cache.data.documents import ASSISTANT, BEGINS
 from cache.errors import CacheError
 from cache.reading.open_shards import OpenShards, UnpackedRows
-from cache.reading.tokenizer_files import require_tokenizer
+from cache.reading.tokenizer import require_recorded_tokenizer
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import read_lengths
 from cache.storage.manifest import Manifest, ShardRecord
 from cache.storage.packing import to_tensors
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import load_codec
 from cache.targets.fidelity import Fidelity
 from cache.targets.rans import FrequencyTables
@@ -95,6 +96,7 @@ class CacheReader:
         }
         self._lengths: dict[str, np.ndarray] = {}
         self._codec: RowCodec | None = None
+        self._knows_tokenizer = False
         self._open_nothing()
 
     @property
@@ -125,12 +127,15 @@ class CacheReader:
 
     @property
     def tokenizer_path(self) -> Path:
-        """Folder that `AutoTokenizer.from_pretrained` opens; its files are hashed before.
+        """Folder that `AutoTokenizer.from_pretrained` opens.
 
         Raises:
-            CacheError: one is missing, damaged, or not recorded in the manifest.
+            CacheError: a file of it is missing, not what was written, or put there since.
         """
-        return require_tokenizer(self.path, self.manifest)
+        if not self._knows_tokenizer:
+            require_recorded_tokenizer(self.path, self.manifest)
+            self._knows_tokenizer = True
+        return self.path / TOKENIZER_DIR
 
     @property
     def splits(self) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.open_shard import OpenShard
-from cache.reading.tokenizer_files import unrecorded_files
+from cache.reading.tokenizer import unrecorded_files
 from cache.storage.lengths import read_lengths
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.paths import LENGTHS_DIR

@@ -51,8 +51,8 @@ def test_hidden_files_which_nobody_reads_are_passed_over(copy):
 def test_a_swapped_word_and_a_missing_folder_are_refused(copy):
     path = copy / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text().replace('"a"', '"Q"', 1))
-    refused(copy, "tokenizer.json is damaged: its sha256")
+    refused(copy, "tokenizer.json is not what was written.*other words")
     path.unlink()
-    refused(copy, "tokenizer.json is missing. Copy tokenizer/ again")
+    refused(copy, "tokenizer.json cannot be read: No such file")
     shutil.rmtree(copy / "tokenizer")
-    refused(copy, "is missing. Copy tokenizer/ again")
+    refused(copy, "cannot be read: No such file")

@@ -1,4 +1,4 @@
-"""The tokenizer's files of a cache: those that the manifest records, as it records them, no others.
+"""The tokenizer of a cache: ids mean words only with the very files that it was built with.
 
 `AutoTokenizer.from_pretrained` reads a dozen names where it finds them. A `special_tokens_map.json`
 that was put beside the others makes another token the end of text.
@@ -12,27 +12,27 @@ from cache.storage.manifest import Manifest
 from cache.storage.paths import TOKENIZER_DIR
 
 
-def require_tokenizer(directory: Path, manifest: Manifest) -> Path:
-    """The folder of a cache's tokenizer.
-
-    Raises:
-        CacheError: a file is missing, is not what was written, or was put there since.
-    """
+def require_recorded_tokenizer(directory: Path, manifest: Manifest) -> None:
+    """Raise CacheError unless the tokenizer's files are those of the manifest, and no others."""
     records = [file for file in manifest.files if file.path.startswith(f"{TOKENIZER_DIR}/")]
     if not records:
-        raise CacheError(f"The cache at {directory} has no tokenizer. {_REMEDY}")
+        raise CacheError(f"The manifest of {directory} names no file of a tokenizer.")
     for file in records:
         path = directory / file.path
-        if not path.is_file():
-            raise CacheError(f"{path} is missing. {_REMEDY}")
-        if file_sha256(path) != file.sha256:
-            raise CacheError(f"{path} is damaged: its sha256 is not the manifest's. {_REMEDY}")
+        try:
+            problem = "" if file_sha256(path) == file.sha256 else "is not what was written"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+        if problem:
+            raise CacheError(
+                f"{path} {problem}. Token ids would mean other words than the teacher's. Copy "
+                f"{directory / TOKENIZER_DIR} again from where the cache came from, or rebuild it."
+            )
     if added := unrecorded_files(directory, manifest):
         raise CacheError(
-            f"{directory / added[0]} is not recorded in the manifest, and may change what the "
-            "tokenizer's ids mean.\nRemove it, or copy the cache again from where it came from."
+            f"{directory / added[0]} is not recorded in the manifest. Token ids might mean other "
+            "words than the teacher's.\nRemove it, or copy the cache again from where it came from."
         )
-    return directory / TOKENIZER_DIR
 
 
 def unrecorded_files(directory: Path, manifest: Manifest) -> list[str]:
@@ -44,6 +44,3 @@ def unrecorded_files(directory: Path, manifest: Manifest) -> list[str]:
         if not path.is_dir() and not path.name.startswith(".")
     ]
     return sorted(set(found) - recorded)
-
-
-_REMEDY = "Copy tokenizer/ again from where the cache came from; `cache verify` names every fault."
