@@ -130,7 +130,7 @@ class CacheReader:
         """Folder that `AutoTokenizer.from_pretrained` opens.
 
         Raises:
-            CacheError: a file of it is missing, not what was written, or put there since.
+            CacheError: a file of it is missing, or not what was written.
         """
         if not self._knows_tokenizer:
             require_recorded_tokenizer(self.path, self.manifest)
