@@ -32,7 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cache/data", "cache/errors", "cache/machine", "cache/storage", "cache/targets",
         "cache/teacher",
     },
-    "cache/reading": {"cache/data", "cache/errors", "cache/storage", "cache/targets"},
+    "cache/reading": {
+        "cache/data", "cache/errors", "cache/machine", "cache/storage", "cache/targets",
+    },
     "cache/remote": {"cache/errors", "cache/machine", "cache/storage"},
     "cache/tools": {
         "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/reading",

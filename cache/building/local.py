@@ -11,12 +11,13 @@ from cache.building.config import BuildConfig
 from cache.building.prepare import Prepared, finished_cache, prepare
 from cache.building.workers import Worker, add_cost, remove_costs, total_cost
 from cache.data.spool import remove_spool, spooled_texts
-from cache.machine.durable import make_directory, remove_partials
+from cache.machine.durable import make_directory
 from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 from cache.machine.progress import BuildProgress
 from cache.storage.created import created_notes, created_texts
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import Manifest, Plan, ShardRecord, state_of
 from cache.teacher.load import load_tokenizer
 from cache.teacher.teacher import Teacher
@@ -79,7 +80,7 @@ def build_cache(
         prepared = prepare(config, tokenizer, teacher=teacher, like=like)
         if prepared is None:
             return summary_of(Manifest.read(config.out))
-        remove_partials(config.out)
+        remove_left_over(config.out, config.cached_splits)
         num_new_rows, seconds = _compute(config, prepared, prepared.plan.shards)
         manifest = _finish(config, prepared, num_new_rows, seconds)
     return summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
@@ -111,7 +112,7 @@ def build_as_worker(
         if prepared is None:
             complete = Manifest.read(config.out)
             return WorkerSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
-        remove_partials(config.out, of_the_dead=True)
+        remove_left_over(config.out, config.cached_splits, of_the_dead=True)
         shards = prepared.plan.shards
         num_new_rows, seconds = _compute(config, prepared, worker.of(shards))
         add_cost(config.out, worker, rows=num_new_rows, seconds=seconds)

@@ -15,17 +15,18 @@ from cache.machine.precision import dtype_name, resolve_dtype
 from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
 from cache.storage.manifest import (
     MANIFEST_NAME,
-    TOKENIZER_DIR,
     CacheState,
     Manifest,
     Plan,
     state_of,
 )
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
 from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256
 from cache.teacher.notes import teacher_notes
 from cache.teacher.probe import require_understood
+from cache.teacher.save_tokenizer import save_tokenizer
 from cache.teacher.teacher import Teacher, head_of
 
 _NOT_YET_KNOWN = (
@@ -70,7 +71,7 @@ def prepare(
         if not _is_prepared(config, found):
             teacher = teacher or load_teacher(config, job, tokenizer)
             _write_tail(config, job, teacher)
-            tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
+            save_tokenizer(tokenizer, config.out / TOKENIZER_DIR)
             return _planned(config, job, tokenizer, teacher, like, found)
     teacher = teacher or load_teacher(config, job, tokenizer)  # at the same time as others
     return _planned(config, job, tokenizer, teacher, like, found)

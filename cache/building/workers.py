@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cache.errors import CacheError
 from cache.machine.durable import read_sealed_json, write_sealed_json
 
-COST_RECORDS = "worker-*.json"
+COST_RECORDS = "worker-[0-9]*-of-[0-9]*.json"
 _T = TypeVar("_T")
 
 

@@ -6,7 +6,7 @@ SentencePiece tokenizers put a space before whatever they are given.
 
 from collections.abc import Sequence
 
-from cache.data.text_format import BOS_CHOICES
+from cache.data.text_format import BOS_CHOICES, require_unicode
 from cache.errors import CacheError
 
 _PROBE = "def f"
@@ -54,7 +54,13 @@ def encode(tokenizer, text: str, *, parse_special: bool) -> list[int]:
 
 
 def encode_all(tokenizer, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-    """As `encode`, of several texts at once."""
+    """As `encode`, of several texts at once.
+
+    Raises:
+        CacheError: one has half a surrogate pair.
+    """
+    for text in texts:
+        require_unicode(text)
     return tokenizer(
         list(texts),
         add_special_tokens=False,

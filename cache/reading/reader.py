@@ -19,8 +19,9 @@ from cache.reading.tokenizer import require_recorded_tokenizer
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import read_lengths
-from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardRecord
+from cache.storage.manifest import Manifest, ShardRecord
 from cache.storage.packing import to_tensors
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import load_codec
 from cache.targets.fidelity import Fidelity
 from cache.targets.rans import FrequencyTables

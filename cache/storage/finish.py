@@ -10,7 +10,8 @@ import numpy as np
 from cache.machine.durable import file_sha256
 from cache.storage.identity import machine_description
 from cache.storage.lengths import lengths_path, write_lengths
-from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan
+from cache.storage.manifest import FileRecord, Manifest, Plan
+from cache.storage.paths import TOKENIZER_DIR, is_file_path
 from cache.storage.shard import ShardFile
 from cache.storage.tail_file import TAIL_FILE
 from cache.targets.fidelity import summarise
@@ -39,7 +40,8 @@ def finish_cache(
     for split in lengths:
         paths.append(out / lengths_path(split, len(lengths[split])))
         write_lengths(paths[-1], lengths[split])
-    paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
+    tokenizer = sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
+    paths += [path for path in tokenizer if is_file_path(path.relative_to(out).as_posix())]
     if plan.identity.tail_width:
         paths.append(out / TAIL_FILE)
     names = [path.relative_to(out).as_posix() for path in paths]

@@ -165,7 +165,8 @@ class ShardFile:
             odd = sorted(set(self._file) ^ set(self._shapes))
             raise CacheError(f"{self.path}: datasets {odd} are missing or unknown. {_REMEDY}")
         for name, (dtype, shape) in self._shapes.items():
-            dataset = self._file[name]
+            link = self._file.get(name, getlink=True)  # others lead out of the file
+            dataset = self._file[name] if isinstance(link, h5py.HardLink) else None
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
                 raise CacheError(f"{self.path}, {name}: not a plain dataset. {_REMEDY}")
             if shape[0] == ANY and dataset.ndim == len(shape):

@@ -19,6 +19,7 @@ from cache.errors import CacheError
 from cache.machine.lock import writer_lock
 from cache.machine.precision import precision_named
 from cache.machine.progress import BuildProgress
+from cache.reading.tokenizer import require_recorded_tokenizer
 from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
@@ -83,6 +84,7 @@ def extend_cache(
             f"Bring it up to date first: python cli.py cache merge NEW {directory}"
         )
     _require_same_kind(directory, found, corpus, sft)
+    require_recorded_tokenizer(directory, found)  # its files are recorded again
     config = _config(
         directory, found, splits=splits, dataset=dataset, corpus=corpus, sft=sft,
         teacher=teacher, device_map=device_map, shard_tokens=shard_tokens, limit=limit,

@@ -20,12 +20,13 @@ from cache.data.corpus import TEMPLATE
 from cache.data.templates import CONVERSATIONS, PAIR
 from cache.data.text_range import first_overlap
 from cache.errors import CacheError
-from cache.machine.durable import json_sha256, make_directory, remove_partials
+from cache.machine.durable import json_sha256, make_directory
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress
 from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identity
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.shard import with_marks, write_shard
 from cache.tools.source import Source, require_free, require_same_plan
@@ -67,7 +68,7 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
     require_same_plan(out, plan, "a merge of these sources in this order")
     make_directory(out)
     with writer_lock(out):
-        remove_partials(out)
+        remove_left_over(out, {shard.split for shard in plan.shards})
         plan.write(out)
         _write_shards(out, plan, steps)
         sources[0].copy_other_files(out)

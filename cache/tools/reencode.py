@@ -13,7 +13,7 @@ import torch
 
 from cache.building.fit_basis import FIT_ROWS, FitRows, collect_rows, finish_basis, logits_every
 from cache.errors import CacheError
-from cache.machine.durable import file_sha256, make_directory, remove_partials
+from cache.machine.durable import file_sha256, make_directory
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress, counted_progress
 from cache.reading.open_shard import OpenShard
@@ -21,6 +21,7 @@ from cache.storage.created import merged_created
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.layout import ShardLayout
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.storage.shard import is_intact, with_marks, write_shard
@@ -59,7 +60,7 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
         head = load_head(directory, source.identity)
     make_directory(out)
     with writer_lock(out):
-        remove_partials(out)
+        remove_left_over(out, {shard.split for shard in source.manifest.plan.shards})
         tail_width = _write_tail(out, source, found, targets, head)
         identity = replace(
             source.identity,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cache.data.problems import load_problems
+from cache.machine.lock import writer_lock
 from evaluation.benchmark import run_benchmark
 from evaluation.comparison import measure
 from evaluation.config import BenchmarkConfig
@@ -171,6 +172,14 @@ def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, monkeypa
     loaded.clear()
     assert len(run_benchmark(config).rows) == 2
     assert loaded == ["student"]
+
+
+def test_a_second_process_on_one_folder_is_refused_and_loads_nothing(config, loaded):
+    config.out.mkdir()
+    words = "out is being written by host .*, pid"
+    with writer_lock(config.out), pytest.raises(EvaluationError, match=words):
+        run_benchmark(config)
+    assert not loaded and not list(config.out.iterdir())
 
 
 def test_prompts_beyond_the_positions_are_reported(config, tmp_path):

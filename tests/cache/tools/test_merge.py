@@ -227,7 +227,7 @@ def test_a_damaged_source_is_named_and_leaves_no_manifest(tmp_path, copy, name):
 def test_a_shard_that_the_manifest_does_not_vouch_for_is_refused(tmp_path, copy):
     manifest = Manifest.read(copy)
     replace(manifest, files=manifest.files[1:]).write(copy)
-    with pytest.raises(CacheError, match="shard-00000.h5 is damaged: the manifest has no checksum"):
+    with pytest.raises(CacheError, match="it has no checksum of train/shard-00000.h5"):
         merge_caches(tmp_path / "m", [copy])
 
 
@@ -274,7 +274,7 @@ def test_a_stopped_merge_given_again_ends_with_the_same_bytes(tmp_path, parts, m
         merge_caches(tmp_path / "m", sources)
     with pytest.raises(CacheError, match="not complete"):
         CacheReader(tmp_path / "m")
-    (tmp_path / "m" / "train" / "shard-00002.h5.partial").write_bytes(b"half")
+    (tmp_path / "m" / "train" / "shard-00002.h5.host-1.partial").write_bytes(b"half")
     flip_byte(written[1])
     monkeypatch.setattr(cache.tools.source.Source, "copy", copy)
     merged = merge_caches(tmp_path / "m", sources)
@@ -286,7 +286,7 @@ def test_a_merge_stopped_before_its_plan_can_be_given_again(tmp_path, parts, mon
     monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 0.5)
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "writing.lock").touch()
-    (tmp_path / "m" / "plan.json.partial").write_text("{")
+    (tmp_path / "m" / "plan.json.host-1.partial").write_text("{")
     merge_caches(tmp_path / "m", [parts["first"]])
     assert verify_cache(tmp_path / "m") == []
 
