@@ -103,6 +103,7 @@ class Replica:
         return {
             "num_parameters": teacher.num_parameters,
             "notes": teacher.notes,
+            "stamp": teacher.stamp,
             "device": str(teacher.device),
         }
 
