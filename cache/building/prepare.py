@@ -96,7 +96,11 @@ def _planned(
 ) -> Prepared:
     identity = _identity(config, job, tokenizer, teacher, _tail_width(config, teacher))
     if like is not None:
-        require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
+        require_same_identity(
+            like, identity, "the cache", ignore=("dataset_sha256",),
+            advice="What is added agrees with the cache in all but the documents: name its own "
+            "teacher and use its libraries, or build another cache with cache-teacher.",
+        )  # fmt: skip
     plan = _write_or_check_plan(config, job, identity, found.plan)
     return Prepared(job=job, plan=plan, teacher=teacher)
 
