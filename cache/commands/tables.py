@@ -120,7 +120,15 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
             "Fidelity: not measured (too few rows, or encoded again without the teacher).",
             style="yellow",
         )
-    names = ("T", "inside the top-k", "total variation", "p99", "KL", "gradient cosine")
+    names = (
+        "T",
+        "inside the top-k",
+        "total variation",
+        "p99",
+        "KL",
+        "gradient cosine",
+        "mass, at most off by",
+    )
     table = _table(f"Fidelity over {fidelity[0].num_rows:,} rows", names)
     for row in fidelity:
         table.add_row(
@@ -130,6 +138,7 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
             f"{row.total_variation_p99:.4f}",
             f"{row.kl:.4f} nats",
             f"{row.gradient_cosine:.5f}",
+            "not measured" if row.mass_error is None else f"{row.mass_error:.4f}",
         )
     return table
 

@@ -13,7 +13,7 @@ from cache.storage.lengths import lengths_path, write_lengths
 from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan
 from cache.storage.shard import ShardFile
 from cache.storage.tail_file import TAIL_FILE
-from cache.targets.fidelity import summarise
+from cache.targets.fidelity import summarise, widened
 
 
 def finish_cache(
@@ -70,6 +70,6 @@ def _read_shards(out: Path, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarra
     lengths: dict[str, list[np.ndarray]] = {}
     for shard in plan.shards:
         with ShardFile(out, shard, plan.identity) as file:
-            fidelity.append(file.read("fidelity"))
+            fidelity.append(widened(file.read("fidelity")))
             lengths.setdefault(shard.split, []).append(np.diff(file.read("token_offsets")))
     return np.concatenate(fidelity), {k: np.concatenate(parts) for k, parts in lengths.items()}
