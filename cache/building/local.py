@@ -14,7 +14,7 @@ from cache.data.spool import remove_spool, spooled_texts
 from cache.machine.durable import make_directory
 from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.created import created_notes, created_texts
+from cache.storage.created import created_notes, created_stamp, created_texts
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
 from cache.storage.left_over import remove_left_over
@@ -71,7 +71,7 @@ def build_cache(
             way, a full disk, NaN logits. Nothing half-written is visible, and finished shards stay.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    complete = finished_cache(config, tokenizer)
+    complete = finished_cache(config, tokenizer, teacher)
     if complete is not None:
         remove_spool(config.out)
         return summary_of(complete)
@@ -103,7 +103,7 @@ def build_as_worker(
         CacheError: as `build_cache`; another process is this worker, or writes all.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    complete = finished_cache(config, tokenizer)
+    complete = finished_cache(config, tokenizer, teacher)
     if complete is not None:
         return WorkerSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
     make_directory(config.out)
@@ -148,7 +148,7 @@ def _finish(config: BuildConfig, prepared: Prepared, num_rows: int, seconds: flo
     teacher = prepared.teacher
     return finish_build(
         config.out, prepared.plan, num_parameters=teacher.num_parameters, notes=teacher.notes,
-        device=str(teacher.device), num_rows=num_rows, seconds=seconds,
+        stamp=teacher.stamp, device=str(teacher.device), num_rows=num_rows, seconds=seconds,
     )  # fmt: skip
 
 
@@ -158,6 +158,7 @@ def finish_build(
     *,
     num_parameters: int,
     notes: Sequence[str],
+    stamp: str,
     device: str,
     num_rows: int,
     seconds: float,
@@ -167,6 +168,7 @@ def finish_build(
     Args:
         num_parameters: of the teacher.
         notes: on the teacher, for whoever reads the fidelity.
+        stamp: of the teacher's files.
         device: it ran on.
         num_rows: computed by the caller, beside what workers have recorded.
         seconds: spent on those.
@@ -179,6 +181,7 @@ def finish_build(
         **total_cost(out, rows=num_rows, seconds=seconds),
         **created_texts(spooled_texts(out)),
         **created_notes(notes),
+        **created_stamp([stamp]),
     }
     manifest = finish_cache(out, plan, device=device, record=record)
     remove_costs(out)

@@ -104,6 +104,7 @@ class Replica:
         return {
             "num_parameters": teacher.num_parameters,
             "notes": teacher.notes,
+            "stamp": teacher.stamp,
             "device": str(teacher.device),
         }
 

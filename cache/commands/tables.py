@@ -114,13 +114,21 @@ def _size_table(reader: CacheReader) -> Table:
 
 
 def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
-    """Stored targets against the teacher's own, by temperature."""
+    """Stored targets against the teacher's own, by temperature; of the mass, the largest error."""
     if not fidelity:
         return Text(
             "Fidelity: not measured (too few rows, or encoded again without the teacher).",
             style="yellow",
         )
-    names = ("T", "inside the top-k", "total variation", "p99", "KL", "gradient cosine")
+    names = (
+        "T",
+        "inside the top-k",
+        "total variation",
+        "p99",
+        "KL, nats",
+        "gradient cosine",
+        "mass off by",
+    )
     table = _table(f"Fidelity over {fidelity[0].num_rows:,} rows", names)
     for row in fidelity:
         table.add_row(
@@ -128,8 +136,9 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
             f"{row.captured:.3f}",
             f"{row.total_variation:.4f}",
             f"{row.total_variation_p99:.4f}",
-            f"{row.kl:.4f} nats",
+            f"{row.kl:.4f}",
             f"{row.gradient_cosine:.5f}",
+            "not measured" if row.mass_error is None else f"{row.mass_error:.4f}",
         )
     return table
 

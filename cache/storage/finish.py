@@ -14,7 +14,7 @@ from cache.storage.manifest import FileRecord, Manifest, Plan
 from cache.storage.paths import TOKENIZER_DIR, is_file_path
 from cache.storage.shard import ShardFile
 from cache.storage.tail_file import TAIL_FILE
-from cache.targets.fidelity import summarise
+from cache.targets.fidelity import summarise, widened
 
 
 def finish_cache(
@@ -72,6 +72,6 @@ def _read_shards(out: Path, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarra
     lengths: dict[str, list[np.ndarray]] = {}
     for shard in plan.shards:
         with ShardFile(out, shard, plan.identity) as file:
-            fidelity.append(file.read("fidelity"))
+            fidelity.append(widened(file.read("fidelity")))
             lengths.setdefault(shard.split, []).append(np.diff(file.read("token_offsets")))
     return np.concatenate(fidelity), {k: np.concatenate(parts) for k, parts in lengths.items()}

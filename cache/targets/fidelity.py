@@ -13,8 +13,10 @@ import torch
 from cache.targets.soft_targets import SoftTargets
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
-MEASURES = ("captured", "total_variation", "kl", "gradient_cosine")
+MEASURES = ("captured", "total_variation", "kl", "gradient_cosine", "mass_error")
 NUM_MEASURES = len(TEMPERATURES) * len(MEASURES)
+FORMER_MEASURES = NUM_MEASURES - len(TEMPERATURES)
+"""Columns of a shard that was written before the error of the mass was measured."""
 SAMPLE_EVERY = 128
 
 
@@ -34,6 +36,9 @@ class Fidelity:
     """Mean of KL(p ‖ p̂) in nats; infinite where p̂ has no mass for what p has."""
     gradient_cosine: float
     """Mean cosine between q - p and q - p̂, the loss's gradients for a uniform student q."""
+    mass_error: float | None = None
+    """Largest error of the probability outside the top-k; None in caches made before it was
+    measured."""
 
 
 def measure_rows(
@@ -51,12 +56,23 @@ def measure_rows(
         p = log_p.exp()
         decoded = targets.at(temperature).to_dense(targets.vocab_size)
         used = torch.isfinite(targets.topk_logprobs)
-        captured = (p.gather(-1, targets.topk_ids) * used).sum(-1)
+        captured, stored = ((q.gather(-1, targets.topk_ids) * used).sum(-1) for q in (p, decoded))
         terms = torch.where(p > 0, p * (log_p.nan_to_num(neginf=0.0) - decoded.log()), 0.0)
         uniform = 1 / targets.vocab_size
         cosine = torch.nn.functional.cosine_similarity(uniform - p, uniform - decoded, dim=-1)
         columns += [captured, (p - decoded).abs().sum(-1) / 2, terms.sum(-1).clamp_min(0), cosine]
+        columns.append((captured - stored).abs())
     return torch.stack(columns, -1)
+
+
+def widened(rows: np.ndarray) -> np.ndarray:
+    """(F, NUM_MEASURES) of a shard's measures; NaN where it was written before there was one."""
+    if rows.shape[1] == NUM_MEASURES:
+        return rows
+    table = rows.reshape(len(rows), len(TEMPERATURES), -1)
+    missing = len(MEASURES) - table.shape[-1]
+    wide = np.pad(table, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
+    return wide.reshape(len(rows), NUM_MEASURES)
 
 
 def summarise(
@@ -67,6 +83,7 @@ def summarise(
         return ()
     table = rows.astype(np.float64).reshape(len(rows), len(temperatures), len(MEASURES))
     means = table.mean(0)
+    mass_errors = np.nan_to_num(table[:, :, 4], nan=-1.0).max(0)
     return tuple(
         Fidelity(
             temperature=temperature,
@@ -76,6 +93,7 @@ def summarise(
             total_variation_p99=float(np.quantile(table[:, i, 1], 0.99)),
             kl=float(means[i, 2]),
             gradient_cosine=float(means[i, 3]),
+            mass_error=float(mass_errors[i]) if mass_errors[i] >= 0 else None,
         )
         for i, temperature in enumerate(temperatures)
     )

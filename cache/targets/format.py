@@ -23,7 +23,7 @@ class TargetFormat:
     logprob_bits: int = 8
     """16: fp16; 8: log-spaced codes, within 0.9 % + 0.003 nats."""
     tail: str = "lowrank"
-    """`mass`: what lies outside the top-k, exact at every temperature, spread evenly;
+    """`mass`: what lies outside the top-k, at every temperature, spread evenly;
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
     common implementations do."""

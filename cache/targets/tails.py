@@ -210,7 +210,7 @@ class NoTail:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenTail:
-    """The exact mass outside the top-k, spread evenly over those tokens."""
+    """The mass outside the top-k, spread evenly over those tokens."""
 
     num_tokens: int
     """Ids from 0 on that share it: the tokenizer's, which may be fewer than the head's rows."""
@@ -243,7 +243,7 @@ class EvenTail:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearTail:
-    """The shape of the tail from a linear map of a few coefficients a row, at its exact mass.
+    """The shape of the tail from a linear map of a few coefficients a row, at its mass.
 
     Tail logits are mean + basis · a: with the output head as basis and the hidden state as a,
     they are the teacher's own.

@@ -13,6 +13,7 @@ import torch
 
 from cache.errors import CacheError
 from cache.targets.row_codec import OutputHead
+from cache.teacher.configuration import configuration_of
 from cache.teacher.logit_map import apply_logit_map, logit_map_of
 
 
@@ -42,6 +43,8 @@ class Teacher:
         """What becomes of the head's logits: scaled, soft-capped, or nothing."""
         self.notes: tuple[str, ...] = ()
         """What whoever reads the cache's fidelity should know of it."""
+        self.stamp = ""
+        """Of the files that it was loaded from; see `cache.teacher.stamp`."""
         self._options: dict[str, Any] = (
             {"use_cache": False} if _accepts(trunk.forward, "use_cache") else {}
         )
@@ -106,6 +109,16 @@ class Teacher:
             raw = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
             digest.update(raw.numpy().data)
         return digest.hexdigest()
+
+    @property
+    def identity_fields(self) -> dict[str, Any]:
+        """What a cache's identity says of it, by field."""
+        return {
+            "teacher_sha256": self.weights_sha256,
+            "vocab_size": self.vocab_size,
+            "logits": self.logit_map,
+            "configuration": configuration_of(self.model),
+        }
 
     @torch.inference_mode()
     def require_own_logits(self, input_ids: torch.Tensor) -> None:

@@ -22,7 +22,7 @@ from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.layout import ShardLayout
 from cache.storage.left_over import remove_left_over
-from cache.storage.manifest import Manifest, Plan, ShardRecord
+from cache.storage.manifest import Manifest, Plan, ShardRecord, state_of
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.storage.shard import is_intact, with_marks, write_shard
 from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_basis, save_head
@@ -61,6 +61,8 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
     make_directory(out)
     with writer_lock(out):
         remove_left_over(out, {shard.split for shard in source.manifest.plan.shards})
+        if state_of(out).plan is None:  # what it was made for, only a plan says
+            (out / TAIL_FILE).unlink(missing_ok=True)
         tail_width = _write_tail(out, source, found, targets, head)
         identity = replace(
             source.identity,

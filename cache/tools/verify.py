@@ -64,7 +64,11 @@ def verify_cache(
 def _plan_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
     try:
         if Plan.read(directory) != manifest.plan:
-            yield Fault(path="plan.json", problem="it is not the plan of this manifest")
+            yield Fault(
+                path="plan.json",
+                problem="it is not the plan of this manifest; where "
+                "`cache extend` was stopped, its command, given again, mends that",
+            )
     except CacheError as error:
         yield Fault(path="plan.json", problem=str(error))
 

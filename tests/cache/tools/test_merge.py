@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import cache.machine.lock
+import cache.teacher.teacher
 import cache.tools.merge
 import cache.tools.source
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import Corpus
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import json_sha256, write_sealed_json
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
@@ -322,8 +323,33 @@ def test_caches_that_share_a_basis_merge_and_others_are_refused(tmp_path, tiny_t
         require_equal_documents(merged, second, "train", 4)
 
 
+def test_caches_of_equal_weights_and_other_configurations_are_not_merged(
+    tmp_path, tiny_teacher, parts
+):
+    shutil.copytree(tiny_teacher, tmp_path / "rope")
+    settings = json.loads((tmp_path / "rope" / "config.json").read_text())
+    settings["rope_parameters"] = {"rope_theta": 100.0, "rope_type": "default"}
+    (tmp_path / "rope" / "config.json").write_text(json.dumps(settings))
+    other = build(tmp_path, "other", tmp_path / "rope", problems(601, 5, 2))
+    with pytest.raises(CacheError, match="configuration.rope_parameters"):
+        merge_caches(tmp_path / "merged", [parts["first"], other])
+
+
+def test_a_cache_that_does_not_say_its_teachers_configuration_merges_with_a_sentence(
+    tmp_path, tiny_teacher, parts, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.teacher.teacher, "configuration_of", lambda model: None)
+        old = build(tmp_path, "old", tiny_teacher, problems(601, 5, 2))
+    for name, sources in (("m", [old, parts["first"]]), ("n", [parts["first"], old])):
+        with pytest.warns(CacheWarning, match="only its weights are known to be the same"):
+            merge_caches(tmp_path / name, sources)
+        assert Manifest.read(tmp_path / name).identity.configuration is None
+        assert verify_cache(tmp_path / name) == []
+
+
 def test_a_basis_is_taken_only_from_a_lowrank_cache_of_this_teacher(tmp_path, tiny_teacher, parts):
-    with pytest.raises(CacheError, match="that cache has no lowrank tail of this teacher"):
+    with pytest.raises(CacheError, match="that cache has no lowrank tail but 'mass'"):
         build(
             tmp_path, "other", tiny_teacher, problems(601, 0, 2),
             targets=TargetFormat(top_k=8), tail_from=parts["first"],
