@@ -9,8 +9,9 @@ from cache.machine.progress import counted_progress
 from cache.targets.basis import BasisFit, TailBasis
 from cache.targets.format import TargetFormat
 from cache.targets.row_codec import OutputHead
+from cache.teacher.head import head_of
 from cache.teacher.rows import hidden_rows, logit_slices, plan_batches
-from cache.teacher.teacher import Teacher, head_of
+from cache.teacher.teacher import Teacher
 
 FIT_ROWS = 16384
 FitRows = tuple[torch.Tensor, torch.Tensor | None]

@@ -23,10 +23,11 @@ from cache.storage.manifest import (
 )
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
+from cache.teacher.head import head_of
 from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256
 from cache.teacher.notes import teacher_notes
 from cache.teacher.probe import require_understood
-from cache.teacher.teacher import Teacher, head_of
+from cache.teacher.teacher import Teacher
 
 _NOT_YET_KNOWN = (
     "teacher_sha256", "vocab_size", "logits.scale", "logits.softcap", "tail_width", "tail_sha256",
@@ -123,7 +124,7 @@ def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
 
 
 def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
-    width = int(teacher.head.weight.shape[1])
+    width = teacher.width
     return {"hidden": width, "lowrank": min(config.targets.tail_rank, width)}.get(
         config.targets.tail, 0
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
-from cache.targets.row_codec import OutputHead
+from cache.teacher.head import head_rows, head_width
 from cache.teacher.logit_map import apply_logit_map, logit_map_of
 
 
@@ -31,13 +31,15 @@ class Teacher:
         """
         head = model.get_output_embeddings()
         trunk = model.base_model
+        if trunk is model:  # Llama 4 names another prefix than its trunk has
+            trunk = getattr(model, "model", model)
         if head is None or trunk is model:
             raise CacheError(
                 f"{type(model).__name__} has no output head separate from its trunk; "
                 "use a causal language model (AutoModelForCausalLM)."
             )
         self.model, self.head, self.trunk = model, head, trunk
-        self.vocab_size: int = head.weight.shape[0]
+        self.vocab_size, self.width = head_rows(head), head_width(head)
         self.logit_map = logit_map_of(model)
         """What becomes of the head's logits: scaled, soft-capped, or nothing."""
         self.notes: tuple[str, ...] = ()
@@ -61,7 +63,7 @@ class Teacher:
     @property
     def max_positions(self) -> int | None:
         """Longest input of the model, or None where its configuration does not say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return max_positions_of(self.model)
 
     @torch.inference_mode()
     def hidden(
@@ -128,6 +130,16 @@ class Teacher:
         )
 
 
+def max_positions_of(model) -> int | None:
+    """Longest input of a model, or None where its configuration does not say."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "max_seq_len"):  # MPT has the second
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
 def _accepts(function: Callable, parameter: str) -> bool:
     return parameter in inspect.signature(function).parameters
 
@@ -139,16 +151,3 @@ def _materialised_state(model) -> dict[str, torch.Tensor]:
 
         return get_state_dict_offloaded_model(model)
     return model.state_dict()
-
-
-def head_of(model) -> OutputHead:
-    """The output head of a loaded model, fp32, with its logits' scale in the weights."""
-    head, found = model.get_output_embeddings(), logit_map_of(model)
-    weight = head.weight.detach().float() * found.scale
-    bias = getattr(head, "bias", None)
-    zeros = torch.zeros(len(weight), device=weight.device)
-    return OutputHead(
-        weight=weight,
-        bias=zeros if bias is None else bias.detach().float() * found.scale,
-        softcap=found.softcap,
-    )

@@ -30,6 +30,7 @@ from cache.targets.basis import BasisFit, TailBasis
 from cache.targets.fidelity import Fidelity, measure_rows, summarise
 from cache.targets.format import TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
+from cache.teacher.head import head_of
 from cache.teacher.rows import (
     LogitSlice,
     head_slices,
@@ -38,7 +39,7 @@ from cache.teacher.rows import (
     plan_batches,
     reduce_slices,
 )
-from cache.teacher.teacher import Teacher, head_of
+from cache.teacher.teacher import Teacher
 
 FIDELITY_ROWS = 512
 """Rows that fidelity is measured on, where nothing else is asked for."""

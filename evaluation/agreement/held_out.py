@@ -20,6 +20,7 @@ from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.reading.reader import CacheReader
 from cache.targets.format import LogitMap
+from cache.teacher.head import linear_of
 from cache.teacher.logit_map import apply_logit_map
 from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
@@ -205,8 +206,9 @@ class LiveTeacher:
             states[batch.rows] = hidden
             on_done(len(batch.documents))
         assert states is not None
-        head = {"weight": teacher.head.weight, "bias": getattr(teacher.head, "bias", None)}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in head.items() if v is not None}
+        weight, bias = linear_of(teacher.head)
+        head = {"weight": weight, "bias": bias}
+        tensors = {k: v.cpu().contiguous() for k, v in head.items() if v is not None}
         with atomic_path(path, EvaluationError) as partial:
             told = {"logits": json.dumps(asdict(teacher.logit_map))}
             save_file({"hidden": states, **tensors}, partial, metadata=told)
