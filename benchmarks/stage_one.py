@@ -26,10 +26,9 @@ from cache.machine.precision import resolve_dtype
 from cache.storage.layout import ShardLayout
 from cache.targets.format import TAILS, TargetFormat
 from cache.targets.row_codec import RowCodec
-from cache.teacher.head import head_of
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.rows import pad_documents, plan_batches
-from cache.teacher.teacher import Teacher
+from cache.teacher.teacher import Teacher, head_of
 
 
 def synchronise() -> None:

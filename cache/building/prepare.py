@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from cache.building.config import BuildConfig
-from cache.building.fit_basis import fit_basis
+from cache.building.fit_basis import fit_basis, fit_head
 from cache.building.job import BuildJob, read_job
 from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import atomic_path, file_sha256
@@ -23,7 +23,6 @@ from cache.storage.manifest import (
 )
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
-from cache.teacher.head import head_of
 from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256
 from cache.teacher.notes import teacher_notes
 from cache.teacher.probe import require_understood
@@ -178,7 +177,8 @@ def _write_tail(config: BuildConfig, job: BuildJob, teacher: Teacher) -> None:
     if path.is_file() or targets.tail not in ("hidden", "lowrank"):
         return
     if targets.tail == "hidden":
-        save_head(head_of(teacher.model), path)
+        documents = chain.from_iterable(job.documents.values())
+        save_head(fit_head(teacher, documents, config.batch_tokens), path)
     elif config.tail_from is not None:
         _copy_tail(config.tail_from, path, teacher)
     else:

@@ -3,12 +3,12 @@
 D width, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from cache.errors import CacheError
-from cache.targets.row_codec import OutputHead
-from cache.teacher.logit_map import logit_map_of
 
 _UNIT = 1024.0
 """What a unit vector is multiplied by when a head is asked, so that its bias rounds nothing away;
@@ -17,7 +17,7 @@ _ASKED_ROWS = 256
 
 
 @torch.inference_mode()
-def linear_of(head: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+def linear_of(head: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(V, D) weight and (V,) bias of a head, in its dtype.
 
     Those of a plain layer are read. Any other (with an adapter, quantised, off the device) is
@@ -46,28 +46,11 @@ def linear_of(head: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
     return weight, bias if bias.any() else None
 
 
-def head_width(head: nn.Module) -> int:
+def head_width(head: Any) -> int:
     """D."""
     return int(getattr(head, "in_features", None) or head.weight.shape[1])
 
 
-def head_rows(head: nn.Module) -> int:
+def head_rows(head: Any) -> int:
     """V."""
     return int(getattr(head, "out_features", None) or head.weight.shape[0])
-
-
-def head_of(model) -> OutputHead:
-    """The output head of a loaded model, fp32, with its logits' scale in the weights.
-
-    Raises:
-        CacheError: it is not linear.
-    """
-    weight, bias = linear_of(model.get_output_embeddings())
-    found = logit_map_of(model)
-    if bias is None:
-        bias = torch.zeros(len(weight), device=weight.device)
-    return OutputHead(
-        weight=weight.float() * found.scale,
-        bias=bias.float() * found.scale,
-        softcap=found.softcap,
-    )

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
-from cache.teacher.head import head_rows, head_width
+from cache.targets.row_codec import OutputHead
+from cache.teacher.head import head_rows, head_width, linear_of
 from cache.teacher.logit_map import apply_logit_map, logit_map_of
 
 
@@ -151,3 +152,20 @@ def _materialised_state(model) -> dict[str, torch.Tensor]:
 
         return get_state_dict_offloaded_model(model)
     return model.state_dict()
+
+
+def head_of(model) -> OutputHead:
+    """The output head of a loaded model, fp32, with its logits' scale in the weights.
+
+    Raises:
+        CacheError: it is not linear.
+    """
+    weight, bias = linear_of(model.get_output_embeddings())
+    found = logit_map_of(model)
+    if bias is None:
+        bias = torch.zeros(len(weight), device=weight.device)
+    return OutputHead(
+        weight=weight.float() * found.scale,
+        bias=bias.float() * found.scale,
+        softcap=found.softcap,
+    )

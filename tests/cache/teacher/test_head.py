@@ -18,8 +18,8 @@ from transformers import (
 from cache.errors import CacheError
 from cache.targets.format import TargetFormat
 from cache.targets.row_codec import RowCodec
-from cache.teacher.head import head_of, linear_of
-from cache.teacher.teacher import Teacher, max_positions_of
+from cache.teacher.head import linear_of
+from cache.teacher.teacher import Teacher, head_of, max_positions_of
 
 SMALL = {
     "vocab_size": 96, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
