@@ -78,13 +78,14 @@ def load_causal_lm(
     if base is not None:
         options["revision"] = None
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loading: Any = AutoModelForCausalLM.from_pretrained(
             base or folder,
             **{"revision": revision, **options},
             dtype=dtype,
             device_map=device_map,
             output_loading_info=True,
         )
+        loaded, report = loading
         lacking = set(report["missing_keys"])
         if base is not None:
             found = loaded.load_adapter(folder, adapter_kwargs={"revision": revision})

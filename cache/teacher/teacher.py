@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
+from cache.machine.precision import dtype_name
 from cache.targets.row_codec import OutputHead
 from cache.teacher.head import head_rows, head_width, linear_of
 from cache.teacher.logit_map import apply_logit_map, logit_map_of
@@ -49,7 +50,20 @@ class Teacher:
             {"use_cache": False} if _accepts(trunk.forward, "use_cache") else {}
         )
         if check:
+            self._require_it_runs()
+
+    def _require_it_runs(self) -> None:
+        """Raise CacheError where the model cannot be run, or its logits are not its head's."""
+        try:
             self.require_own_logits(torch.arange(min(8, self.vocab_size)).unsqueeze(0))
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, CacheError):
+                raise
+            raise CacheError(
+                f"{type(self.model).__name__} cannot be run on a few tokens in "
+                f"{dtype_name(self.head.weight.dtype)}: {type(error).__name__}: {error}\n"
+                "Try --dtype fp32, or take another teacher."
+            ) from error
 
     @property
     def device(self) -> torch.device:
