@@ -84,7 +84,7 @@ def _planned(
     like: Identity | None,
     found: CacheState,
 ) -> Prepared:
-    identity = _identity(config, job, tokenizer, teacher, _tail_width(config, teacher))
+    identity = _identity(config, job, tokenizer, teacher, config.targets.tail_width(teacher.width))
     if like is not None:
         require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
     plan = _write_or_check_plan(config, job, identity, found.plan)
@@ -119,13 +119,6 @@ def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
         found.plan is not None
         and (out / TOKENIZER_DIR).is_dir()
         and (not has_tail or (out / TAIL_FILE).is_file())
-    )
-
-
-def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
-    width = teacher.width
-    return {"hidden": width, "lowrank": min(config.targets.tail_rank, width)}.get(
-        config.targets.tail, 0
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cache.storage.identity import Identity
 from cache.storage.packing import GROUP_ROWS
-from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY
 from cache.targets.format import TargetFormat
 from cache.targets.tail_mass import NODES
 
@@ -117,12 +117,18 @@ class ShardLayout:
             "fidelity": 1,
         }.get(name, 0)
 
-    def raw_bytes_per_row(self) -> float:
-        """Bytes of a row before HDF5's filters, the token id included."""
-        rows = sum(
-            dtype.itemsize * int(np.prod(shape))
-            for name, (dtype, shape) in self.row_fields().items()
-            if name != "tail_codes"
+    def raw_bytes(self, num_documents: int, num_tokens: int) -> int:
+        """Bytes of a shard's datasets before HDF5's filters, about: entropy codes as asked for."""
+        num_rows = num_tokens - num_documents
+        about = {
+            "topk_ids": num_rows * self.num_entries,
+            "topk_logprobs": num_rows * self.num_entries,
+            "tail_words": num_rows * self.targets.tail_bytes / 2,
+            "fidelity": num_rows / SAMPLE_EVERY,
+        }
+        return round(
+            sum(
+                dtype.itemsize * np.prod([about[name] if n == ANY else n for n in shape])
+                for name, (dtype, shape) in self.datasets(num_documents, num_tokens).items()
+            )
         )
-        coded = self.targets.tail_bytes + 4 if self.targets.tail == "lowrank" else 0
-        return rows + coded + self.id_dtype.itemsize

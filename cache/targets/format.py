@@ -45,6 +45,12 @@ class TargetFormat:
         if not 1 <= self.tail_bytes < 1e6:
             raise CacheError(f"tail_bytes is {self.tail_bytes}; it must be 1 or more.")
 
+    def tail_width(self, hidden_width: int) -> int:
+        """Numbers of a row that its tail is made of, of a teacher of this width; 0 without any."""
+        return {"hidden": hidden_width, "lowrank": min(self.tail_rank, hidden_width)}.get(
+            self.tail, 0
+        )
+
     def words(self) -> str:
         """In a line, for people."""
         words = [f"k = {self.top_k}"]

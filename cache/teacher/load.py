@@ -102,6 +102,28 @@ def load_causal_lm(
     return loaded.eval()
 
 
+def head_shape(model: str, revision: str | None = None) -> tuple[int, int]:
+    """Rows and width of a model's output head, from its configuration alone.
+
+    Raises:
+        CacheError: the configuration cannot be loaded.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder, gguf = _source(model)
+    base = None if gguf else _base_of_adapter(folder, revision)
+    try:
+        config = AutoConfig.from_pretrained(
+            base or folder, revision=None if base else revision, **gguf
+        )
+        with torch.device("meta"):
+            head = AutoModelForCausalLM.from_config(config).get_output_embeddings()
+    except Exception as error:
+        raise CacheError(_load_failure("configuration", model, error)) from error
+    rows, width = head.weight.shape
+    return int(rows), int(width)
+
+
 def _source(model: str) -> tuple[str, dict[str, str]]:
     """Folder or hub id, and the extra argument that names a GGUF file."""
     if model.endswith(".gguf"):

@@ -212,9 +212,7 @@ def test_texts_that_a_cache_keeps_apart_are_apart_when_they_are_compared(
     lines = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
     texts = "\n".join(json.dumps({"text": line["text"]}) for line in lines)
     (tmp_path / "texts.jsonl").write_text(texts)
-    source = Corpus(
-        sources=(str(tmp_path / "texts.jsonl"),), text_field="text", validation_every=2
-    )
+    source = Corpus(sources=(str(tmp_path / "texts.jsonl"),), text_field="text", validation_every=2)
     build_cache(
         BuildConfig(
             out=tmp_path / "c", teacher=str(tiny_teacher), corpus=source, splits=("train",),
