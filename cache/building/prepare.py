@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.building.config import BuildConfig
-from cache.building.fit_basis import fit_basis
+from cache.building.fit_basis import fit_basis, fit_head
 from cache.building.job import BuildJob, read_job
 from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import atomic_path, file_sha256
@@ -30,7 +30,7 @@ from cache.teacher.notes import teacher_notes
 from cache.teacher.probe import require_understood
 from cache.teacher.save_tokenizer import save_tokenizer
 from cache.teacher.stamp import source_stamp
-from cache.teacher.teacher import Teacher, head_of
+from cache.teacher.teacher import Teacher
 
 _NOT_YET_KNOWN = (
     "teacher_sha256", "vocab_size", "logits", "configuration", "tail_width", "tail_sha256",
@@ -95,7 +95,7 @@ def _planned(
     like: Identity | None,
     found: CacheState,
 ) -> Prepared:
-    identity = _identity(config, job, tokenizer, teacher, _tail_width(config, teacher))
+    identity = _identity(config, job, tokenizer, teacher, config.targets.tail_width(teacher.width))
     if like is not None:
         require_same_identity(
             like, identity, "the cache", ignore=("dataset_sha256",),
@@ -165,13 +165,6 @@ def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
     )
 
 
-def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
-    width = int(teacher.head.weight.shape[1])
-    return {"hidden": width, "lowrank": min(config.targets.tail_rank, width)}.get(
-        config.targets.tail, 0
-    )
-
-
 def load_teacher(config: BuildConfig, job: BuildJob, tokenizer) -> Teacher:
     """The teacher that a configuration names.
 
@@ -227,7 +220,8 @@ def _write_tail(config: BuildConfig, job: BuildJob, teacher: Teacher) -> None:
     if path.is_file() or targets.tail not in ("hidden", "lowrank"):
         return
     if targets.tail == "hidden":
-        save_head(head_of(teacher.model), path)
+        documents = chain.from_iterable(job.documents.values())
+        save_head(fit_head(teacher, documents, config.batch_tokens), path)
     elif config.tail_from is not None:
         _copy_tail(config.tail_from, config, teacher)
     else:

@@ -13,12 +13,13 @@ from cache.building.local import BuildSummary
 from cache.reading.reader import CacheReader
 from cache.storage.created import notes_of, ranges_of
 from cache.storage.facts import identity_facts, split_sizes
+from cache.storage.layout import ShardLayout
 from cache.targets.fidelity import Fidelity
 from cache.tools.inspect import example_tokens, mean_teacher_loss
 from cache.tools.recommend import TriedFormat, frontier
 
 
-def dry_run_table(job: BuildJob, config: BuildConfig, vocab_size: int) -> RenderableType:
+def dry_run_table(job: BuildJob, config: BuildConfig, layout: ShardLayout) -> RenderableType:
     """Documents, tokens and estimated bytes of each split, and what was dropped."""
     table = _table("What would be cached", ("split", "documents", "tokens", "shards", "dropped"))
     for split, documents in job.documents.items():
@@ -29,7 +30,7 @@ def dry_run_table(job: BuildJob, config: BuildConfig, vocab_size: int) -> Render
             f"{sum(s.split == split for s in job.shards):,}",
             f"{len(job.dropped[split]):,}",
         )
-    size = job.estimated_bytes(config, vocab_size)
+    size = job.estimated_bytes(layout)
     total = Text(
         f"About {_size(size)} before compression ({size / job.num_rows:.0f} bytes/token, "
         f"{config.targets.words()}); longest document {job.longest} tokens."

@@ -1,15 +1,17 @@
 """How true the stored targets are: measured in stage one, while the full logits are at hand.
 
-Every SAMPLE_EVERYth row is decoded as a reader will decode it and held against the teacher's full
-softmax, at four temperatures. N rows, V vocabulary.
+One row of every SAMPLE_EVERY is decoded as a reader will decode it and held against the teacher's
+full softmax, at four temperatures. N rows, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
 
+from cache.errors import CacheError
 from cache.targets.soft_targets import SoftTargets
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
@@ -39,6 +41,21 @@ class Fidelity:
     mass_error: float | None = None
     """Largest error of the probability outside the top-k; None in caches made before it was
     measured."""
+
+
+def sampled_rows(seed: int, num_rows: int, every: int = SAMPLE_EVERY) -> list[int]:
+    """Which of so many rows are measured: one of every `every`, by a hash of its place.
+
+    Every 128th row would be the same position of all documents of one length.
+
+    Args:
+        seed: of these rows: the number of their first document.
+    """
+    places = []
+    for first in range(0, num_rows, every):
+        digest = blake2b(f"{seed} {first}".encode(), digest_size=8).digest()
+        places.append(first + int.from_bytes(digest, "big") % every)
+    return [place for place in places if place < num_rows] or [places[0] % num_rows]
 
 
 def measure_rows(
@@ -73,6 +90,16 @@ def widened(rows: np.ndarray) -> np.ndarray:
     missing = len(MEASURES) - table.shape[-1]
     wide = np.pad(table, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
     return wide.reshape(len(rows), NUM_MEASURES)
+
+
+def require_numbers(rows: np.ndarray) -> None:
+    """Raise CacheError where rows of `measure_rows` are NaN: their targets are no distribution."""
+    spoilt = np.isnan(rows).any(-1)
+    if spoilt.any():
+        raise CacheError(
+            f"{int(spoilt.sum())} of {len(rows)} sampled rows cannot be decoded again (NaN). "
+            "Give another --tail, or --dtype fp32."
+        )
 
 
 def summarise(

@@ -54,6 +54,12 @@ class TargetFormat:
         """What a lowrank tail may take, for people."""
         return f"KL {TAIL_KL:g}" if self.tail_bytes is None else f"{self.tail_bytes:g} bytes"
 
+    def tail_width(self, hidden_width: int) -> int:
+        """Numbers of a row that its tail is made of, of a teacher of this width; 0 without any."""
+        return {"hidden": hidden_width, "lowrank": min(self.tail_rank, hidden_width)}.get(
+            self.tail, 0
+        )
+
     def words(self) -> str:
         """In a line, for people."""
         words = [f"k = {self.top_k}"]

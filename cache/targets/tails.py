@@ -44,6 +44,7 @@ class TailMap:
             softcap: c, where the teacher's logits are c · tanh((mean + basis · a) / c).
         """
         self.softcap = softcap
+        mean = mean.clamp_min(NEVER)  # a head may bar tokens by a bias of -inf
         self._copies = {(basis.device, basis.dtype): (basis, mean)}
         self._name = name
         self._open.add(self)

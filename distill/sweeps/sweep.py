@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from cache.machine.durable import write_json
+from cache.machine.process import launch_number
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.learning.precision import process_state
@@ -94,7 +95,7 @@ def choose_recipes(recipes: list[Recipe], config: SweepConfig) -> list[Recipe]:
 
 
 def _require_alone(config: SweepConfig) -> bool:
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    num_processes = launch_number(os.environ, "WORLD_SIZE", 1, DistillError)
     if num_processes > 1:
         raise DistillError(
             f"{config.jobs} jobs on engine {config.engine} were asked for in one of "

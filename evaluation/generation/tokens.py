@@ -9,18 +9,14 @@ from typing import Any
 import torch
 
 from cache.data.tokenise import encode, prefix_of
+from cache.teacher.teacher import max_positions_of
 
 DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 def position_limit(model: Any) -> int | None:
     """Most positions the model can take; None where its configuration names no limit."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else None
-    for name in ("max_position_embeddings", "n_positions"):
-        limit = getattr(config or model.config, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None
+    return max_positions_of(model)
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -124,36 +124,17 @@ def _unique_labels(paths: tuple[Path, ...]) -> list[str]:
 def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     """Model in evaluation mode on the device, and its tokenizer.
 
-    Raises: EvaluationError when it cannot be loaded, or has no tokenizer.
+    Raises: EvaluationError when it cannot be loaded, lacks weights, or has no tokenizer.
     """
-    if source.is_teacher:
-        device_map = str(device) if device.type == "cuda" else None
-        try:
-            model = load_causal_lm(
-                source.source, revision=source.revision, dtype=dtype, device_map=device_map
-            )
-            tokenizer = load_tokenizer(source.source, source.revision)
-        except CacheError as error:
-            raise EvaluationError(str(error)) from error
-        return model.to(device).eval(), tokenizer
-    return _load_checkpoint(source, dtype, device)
-
-
-def _load_checkpoint(
-    source: ModelSource, dtype: torch.dtype, device: torch.device
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model: Any
+    device_map = str(device) if device.type == "cuda" else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.source)
-        model = AutoModelForCausalLM.from_pretrained(source.source, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EvaluationError(
-            f"checkpoint {source.source} cannot be loaded: {error}. "
-            "Need config.json, *.safetensors and the tokenizer's files, as training writes them"
-        ) from error
-    return model.to(device).eval(), tokenizer
+        model = load_causal_lm(
+            source.source, revision=source.revision, dtype=dtype, device_map=device_map
+        )
+        tokenizer = load_tokenizer(source.source, source.revision)
+    except CacheError as error:
+        raise EvaluationError(str(error)) from error
+    return model.to(device), tokenizer
 
 
 def num_parameters(model: Any) -> int:

@@ -10,8 +10,10 @@ import torch
 from cache.targets.fidelity import (
     FORMER_MEASURES,
     MEASURES,
+    SAMPLE_EVERY,
     TEMPERATURES,
     measure_rows,
+    sampled_rows,
     summarise,
     widened,
 )
@@ -79,6 +81,23 @@ def test_a_target_without_mass_where_the_teacher_has_some_is_infinitely_far(logi
         # What is outside moves inside: the total variation is the mass that moved.
         assert distance == pytest.approx(1 - inside, rel=2e-2)
         assert cosine == pytest.approx(reference.gradient_cosine(p, renormalised), rel=1e-2)
+
+
+@pytest.mark.parametrize("num_tokens", [129, 65, 33, 131])
+def test_the_rows_measured_stand_everywhere_in_documents_of_any_length(num_tokens):
+    num_rows = (num_tokens - 1) * 400
+    places = np.array(sampled_rows(7, num_rows))
+    assert (np.diff(places // SAMPLE_EVERY) >= 1).all()  # one of every 128
+    assert len(places) >= num_rows // SAMPLE_EVERY
+    positions = places % (num_tokens - 1)
+    quarters = np.bincount(positions * 4 // (num_tokens - 1), minlength=4)
+    assert (quarters > len(places) / 8).all()
+    assert places.tolist() != sampled_rows(8, num_rows)
+
+
+def test_of_few_rows_one_is_measured():
+    assert all(len(sampled_rows(seed, 3)) == 1 for seed in range(20))
+    assert {sampled_rows(seed, 3)[0] for seed in range(20)} == {0, 1, 2}
 
 
 def test_a_report_is_the_mean_of_its_rows_and_the_99th_percentile():

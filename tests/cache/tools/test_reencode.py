@@ -156,8 +156,8 @@ def test_hidden_tails_become_lowrank_ones_with_a_measured_fidelity(
     assert verify_cache(tmp_path / "r") == []
     monkeypatch.undo()
     built = Manifest.read(build(tmp_path / "b", tiny_teacher, targets))
-    expected = sum(-(-shard.num_rows // 128) for shard in manifest.plan.shards)
-    assert manifest.fidelity[0].num_rows == expected
+    least = sum(max(1, shard.num_rows // 128) for shard in manifest.plan.shards)
+    assert least <= manifest.fidelity[0].num_rows <= least + len(manifest.plan.shards)
     assert manifest.identity.tail_width == 32 and manifest.identity.tail_sha256
     for found, wanted in zip(manifest.fidelity, built.fidelity, strict=True):
         assert found.temperature == wanted.temperature

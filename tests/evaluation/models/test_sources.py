@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cache.errors import CacheError
 from cache.machine.precision import resolve_dtype
@@ -138,7 +139,16 @@ def test_loaded_models_have_the_dtype_and_device_asked_for(tmp_path):
 def test_damaged_checkpoint_is_an_error(tmp_path):
     folder = save_tiny(tmp_path / "model")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(EvaluationError, match="model cannot be loaded: .*Need config.json"):
+    with pytest.raises(EvaluationError, match="The model of .* could not be loaded: OSError"):
+        load_model(source(folder), torch.float32, CPU)
+
+
+def test_a_checkpoint_without_all_its_weights_is_refused(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.attn.c_attn.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match="lacks 1 of the weights of a GPT2LMHeadModel"):
         load_model(source(folder), torch.float32, CPU)
 
 
