@@ -17,10 +17,14 @@ from evaluation.sandbox.checks import Program
 
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
-# Source: Chen et al. 2021, section 3.3; the last two from bigcode's evaluation harness.
-HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
-# What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers.
-MBPP_STOPS = ("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|")
+# Source: Chen et al. 2021, section 3.3; the last three from bigcode's evaluation harness.
+HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```", "<file_sep>")
+# What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers, the
+# next file.
+MBPP_STOPS = (
+    *("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|"),
+    "<file_sep>",
+)
 
 # Tests that a trivial body passes prove nothing. Of MBPP's test split these alone: MBPP/404.
 ACCEPT_TRIVIAL: dict[tuple[str, ...], str] = {

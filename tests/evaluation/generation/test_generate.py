@@ -2,6 +2,7 @@ import inspect
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import (
     GPT2Config,
     LlamaConfig,
@@ -12,7 +13,13 @@ from transformers import (
 
 from evaluation.generation.generate import Request, generate, generate_each
 from evaluation.generation.sampling import choose
-from evaluation.generation.tokens import encode_prompt, end_ids, position_limit, truncate_at_stop
+from evaluation.generation.tokens import (
+    decode_after,
+    encode_prompt,
+    end_ids,
+    position_limit,
+    truncate_at_stop,
+)
 from tests.support.tiny_models import EOS, byte_tokenizer, settings, tiny_gpt2
 
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
@@ -65,10 +72,10 @@ def requests(tokenizer, prompts=PROMPTS, stop=(), sample=0):
 class Scripted(torch.nn.Module):
     """Writes a given text whatever it reads, and then end-of-text for ever."""
 
-    def __init__(self, tokenizer, text, positions=64):
+    def __init__(self, tokenizer, text, positions=64, size=257):
         super().__init__()
         self.script = [*tokenizer(text)["input_ids"], *[EOS] * 200]
-        self.embedding = torch.nn.Embedding(257, 1)
+        self.embedding = torch.nn.Embedding(size, 1)
         self.config = GPT2Config(n_positions=positions)
 
     def get_input_embeddings(self):
@@ -76,7 +83,7 @@ class Scripted(torch.nn.Module):
 
     def forward(self, input_ids, attention_mask, past_key_values=None, use_cache=True):
         step = past_key_values or 0
-        logits = torch.zeros(*input_ids.shape, 257)
+        logits = torch.zeros(*input_ids.shape, self.embedding.num_embeddings)
         logits[:, -1, self.script[step]] = 1.0
         return type("Output", (), {"logits": logits, "past_key_values": step + 1})
 
@@ -224,6 +231,37 @@ def test_position_limit_and_end_ids_come_from_the_model():
     assert position_limit(tiny_llama()) == 128
     model.generation_config.eos_token_id = [7, EOS]
     assert end_ids(model, tokenizer) == {7, EOS}
+
+
+def marked_tokenizer():
+    """Two marks between files, one of which the tokenizer does not call special."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(AddedToken("<file_sep>", special=True))
+    tokenizer.add_tokens([AddedToken("<|file_sep|>", special=False), "    "])
+    return tokenizer
+
+
+@pytest.mark.parametrize("mark", ["<file_sep>", "<|file_sep|>"])
+def test_every_mark_between_files_ends_a_completion(mark):
+    tokenizer = marked_tokenizer()
+    model = Scripted(tokenizer, f"    return x + y{mark}import os", size=len(tokenizer))
+    (completion,) = generate(model, tokenizer, requests(tokenizer, ("x",)), settings(tokens=60))
+    assert (completion.text, completion.finish) == ("    return x + y", "eos")
+    assert completion.raw == completion.text
+
+
+def test_an_id_without_a_text_ends_a_completion():
+    tokenizer = byte_tokenizer()
+    model = Scripted(tokenizer, "ab", size=300)  # a vocabulary padded to a round number
+    model.script[1:1] = [299]
+    (completion,) = generate(model, tokenizer, requests(tokenizer, ("x",)), settings())
+    assert (completion.text, completion.finish) == ("a", "eos")
+
+
+def test_no_token_is_dropped_from_the_middle_of_a_text():
+    tokenizer = marked_tokenizer()
+    ids = tokenizer("x + y<file_sep>import os")["input_ids"]
+    assert decode_after(tokenizer, ids[:1], ids[1:]) == " + y<file_sep>import os"
 
 
 def test_first_of_several_stops_counts():
