@@ -12,6 +12,7 @@ from cache.data.problems import DEFAULT_DATASET, Problem, load_problems
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
+from evaluation.problems.in_child import told_expected
 from evaluation.problems.tested_names import prompt_helpers, read_tests
 from evaluation.sandbox.checks import Program
 
@@ -79,8 +80,8 @@ def remark_on_judging(problems: Sequence[BenchmarkProblem]) -> list[str]:
         return []
     return [
         f"{len(found)} of {len(problems)} problems are judged in mode:in_child "
-        f"({', '.join(found)}): the program builds the tests' arguments itself; expected values "
-        "stay with the judge"
+        f"({', '.join(found)}): the program builds the tests' arguments itself, and its claims of "
+        "values are compared by the judge"
     ]
 
 
@@ -195,9 +196,16 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
             skipped.append(f"MBPP/{row.task_id}: {ACCEPT_TRIVIAL[tuple(row.test_list)]}")
             continue
         try:
-            problems.append(_mbpp_problem(row, template))
+            problem = _mbpp_problem(row, template)
         except CacheError as error:
             skipped.append(f"MBPP/{row.task_id}: {error}")
+            continue
+        functions = (problem.entry_point, *problem.other_entry_points)
+        told = told_expected(problem.test, functions) if problem.in_child else None
+        if told is None:
+            problems.append(problem)
+        else:
+            skipped.append(f"{problem.task_id}: its test tells the program what it expects: {told}")
     if not problems:
         raise EvaluationError(
             f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"

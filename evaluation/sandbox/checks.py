@@ -36,7 +36,8 @@ class Program:
     """Trusted source that the test needs; runs in the judge before it."""
     in_child: bool = False
     """Helpers build objects that cannot cross, such as a tree: they run in the program, which
-    then evaluates the sides of the test's comparisons. Comparing is still left to the judge."""
+    then evaluates the sides of the test's comparisons. The judge compares; a function of the
+    helpers that compares would run in the program, and be its to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
