@@ -31,7 +31,7 @@ class ModelRow:
     pass_at: dict[str, float]
     """Sampled pass@k in [0, 1] by k; empty without samples."""
     pass_at_intervals: dict[str, tuple[float, float]]
-    """95 % bootstrap intervals over problems."""
+    """95 % intervals over problems."""
     bleu: float
     """0 to 100, of the greedy completions alone against canonical solutions."""
     bleu_raw: float | None

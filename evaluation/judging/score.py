@@ -20,7 +20,7 @@ from evaluation.judging.outcomes import count_failed_at_limit, group_outcomes
 from evaluation.judging.progress import Stages
 from evaluation.judging.scoring import judge, save_verdicts, summarize
 from evaluation.judging.self_check import prove_benchmark
-from evaluation.metrics.intervals import Interval, wilson_interval
+from evaluation.metrics.intervals import Interval
 from evaluation.problems.benchmarks import Benchmark, load_benchmark, remark_on_judging
 from evaluation.sandbox.checks import Verdict, sandbox_level
 
@@ -34,7 +34,7 @@ class SampleScore:
     pass_at: dict[str, float]
     """pass@k in [0, 1] by k, the mean over problems."""
     intervals: dict[str, Interval]
-    """95 % by k: Wilson's with one sample a problem, else a bootstrap over problems."""
+    """95 % by k, over problems; Wilson's with one sample a problem."""
     outcomes: dict[str, int]
     """Number of samples by outcome, most frequent first."""
     failed_at_token_limit: int
@@ -70,12 +70,9 @@ def score_samples(config: ScoreConfig) -> SampleScore:
     ks = _choose_ks(config, fewest)
     notes, verdicts = _check_and_judge(config, benchmark, samples)
     scores = summarize(samples, verdicts, ks)
-    intervals = dict(scores.intervals)
-    if most == 1:
-        intervals[1] = wilson_interval(sum(v.passed for v in verdicts), len(verdicts))
     result = SampleScore(
         pass_at={str(k): rate for k, rate in scores.pass_at.items()},
-        intervals={str(k): interval for k, interval in intervals.items()},
+        intervals={str(k): interval for k, interval in scores.intervals.items()},
         outcomes=scores.outcomes,
         failed_at_token_limit=count_failed_at_limit(samples, verdicts),
         num_problems=len(counts),

@@ -22,7 +22,7 @@ class Scores:
     pass_at: dict[int, float]
     """pass@k in [0, 1] by k, the mean over problems."""
     intervals: dict[int, tuple[float, float]]
-    """95 % bootstrap interval over problems by k."""
+    """95 % interval over problems by k."""
     outcomes: dict[str, int]
     """Number of samples by outcome, most frequent first."""
     num_problems: int
