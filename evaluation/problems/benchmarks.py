@@ -27,8 +27,19 @@ MBPP_STOPS = (
     "<file_sep>",
 )
 
-# Tests that a trivial body passes prove nothing. Of MBPP's test split these alone: MBPP/404.
+# Tests that a trivial body passes prove nothing. Of MBPP's test split these alone: MBPP/203, 339
+# and 404.
 ACCEPT_TRIVIAL: dict[tuple[str, ...], str] = {
+    (
+        "assert hamming_Distance(4,8) == 2",
+        "assert hamming_Distance(2,4) == 2",
+        "assert hamming_Distance(1,2) == 2",
+    ): "its tests are passed by a function that always returns 2",
+    (
+        "assert find_Divisor(2,2) == 2",
+        "assert find_Divisor(2,5) == 2",
+        "assert find_Divisor(5,10) == 2",
+    ): "its tests are passed by a function that always returns 2",
     (
         "assert minimum(1,2) == 1",
         "assert minimum(-5,-4) == -5",
