@@ -1,7 +1,5 @@
 """Benchmarks to problems: HumanEval from its package, MBPP's test split, or a file of either."""
 
-import gzip
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +11,7 @@ from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
 from evaluation.problems.in_child import told_expected
+from evaluation.problems.json_lines import parse_lines, read_text
 from evaluation.problems.tested_names import prompt_helpers, read_tests
 from evaluation.sandbox.checks import Program
 
@@ -73,10 +72,14 @@ class BenchmarkProblem:
     """The helpers build objects of the completion's own types: they run beside it, not in the
     judge."""
 
-    def program(self, completion: str) -> Program:
-        """The program whose success means that the completion is right."""
+    def program(self, completion: str, *, whole: bool = False) -> Program:
+        """The program whose success means that the completion is right.
+
+        Args:
+            whole: it is a whole program, and does not continue the prompt.
+        """
         return Program(
-            candidate=self.preamble + completion,
+            candidate=completion if whole else self.preamble + completion,
             test=self.test,
             entry_points=(self.entry_point, *self.other_entry_points),
             helpers=self.helpers,
@@ -107,6 +110,13 @@ class Benchmark:
     skipped: tuple[str, ...] = ()
     """Problems left out, as `task_id: reason`: the prompt template cannot express them, or their
     tests check too little."""
+    task_ids: tuple[str, ...] = ()
+    """All problems of the source, in its order, those left out among them."""
+
+    @property
+    def is_mbpp(self) -> bool:
+        """Whether its problems have MBPP's schema, and its numbers for names."""
+        return self.name == "mbpp"
 
 
 def load_benchmark(
@@ -156,7 +166,12 @@ def _humaneval(dataset: str | None, strip_prompt: bool) -> Benchmark:
         source, rows = dataset, list(_read_hub(dataset))
     problems = tuple(_humaneval_problem(row, where, strip_prompt) for where, row in rows)
     _require_unique(problems, source)
-    return Benchmark(name="humaneval", source=source, problems=problems)
+    return Benchmark(
+        name="humaneval",
+        source=source,
+        problems=problems,
+        task_ids=tuple(problem.task_id for problem in problems),
+    )
 
 
 def _packaged_humaneval() -> Any:
@@ -221,7 +236,13 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
         raise EvaluationError(
             f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"
         )
-    return Benchmark(name="mbpp", source=dataset, problems=tuple(problems), skipped=tuple(skipped))
+    return Benchmark(
+        name="mbpp",
+        source=dataset,
+        problems=tuple(problems),
+        skipped=tuple(skipped),
+        task_ids=tuple(f"MBPP/{row.task_id}" for row in rows),
+    )
 
 
 def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
@@ -247,38 +268,10 @@ def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of the file with `<file>, line <number>`."""
-    empty = True
-    try:
-        with _open_text(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    empty = False
-                    yield _parsed(line, f"{path}, line {number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"{path} cannot be read: {error}. Need JSON lines in UTF-8, plain or gzipped"
-        ) from error
-    if empty:
+    rows = list(parse_lines(read_text(path), path))
+    if not rows:
         raise EvaluationError(f"{path} holds no problem; need one JSON object a line")
-
-
-def _open_text(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
-def _parsed(line: str, where: str) -> tuple[str, dict[str, Any]]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(
-            f"{where} is not JSON: {error.msg} (column {error.colno}). "
-            "Every line must hold one JSON object; mend or remove the line"
-        ) from error
-    if not isinstance(row, dict):
-        raise EvaluationError(f"{where} holds a {type(row).__name__}; need one JSON object a line")
-    return where, row
+    yield from rows
 
 
 def _read_hub(dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:

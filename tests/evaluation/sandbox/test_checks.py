@@ -61,7 +61,7 @@ def test_right_answer_passes():
         ("import os; os.closerange(0, 64)\nwhile True: pass", "exit"),
         ("def f(): return object()", "refused_value"),
         ("def f(): return lambda: 1", "refused_value"),
-        ("class Int(int): pass\ndef f(): return Int(1)", "refused_value"),
+        ("import enum\ndef f(): return enum.Enum('E', 'A').A", "refused_value"),
         ("def f(): return 'x' * 10**7", "refused_value"),
         ("import socket; socket.socket()", "sandbox"),
         ("import os\ndef f(): os.fork()", "sandbox"),
@@ -113,6 +113,18 @@ def test_keyword_arguments_and_rich_values_cross():
         "assert f({1: (2,)}, s='aab') == (({1: (2,)},), {'a': 2, 'b': 1})",
     )
     assert verdict.passed, verdict
+
+
+def test_an_exception_of_the_prompt_is_that_of_the_test():
+    bad = "class Bad(ValueError): pass\n"
+    test = (
+        "try:\n    f()\n    raise TypeError\nexcept Bad as error:\n    assert str(error) == 'why'\n"
+    )
+    assert run(f"{bad}def f(): raise Bad('why')", test, helpers=bad).passed
+    verdict = run(f"{bad}def f(): raise Bad('why')", "f()", helpers=bad)
+    assert (verdict.outcome, verdict.message) == ("exception:Bad", "why")
+    pretends = "def f(): raise type('AssertionError', (Exception,), {})"
+    assert run(pretends, "f()", helpers="AssertionError = 1").outcome == "exception:AssertionError"
 
 
 def test_a_test_that_passes_a_function_says_so():
@@ -351,6 +363,12 @@ def test_a_server_that_is_gone_is_an_error(monkeypatch):
         gone.fork(1 << 30, 1, [])
 
 
-def test_a_program_too_large_to_send_is_an_error():
+def test_a_program_too_large_is_not_run_and_stops_no_other():
+    verdict = run_body("#" * (1 + checks.MAX_SOURCE_BYTES))
+    assert (verdict.outcome, verdict.mode, verdict.passed) == ("too_large", "not_run", False)
+    assert run_body("#" * checks.MAX_SOURCE_BYTES).passed
+
+
+def test_a_test_too_large_to_send_is_an_error():
     with pytest.raises(EvaluationError, match="cannot be run: a message is larger than 8 MiB"):
-        run_body("#" * (9 << 20))
+        run("", "#" * (9 << 20), entry_points=())
