@@ -153,7 +153,7 @@ COST = [
         ("parameter_ratio", "fewer parameters", forms.RATIO, "The teacher's over this one's."),
         ("compression", "smaller", forms.RATIO, "The teacher's bytes over this one's."),
         ("peak_memory_bytes", "peak memory", forms.GIBIBYTES, "Most the CUDA device held."),
-        ("speedup", "speed-up", forms.RATIO, "The teacher's mean latency over this one's."),
+        ("speedup", "speed-up", forms.RATIO, "The teacher's median latency over this one's."),
     )
 ]  # fmt: skip
 BATCH = Column("latency_batch", "batch", "latency.batched.batch", forms.COUNT, "Prompts at once.")

@@ -7,8 +7,12 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from evaluation.generation.generate import Request, generate, generate_each
@@ -178,6 +182,37 @@ def test_greedy_equals_the_transformers_loop(build):
         )  # fmt: skip
         expected = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         assert generate(model, tokenizer, [request], settings())[0].text == expected
+
+
+def tiny_mamba():
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=257, hidden_size=16, state_size=4, num_hidden_layers=1, initializer_range=0.5,
+        bos_token_id=EOS, eos_token_id=EOS, pad_token_id=EOS,
+    )  # fmt: skip
+    return MambaForCausalLM(config).eval()
+
+
+def tiny_rwkv():
+    torch.manual_seed(0)
+    config = RwkvConfig(
+        vocab_size=257, hidden_size=16, num_hidden_layers=2, context_length=128,
+        bos_token_id=EOS, eos_token_id=EOS,
+    )  # fmt: skip
+    return RwkvForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("build", [tiny_mamba, tiny_rwkv])
+def test_models_without_a_key_value_cache_complete_as_if_alone(build):
+    model, tokenizer = build(), byte_tokenizer()
+    batch = requests(tokenizer, (*PROMPTS, "y"))
+    done = dict(generate_each(model, tokenizer, batch, settings(0.8, 6), batch_size=3))
+    for place, request in enumerate(batch):
+        assert [done[place]] == generate(model, tokenizer, [request], settings(0.8, 6))
+    ids = torch.tensor([batch[0].prompt_ids])
+    expected = model(input_ids=ids).logits[0, -1].argmax()
+    (greedy,) = generate(model, tokenizer, batch[:1], settings(0.0, 1))
+    assert greedy.raw == tokenizer.decode([expected]) or greedy.finish == "eos"
 
 
 def test_samples_depend_on_seed_task_and_sample_alone():
