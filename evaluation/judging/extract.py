@@ -21,7 +21,8 @@ def extract_code(text: str, entry_point: str, preamble: str) -> tuple[str, bool]
     """The code in an answer, and whether it stands alone as a whole function.
 
     Of fenced blocks the first that defines the function, else the first; without any, the text
-    from its first line of code to the first line of prose after it.
+    from its first line of code to the first line of prose after it; all of it where no line looks
+    like code.
 
     Args:
         preamble: what a completion continues; empty where answers are whole functions anyway.
@@ -47,7 +48,9 @@ def _fenced(text: str) -> list[str]:
 
 def _without_prose(text: str) -> str:
     lines = text.split("\n")
-    first = next((i for i, line in enumerate(lines) if _is_code(line)), 0)
+    first = next((i for i, line in enumerate(lines) if _is_code(line)), None)
+    if first is None:
+        return text
     last = next((i for i in range(first, len(lines)) if not _is_code(lines[i], True)), len(lines))
     return "\n".join(lines[first:last])
 

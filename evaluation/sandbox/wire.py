@@ -12,10 +12,11 @@ Frames are a length of 4 bytes, big-endian, and a JSON object.
 import json
 import math
 import struct
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 MAX_BYTES = 4 << 20
@@ -36,6 +37,10 @@ MAPPINGS: dict[type, str] = {
     Counter: "Counter",
     OrderedDict: "OrderedDict",
     defaultdict: "defaultdict",
+    # Equal to a dict of the same items, and crossing as one.
+    UserDict: "dict",
+    ChainMap: "dict",
+    MappingProxyType: "dict",
 }
 # Single values, each with what makes one of the very type of an object of a subclass.
 SINGLES: dict[type, Callable[[Any], Any]] = {

@@ -49,5 +49,6 @@ def test_whole_functions_need_no_replacing_where_answers_are_whole_functions():
     assert extract_code(f"```\n{WHOLE}```", "add", "") == (WHOLE, False)
 
 
-def test_an_answer_without_code_is_empty():
-    assert extract_code("I cannot help with that.", "add", PROMPT) == ("", False)
+@pytest.mark.parametrize("answer", ["I cannot help with that.", "return x + y\n", ""])
+def test_an_answer_in_which_nothing_looks_like_code_is_left_as_it_is(answer):
+    assert extract_code(answer, "add", PROMPT) == (answer, False)

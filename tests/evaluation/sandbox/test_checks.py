@@ -102,6 +102,55 @@ def test_a_test_cannot_swallow_a_refusal():
     assert run("def f(): return object()", test).outcome == "refused_value"
 
 
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        "import asyncio\nasync def g():\n    await asyncio.sleep(0.001)\n    return 1\n"
+        "def f(): return asyncio.run(g())",
+        "import socket\ndef f():\n    a, b = socket.socketpair()\n    a.setblocking(False)\n"
+        "    a.send(b'x')\n    return len(b.recv(9))",
+        "def f():\n    print('\\ud83d')\n    return 1",
+    ],
+    ids=["asyncio", "socketpair", "surrogate"],
+)
+def test_what_a_computing_program_may_do(candidate):
+    verdict = run(candidate, "assert f() == 1")
+    assert verdict.passed, verdict
+
+
+@pytest.mark.skipif(not Path("/usr/share/zoneinfo/UTC").is_file(), reason="no time zones here")
+def test_time_zones_of_the_machine_are_there():
+    verdict = run(
+        "from zoneinfo import ZoneInfo\ndef f(): return str(ZoneInfo('UTC'))",
+        "assert f() == 'UTC'",
+    )
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+        "socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)",
+        "socket.socketpair(socket.AF_INET)",
+        "socket.socketpair()[0].sendto(b'x', '/tmp/other')",
+        "socket.socketpair()[0].sendto(b'x', '\\0other')",
+        "socket.socketpair()[0].sendmsg([b'x'])",
+        "socket.socketpair()[0].recvmsg(1)",
+        "socket.socketpair()[0].bind('\\0mine')",
+        "socket.socketpair()[0].connect('\\0mine')",
+        "socket.socketpair()[0].listen()",
+    ],
+)
+def test_a_pair_of_sockets_reaches_no_other(call):
+    assert run(f"import socket\ndef f(): {call}", "f()").outcome == "sandbox"
+
+
+def test_no_ioctl_but_the_one_that_sets_blocking_works():
+    body = "import fcntl, termios\ntry: fcntl.ioctl(0, termios.FIONREAD, b'0000')\n"
+    assert run_body(body + "except OSError as error: assert error.errno == 25\nelse: 1 / 0").passed
+
+
 def test_arguments_are_copies():
     verdict = run("def f(x): x.append(1); return x", "x = [0]\nassert f(x) == [0, 1] and x == [0]")
     assert verdict.passed, verdict

@@ -1,10 +1,11 @@
 import io
 import math
 import struct
-from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
 from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given, settings
@@ -143,6 +144,9 @@ def test_other_types_are_refused_by_name(value, name):
         (subclass(bytearray)(b"a"), bytearray(b"a")),
         (subclass(set)([1]), {1}),
         (subclass(dict)(a=1), {"a": 1}),
+        (UserDict(a=1), {"a": 1}),
+        (ChainMap({"a": 1}, {"a": 2, "b": 3}), {"a": 1, "b": 3}),
+        (MappingProxyType({"a": 1}), {"a": 1}),
         (subclass(Counter)("aab"), Counter("aab")),
         (subclass(OrderedDict)(a=1), OrderedDict(a=1)),
         (subclass(Decimal)("1.50"), Decimal("1.50")),
