@@ -53,6 +53,7 @@ SINGLES: dict[type, Callable[[Any], Any]] = {
     Decimal: Decimal,
     Fraction: lambda value: Fraction(value.numerator, value.denominator),
 }
+LISTED = frozenset((type(None), bool, range, *SINGLES, *SEQUENCES, *MAPPINGS))
 SEQUENCE_TYPES = {tag: kind for kind, tag in SEQUENCES.items()}
 # A default factory is code and stays behind; equality does not ask for it.
 MAPPING_TYPES: dict[str, Callable[[dict], Any]] = {
@@ -81,9 +82,9 @@ class _Encoder:
 
     def encode(self, value: Any, depth: int) -> Any:
         kind = type(value)
-        if value is not None and kind not in (bool, range):
-            kind = _listed(kind)
-            value = SINGLES[kind](value) if kind in SINGLES and kind is not type(value) else value
+        if kind not in LISTED:
+            kind = _base(kind)
+            value = SINGLES[kind](value) if kind in SINGLES else value
         self._spend(1 + len(value) if kind in (str, bytes, bytearray) else 1)
         if kind is str:
             return value if _is_text(value) else ["str", value.encode(*HALVES).hex()]
@@ -131,10 +132,10 @@ class _Encoder:
         return hex(value)
 
 
-def _listed(kind: type) -> type:
-    """The type, or the first of those it derives from, that crosses."""
+def _base(kind: type) -> type:
+    """The first of the types it derives from that crosses."""
     for base in kind.__mro__:
-        if base in SINGLES or base in SEQUENCES or base in MAPPINGS:
+        if base in LISTED:
             return base
     raise RefusedValue(f"a value of type {kind.__name__} cannot cross")
 
