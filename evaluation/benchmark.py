@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cache.errors import CacheError
+from cache.machine.durable import make_directory
 from cache.machine.lock import writer_lock
 from cache.machine.precision import resolve_dtype
 from evaluation.agreement.held_out import HeldOut
@@ -128,4 +129,7 @@ def _name_live_teacher(config: BenchmarkConfig) -> str | None:
 def _require_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"{out} is a file; results need a folder. Choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        make_directory(out)
+    except CacheError as error:
+        raise EvaluationError(str(error)) from error

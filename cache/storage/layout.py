@@ -14,7 +14,7 @@ Field = tuple[np.dtype, tuple[int, ...]]
 HALF = np.dtype("<f2")
 
 _AUTO_BYTES = 0.32
-"""For the estimate alone: bytes of a row's codes, a coefficient, where the teacher decides how many.
+"""For the estimate alone: bytes of a row's codes, a coefficient, where the teacher decides.
 SmolLM2-135M and Qwen2.5-Coder-0.5B take 0.33 and 0.31 (docs/tails.md)."""
 
 ANY = -1

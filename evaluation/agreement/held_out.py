@@ -27,7 +27,7 @@ from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
 from evaluation.agreement.scores import DocumentSums, TeacherRows, row_values, sum_document
 from evaluation.errors import EvaluationError
-from evaluation.generation.tokens import DECODING, position_limit
+from evaluation.generation.tokens import position_limit
 
 SPLIT = "validation"
 # Padded tokens of a batch; of its rows only hidden states are kept at once, never logits.
@@ -268,7 +268,10 @@ def _num_bytes(tokenizer: Any, document: Document) -> tuple[int, int]:
     """Bytes of the text after the first token, and after the prompt."""
 
     def size(token_ids: np.ndarray) -> int:
-        return len(tokenizer.decode(token_ids.tolist(), **DECODING).encode())
+        text = tokenizer.decode(
+            token_ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return len(text.encode())
 
     whole = size(document.token_ids)
     prompt = size(document.token_ids[: document.prompt_length])

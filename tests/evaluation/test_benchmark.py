@@ -60,7 +60,7 @@ def test_whole_comparison_of_two_models(config, loaded):
     assert teacher.speedup == teacher.compression == teacher.parameter_ratio == 1
     assert student.compression == teacher.size_bytes / student.size_bytes > 1
     assert student.parameter_ratio == teacher.parameters / student.parameters > 1
-    assert student.speedup == teacher.latency.mean_ms / student.latency.mean_ms
+    assert student.speedup == teacher.latency.median_ms / student.latency.median_ms
     assert set(student.pass_at) == {"1", "2"}
     assert sum(student.greedy_outcomes.values()) == 2
     assert sum(student.sampled_outcomes.values()) == 4
@@ -209,8 +209,8 @@ def test_cache_option_rates_models_on_uncontaminated_problems_too(config, tmp_pa
             "task_id": f"T/{i}",
             "prompt": prompt,
             "entry_point": "f",
-            "canonical_solution": "    return 7\n",
-            "test": "def check(candidate):\n    assert candidate() == 7\n",
+            "canonical_solution": f"    return {7 + i}\n",
+            "test": f"def check(candidate):\n    assert candidate() == {7 + i}\n",
         }
         for i, prompt in enumerate((f'"""\n{leaked.code}\n"""\n\ndef f():\n', "def f():\n"))
     ]
