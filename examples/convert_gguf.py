@@ -1,6 +1,6 @@
 """A .gguf file as a folder that transformers opens in seconds, dequantised once and for all.
 
-    python examples/convert_gguf.py MODEL.gguf FOLDER
+python examples/convert_gguf.py MODEL.gguf FOLDER
 """
 
 import sys

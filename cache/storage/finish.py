@@ -1,7 +1,7 @@
 """The last step of every cache: hash its files, sum up its fidelity, write its manifest."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def finish_cache(
         files=tuple(records.get(p) or _record(out, p) for p in names),
         fidelity=summarise(fidelity),
         created={
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine_description(),
             "device": device,
             **(record or {}),

@@ -4,8 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+<<<<<<< HEAD
 from datetime import datetime, timezone
 from pathlib import Path
+=======
+from datetime import UTC, datetime
+>>>>>>> h14-E2
 from typing import Any
 
 from rich.box import SIMPLE
@@ -98,7 +102,7 @@ def score_samples(config: ScoreConfig) -> SampleScore:
         benchmark_source=benchmark.source,
         notes=tuple(notes),
         config=json.loads(json.dumps(asdict(config), default=str)),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     stem = config.stem
     save_verdicts(stem.with_name(f"{stem.name}.results.jsonl"), samples, verdicts)
