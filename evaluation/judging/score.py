@@ -4,12 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-<<<<<<< HEAD
-from datetime import datetime, timezone
-from pathlib import Path
-=======
 from datetime import UTC, datetime
->>>>>>> h14-E2
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
