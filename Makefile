@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all a fresh machine needs: Python 3.10+ and PyPI.
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11+ and PyPI.
 
 PYTHON ?= python3
 VENV   := .venv

@@ -1,5 +1,6 @@
 """The command line: the packages' commands, their errors as sentences, and how to resume."""
 
+import os
 import shlex
 import signal
 import sys
@@ -26,6 +27,8 @@ class Commands(click.Group):
         """Run the command that was named."""
         signal.signal(signal.SIGTERM, _interrupt)
         warnings.showwarning = _show_warning
+        if not sys.stderr.isatty():  # a log wants no bars, those of libraries neither
+            os.environ.setdefault("TQDM_DISABLE", "1")
         _shown.clear()
         try:
             return super().invoke(ctx)

@@ -34,6 +34,7 @@ def _recipe_overrides(command):
                 "--divergence", type=click.Choice(DIVERGENCES), help="See docs/losses.md."
             ),
             click.option("--epochs", type=int),
+            click.option("--max-steps", type=int, help="Optimizer steps, if the epochs have more."),
             click.option("--lr", type=float, help="Highest learning rate."),
             click.option("--lr-schedule", type=click.Choice(LR_SCHEDULES)),
             click.option("--warmup-ratio", type=float, help="Share of the steps."),
@@ -57,7 +58,7 @@ def _recipe_overrides(command):
             click.option(
                 "--freeze", multiple=True, help="Parts that do not learn, by name; repeat it."
             ),
-            click.option("--compile/--no-compile", default=None, help="torch.compile the trunk."),
+            click.option("--compile/--no-compile", default=None, help="torch.compile the blocks."),
             click.option("--seed", type=int),
         ],
     )
@@ -126,7 +127,7 @@ def _numbers(words: str) -> tuple[int, ...]:
 @click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
 @click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
 @click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Resume from the last checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume, or go on for more --epochs.")
 @click.option(
     "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
 )
@@ -169,10 +170,14 @@ def train(
         wandb=wandb,
         wandb_project=wandb_project,
     )
+    from accelerate import PartialState
+
     from distill.run.tables import summary_table
     from distill.run.train import train as run_training
 
-    Console().print(summary_table(run_training(config)))
+    result = run_training(config)
+    if PartialState().is_main_process:  # one of those that train together
+        Console().print(summary_table(result))
 
 
 @click.command("sweep")

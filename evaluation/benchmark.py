@@ -1,8 +1,13 @@
 """The whole comparison: every model under the same conditions, and the report."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from cache.errors import CacheError
+from cache.machine.durable import make_directory
+from cache.machine.lock import writer_lock
 from cache.machine.precision import resolve_dtype
 from evaluation.agreement.held_out import HeldOut
 from evaluation.comparison.measure import measure_model
@@ -33,7 +38,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     """Measure teacher and checkpoints, and write results, tables and charts to `config.out`.
 
     Interrupted, it leaves whole files behind; called again with the same configuration it goes
-    on after the last finished batch.
+    on after the last finished batch. One process at a time writes to an `out`.
 
     Raises: EvaluationError.
     """
@@ -45,7 +50,7 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     if config.cache is not None:
         contamination = measure_contamination(config.cache, shared.problems)
     rows: list[ModelRow] = []
-    with Stages() as stages:
+    with _only_writer(config.out), Stages() as stages:
         remarks = [f"Skipped {problem}" for problem in shared.benchmark.skipped]
         remarks += [f"Skipped {path}: no model in it" for path in bystanders]
         remarks += remark_on_judging(shared.problems)
@@ -71,6 +76,17 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
 
         log_table(result, mode=config.wandb, project=config.wandb_project, folder=config.out)
     return result
+
+
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Raise EvaluationError where another process writes to the folder."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(writer_lock(out))
+        except CacheError as error:
+            raise EvaluationError(str(error)) from error
+        yield
 
 
 def prepare(config: BenchmarkConfig) -> SharedSettings:
@@ -113,4 +129,7 @@ def _name_live_teacher(config: BenchmarkConfig) -> str | None:
 def _require_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"{out} is a file; results need a folder. Choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        make_directory(out)
+    except CacheError as error:
+        raise EvaluationError(str(error)) from error

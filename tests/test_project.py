@@ -32,7 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cache/data", "cache/errors", "cache/machine", "cache/storage", "cache/targets",
         "cache/teacher",
     },
-    "cache/reading": {"cache/data", "cache/errors", "cache/storage", "cache/targets"},
+    "cache/reading": {
+        "cache/data", "cache/errors", "cache/machine", "cache/storage", "cache/targets",
+    },
     "cache/remote": {"cache/errors", "cache/machine", "cache/storage"},
     "cache/tools": {
         "cache/building", "cache/data", "cache/errors", "cache/machine", "cache/reading",
@@ -56,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distill/batches": {"distill/errors", "distill/settings"},
     "distill/loss": {"distill/errors"},
     "distill/learning": {"distill/batches", "distill/errors", "distill/loss", "distill/settings"},
-    "distill/cutting": {"distill/errors", "distill/settings"},
+    "distill/cutting": {"distill/errors", "distill/learning", "distill/settings"},
     "distill/run": {
         "distill/batches", "distill/errors", "distill/learning", "distill/loss",
         "distill/settings",

@@ -11,7 +11,7 @@ import torch
 
 from cache.data.documents import Document
 from cache.errors import CacheError
-from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
+from cache.targets.fidelity import NUM_MEASURES, measure_rows, require_numbers, sampled_rows
 from cache.targets.row_codec import EncodedRows, RowCodec
 from cache.teacher.rows import logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
@@ -25,14 +25,20 @@ class ComputedRows:
     fidelity: list[torch.Tensor]
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Rows end to end and (F, measures) fidelity, in host memory; waits for the device."""
+        """Rows end to end and (F, measures) fidelity, in host memory; waits for the device.
+
+        Raises:
+            CacheError: rows cannot be decoded again.
+        """
         rows = {
             name: torch.cat([part[name] for part in self.slices]).cpu().numpy()
             for name in self.slices[0]
         }
         if not self.fidelity:
             return rows, np.zeros((0, NUM_MEASURES), np.float32)
-        return rows, torch.cat(self.fidelity).cpu().numpy()
+        fidelity = torch.cat(self.fidelity).cpu().numpy()
+        require_numbers(fidelity)
+        return rows, fidelity
 
 
 def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCodec) -> ComputedRows:
@@ -43,7 +49,8 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
     Raises:
         CacheError: logits are not finite; the documents of the batch are named.
     """  # fmt: skip
-    slices, sampled_rows, sampled_logits = [], [], []
+    slices, measured_rows, measured_logits = [], [], []
+    sample = sampled_rows(documents[0].task_id, sum(d.num_rows for d in documents))
     first_row = 0
     # Draws of a sampled tail depend on the documents alone, not on what was computed before.
     generator = torch.Generator(teacher.head.weight.device)
@@ -52,10 +59,10 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
         for logits, hidden, gold_ids in reduce_slices(logit_slices(teacher, documents)):
             rows = codec.encode(logits, hidden, gold_ids, generator)
             slices.append(rows)
-            sample = list(range(-first_row % SAMPLE_EVERY, len(logits), SAMPLE_EVERY))
-            if sample:
-                sampled_rows.append({name: part[sample] for name, part in rows.items()})
-                sampled_logits.append(logits[sample])
+            here = [i - first_row for i in sample if 0 <= i - first_row < len(logits)]
+            if here:
+                measured_rows.append({name: part[here] for name, part in rows.items()})
+                measured_logits.append(logits[here])
             first_row += len(logits)
     except CacheError as error:
         names = ", ".join(str(d.task_id) for d in documents)
@@ -64,9 +71,9 @@ def compute_rows(teacher: Teacher, documents: Sequence[Document], codec: RowCode
             "The teacher is broken or overflows in this precision: try --dtype bf16 or fp32."
         ) from error
     fidelity = []
-    if sampled_rows:  # decoded together: a tail's map is read once a batch, not once a slice
+    if measured_rows:  # decoded together: a tail's map is read once a batch, not once a slice
         together = {
-            name: torch.cat([rows[name] for rows in sampled_rows]) for name in sampled_rows[0]
+            name: torch.cat([rows[name] for rows in measured_rows]) for name in measured_rows[0]
         }
-        fidelity = [measure_rows(torch.cat(sampled_logits), codec.decode(together))]
+        fidelity = [measure_rows(torch.cat(measured_logits), codec.decode(together))]
     return ComputedRows(slices=slices, fidelity=fidelity)

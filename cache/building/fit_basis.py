@@ -1,4 +1,4 @@
-"""Fitting the basis of a lowrank tail: on the first rows of a build, or on any."""
+"""What tails share, fitted on the first rows of a build, or on any: a basis, or a head's unit."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -13,6 +13,8 @@ from cache.teacher.rows import hidden_rows, logit_slices, plan_batches
 from cache.teacher.teacher import Teacher, head_of
 
 FIT_ROWS = 16384
+HEAD_ROWS = 1024
+"""Rows whose hidden states are looked at before they are stored in fp16."""
 FitRows = tuple[torch.Tensor, torch.Tensor | None]
 """Hidden states (n, D), and their logits (n, V) where they are counted with them."""
 
@@ -37,6 +39,15 @@ def fit_basis(
         rows = _teacher_rows(teacher, chosen, logits_every(total), batch_tokens)
         fit = collect_rows(head_of(teacher.model), rows, targets.top_k, total, on_rows)
     return finish_basis(fit, targets)
+
+
+def fit_head(teacher: Teacher, documents: Iterable[Document], batch_tokens: int) -> OutputHead:
+    """The output head beside hidden tails, for hidden states as large as the first documents'."""
+    chosen, largest = with_rows(documents, HEAD_ROWS), 0.0
+    for indices in plan_batches(chosen, batch_tokens):
+        rows = hidden_rows(teacher, [chosen[i] for i in indices])
+        largest = max(largest, float(rows.abs().max()))
+    return head_of(teacher.model).reaching(largest)
 
 
 def _teacher_rows(

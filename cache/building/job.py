@@ -60,10 +60,9 @@ class BuildJob:
         """The dropped problems, as the plan file records them."""
         return {split: [asdict(d) for d in dropped] for split, dropped in self.dropped.items()}
 
-    def estimated_bytes(self, config: BuildConfig, vocab_size: int) -> int:
+    def estimated_bytes(self, layout: ShardLayout) -> int:
         """Size of the shards before compression."""
-        layout = ShardLayout(vocab_size=vocab_size, targets=config.targets)
-        return round(layout.raw_bytes_per_row() * self.num_rows)
+        return sum(layout.raw_bytes(s.num_documents, s.num_tokens) for s in self.shards)
 
 
 def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:

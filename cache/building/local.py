@@ -11,12 +11,13 @@ from cache.building.config import BuildConfig
 from cache.building.prepare import Prepared, finished_cache, prepare
 from cache.building.workers import Worker, add_cost, remove_costs, total_cost
 from cache.data.spool import remove_spool, spooled_texts
-from cache.machine.durable import make_directory, remove_partials
+from cache.machine.durable import make_directory
 from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.created import created_notes, created_texts
+from cache.storage.created import created_notes, created_stamp, created_texts
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import Manifest, Plan, ShardRecord, state_of
 from cache.teacher.load import load_tokenizer
 from cache.teacher.teacher import Teacher
@@ -70,7 +71,7 @@ def build_cache(
             way, a full disk, NaN logits. Nothing half-written is visible, and finished shards stay.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    complete = finished_cache(config, tokenizer)
+    complete = finished_cache(config, tokenizer, teacher)
     if complete is not None:
         remove_spool(config.out)
         return summary_of(complete)
@@ -79,7 +80,7 @@ def build_cache(
         prepared = prepare(config, tokenizer, teacher=teacher, like=like)
         if prepared is None:
             return summary_of(Manifest.read(config.out))
-        remove_partials(config.out)
+        remove_left_over(config.out, config.cached_splits)
         num_new_rows, seconds = _compute(config, prepared, prepared.plan.shards)
         manifest = _finish(config, prepared, num_new_rows, seconds)
     return summary_of(manifest, num_new_rows=num_new_rows, seconds=seconds)
@@ -102,7 +103,7 @@ def build_as_worker(
         CacheError: as `build_cache`; another process is this worker, or writes all.
     """
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    complete = finished_cache(config, tokenizer)
+    complete = finished_cache(config, tokenizer, teacher)
     if complete is not None:
         return WorkerSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
     make_directory(config.out)
@@ -111,7 +112,7 @@ def build_as_worker(
         if prepared is None:
             complete = Manifest.read(config.out)
             return WorkerSummary(num_new_rows=0, missing={}, summary=summary_of(complete))
-        remove_partials(config.out, of_the_dead=True)
+        remove_left_over(config.out, config.cached_splits, of_the_dead=True)
         shards = prepared.plan.shards
         num_new_rows, seconds = _compute(config, prepared, worker.of(shards))
         add_cost(config.out, worker, rows=num_new_rows, seconds=seconds)
@@ -147,7 +148,7 @@ def _finish(config: BuildConfig, prepared: Prepared, num_rows: int, seconds: flo
     teacher = prepared.teacher
     return finish_build(
         config.out, prepared.plan, num_parameters=teacher.num_parameters, notes=teacher.notes,
-        device=str(teacher.device), num_rows=num_rows, seconds=seconds,
+        stamp=teacher.stamp, device=str(teacher.device), num_rows=num_rows, seconds=seconds,
     )  # fmt: skip
 
 
@@ -157,6 +158,7 @@ def finish_build(
     *,
     num_parameters: int,
     notes: Sequence[str],
+    stamp: str,
     device: str,
     num_rows: int,
     seconds: float,
@@ -166,6 +168,7 @@ def finish_build(
     Args:
         num_parameters: of the teacher.
         notes: on the teacher, for whoever reads the fidelity.
+        stamp: of the teacher's files.
         device: it ran on.
         num_rows: computed by the caller, beside what workers have recorded.
         seconds: spent on those.
@@ -178,6 +181,7 @@ def finish_build(
         **total_cost(out, rows=num_rows, seconds=seconds),
         **created_texts(spooled_texts(out)),
         **created_notes(notes),
+        **created_stamp([stamp]),
     }
     manifest = finish_cache(out, plan, device=device, record=record)
     remove_costs(out)

@@ -1,36 +1,42 @@
 """Before the shards of stage one: documents, the tail's file, the identity, plan.json."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from cache.building.config import BuildConfig
-from cache.building.fit_basis import fit_basis
+from cache.building.fit_basis import fit_basis, fit_head
 from cache.building.job import BuildJob, read_job
 from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import atomic_path, file_sha256
 from cache.machine.lock import prepare_lock
 from cache.machine.precision import dtype_name, resolve_dtype
+from cache.storage.created import STAMP
 from cache.storage.identity import FORMAT_VERSION, Identity, library_versions, require_same_identity
 from cache.storage.manifest import (
     MANIFEST_NAME,
-    TOKENIZER_DIR,
     CacheState,
     Manifest,
     Plan,
     state_of,
 )
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import TAIL_FILE, load_codec, save_basis, save_head
 from cache.targets.format import LogitMap
 from cache.teacher.load import load_causal_lm, num_token_ids, tokenizer_sha256
 from cache.teacher.notes import teacher_notes
 from cache.teacher.probe import require_understood
-from cache.teacher.teacher import Teacher, head_of
+from cache.teacher.save_tokenizer import save_tokenizer
+from cache.teacher.stamp import source_stamp
+from cache.teacher.teacher import Teacher
 
 _NOT_YET_KNOWN = (
-    "teacher_sha256", "vocab_size", "logits.scale", "logits.softcap", "tail_width", "tail_sha256",
+    "teacher_sha256", "vocab_size", "logits", "configuration", "tail_width", "tail_sha256",
 )  # fmt: skip
+
+_NO_TEACHER: dict[str, Any] = {"teacher_sha256": "", "vocab_size": 0, "logits": LogitMap()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +68,8 @@ def prepare(
     with prepare_lock(config.out):
         found = state_of(config.out)
         job = _job_of(config, tokenizer, found)
+        if found.manifest is not None:
+            _require_same_teacher(config, found.manifest, teacher)
         if found.complete is not None:
             return None
         if found.manifest is not None:  # shards of it are gone
@@ -69,8 +77,11 @@ def prepare(
             found = state_of(config.out)
         if not _is_prepared(config, found):
             teacher = teacher or load_teacher(config, job, tokenizer)
+            if found.plan is None:
+                # Left by a build that was stopped before its plan said what it was made for.
+                (config.out / TAIL_FILE).unlink(missing_ok=True)
+            save_tokenizer(tokenizer, config.out / TOKENIZER_DIR)
             _write_tail(config, job, teacher)
-            tokenizer.save_pretrained(config.out / TOKENIZER_DIR)
             return _planned(config, job, tokenizer, teacher, like, found)
     teacher = teacher or load_teacher(config, job, tokenizer)  # at the same time as others
     return _planned(config, job, tokenizer, teacher, like, found)
@@ -84,23 +95,43 @@ def _planned(
     like: Identity | None,
     found: CacheState,
 ) -> Prepared:
-    identity = _identity(config, job, tokenizer, teacher, _tail_width(config, teacher))
+    identity = _identity(config, job, tokenizer, teacher, config.targets.tail_width(teacher.width))
     if like is not None:
-        require_same_identity(like, identity, "the cache", ignore=("dataset_sha256",))
+        require_same_identity(
+            like, identity, "the cache", ignore=("dataset_sha256",),
+            advice="What is added agrees with the cache in all but the documents: name its own "
+            "teacher and use its libraries, or build another cache with cache-teacher.",
+        )  # fmt: skip
     plan = _write_or_check_plan(config, job, identity, found.plan)
     return Prepared(job=job, plan=plan, teacher=teacher)
 
 
-def finished_cache(config: BuildConfig, tokenizer) -> Manifest | None:
+def finished_cache(
+    config: BuildConfig, tokenizer, teacher: Teacher | None = None
+) -> Manifest | None:
     """The manifest of the complete cache at `out`, read alone; None if there is work left.
 
     Raises:
-        CacheError: there is another cache.
+        CacheError: there is another cache, or one of another teacher.
     """
     found = state_of(config.out)
     if found.complete is not None:
         _job_of(config, tokenizer, found)
+        _require_same_teacher(config, found.complete, teacher)
     return found.complete
+
+
+def _require_same_teacher(config: BuildConfig, found: Manifest, teacher: Teacher | None) -> None:
+    """Raise CacheError where a cache is of another teacher than the one that is named.
+
+    The teacher is loaded only where its files may have changed since the cache was made.
+    """
+    stamp = source_stamp(config.teacher, config.revision)
+    if teacher is None and stamp and stamp == found.created.get(STAMP):
+        return
+    teacher = teacher or _loaded(config)
+    asked = replace(found.identity, **teacher.identity_fields)
+    require_same_identity(found.identity, asked, str(config.out))
 
 
 def _job_of(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
@@ -110,7 +141,19 @@ def _job_of(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
         early = _identity(config, job, tokenizer, teacher=None)
         there = found.plan.identity
         require_same_identity(there, early, str(config.out), ignore=_NOT_YET_KNOWN)
+        _require_same_tail_source(config, there)
     return job
+
+
+def _require_same_tail_source(config: BuildConfig, there: Identity) -> None:
+    """Raise CacheError where a cache was begun with another basis than that of --tail-from."""
+    if config.tail_from is None or there.targets.tail != "lowrank":
+        return
+    if Manifest.read(config.tail_from).identity.tail_sha256 != there.tail_sha256:
+        raise CacheError(
+            f"{config.out} was begun with another basis than that of --tail-from "
+            f"{config.tail_from}.\nGive the options it was built with, or another --out."
+        )
 
 
 def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
@@ -122,19 +165,24 @@ def _is_prepared(config: BuildConfig, found: CacheState) -> bool:
     )
 
 
-def _tail_width(config: BuildConfig, teacher: Teacher) -> int:
-    width = int(teacher.head.weight.shape[1])
-    return {"hidden": width, "lowrank": min(config.targets.tail_rank, width)}.get(
-        config.targets.tail, 0
-    )
-
-
 def load_teacher(config: BuildConfig, job: BuildJob, tokenizer) -> Teacher:
     """The teacher that a configuration names.
 
     Raises:
         CacheError: it cannot be loaded, or the planned documents do not fit it.
     """
+    teacher = _loaded(config)
+    require_fit(teacher, job, config)
+    first = next(iter(job.documents.values()))[:8]
+    require_understood(teacher, first, job.longest)
+    teacher.notes = teacher_notes(teacher, first, tokenizer)
+    for note in teacher.notes:
+        warnings.warn(note, CacheWarning, stacklevel=2)
+    return teacher
+
+
+def _loaded(config: BuildConfig) -> Teacher:
+    stamp = source_stamp(config.teacher, config.revision)  # before: it may change meanwhile
     model = load_causal_lm(
         config.teacher,
         revision=config.revision,
@@ -142,12 +190,7 @@ def load_teacher(config: BuildConfig, job: BuildJob, tokenizer) -> Teacher:
         device_map=config.device_map,
     )
     teacher = Teacher(model)
-    require_fit(teacher, job, config)
-    first = next(iter(job.documents.values()))[:8]
-    require_understood(teacher, first, job.longest)
-    teacher.notes = teacher_notes(teacher, first, tokenizer)
-    for note in teacher.notes:
-        warnings.warn(note, CacheWarning, stacklevel=2)
+    teacher.stamp = stamp
     return teacher
 
 
@@ -168,7 +211,7 @@ def require_fit(teacher: Teacher, job: BuildJob, config: BuildConfig) -> None:
 
 
 def _write_tail(config: BuildConfig, job: BuildJob, teacher: Teacher) -> None:
-    """Make tail.safetensors where the tail needs it and it is not there.
+    """Make tail.safetensors where the tail needs it and it is not there. The plan has its hash.
 
     A basis is fitted on the first documents only, so that it never depends on how far a build
     came before it was stopped.
@@ -177,25 +220,30 @@ def _write_tail(config: BuildConfig, job: BuildJob, teacher: Teacher) -> None:
     if path.is_file() or targets.tail not in ("hidden", "lowrank"):
         return
     if targets.tail == "hidden":
-        save_head(head_of(teacher.model), path)
+        documents = chain.from_iterable(job.documents.values())
+        save_head(fit_head(teacher, documents, config.batch_tokens), path)
     elif config.tail_from is not None:
-        _copy_tail(config.tail_from, path, teacher)
+        _copy_tail(config.tail_from, config, teacher)
     else:
         documents = chain.from_iterable(job.documents.values())
         save_basis(fit_basis(teacher, documents, targets, config.batch_tokens), path)
 
 
-def _copy_tail(source: Path, path: Path, teacher: Teacher) -> None:
-    """Take the basis of another cache of this teacher, byte for byte."""
+def _copy_tail(source: Path, config: BuildConfig, teacher: Teacher) -> None:
+    """Take the basis of another cache of this teacher, made for the same targets, byte for byte."""
     identity = Manifest.read(source).identity
-    if identity.targets.tail != "lowrank" or identity.teacher_sha256 != teacher.weights_sha256:
+    if identity.targets.tail != "lowrank":
         raise CacheError(
-            f"--tail-from {source}: that cache has no lowrank tail of this teacher (tail "
-            f"{identity.targets.tail}, teacher {identity.teacher}).\n"
-            "Name a cache built with the same teacher, or leave --tail-from out."
+            f"--tail-from {source}: that cache has no lowrank tail but {identity.targets.tail!r}.\n"
+            "Name a cache built with the same teacher and targets, or leave --tail-from out."
         )
+    asked = replace(identity, targets=config.targets, **teacher.identity_fields)
+    require_same_identity(
+        identity, asked, f"--tail-from {source}",
+        advice="Name a cache built with the same teacher and targets, or leave --tail-from out.",
+    )  # fmt: skip
     load_codec(source, identity)  # its hash is the identity's
-    with atomic_path(path) as partial:
+    with atomic_path(config.out / TAIL_FILE) as partial:
         partial.write_bytes((source / TAIL_FILE).read_bytes())
 
 
@@ -207,10 +255,7 @@ def _identity(
         format_version=FORMAT_VERSION,
         teacher=config.teacher,
         revision=config.revision,
-        teacher_sha256=teacher.weights_sha256 if teacher else "",
-        vocab_size=teacher.vocab_size if teacher else 0,
         num_tokens=num_token_ids(tokenizer),
-        logits=teacher.logit_map if teacher else LogitMap(),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         dataset=config.dataset,
         dataset_sha256=job.dataset_sha256,
@@ -223,6 +268,7 @@ def _identity(
         tail_sha256=file_sha256(tail) if tail_width else "",
         dtype=dtype_name(resolve_dtype(config.dtype)),
         libraries=library_versions(),
+        **(teacher.identity_fields if teacher else _NO_TEACHER),
     )
 
 

@@ -15,10 +15,11 @@ from cache.building.config import BuildConfig
 from cache.building.local import BuildSummary, finish_build, summary_of
 from cache.building.prepare import finished_cache, prepare
 from cache.errors import CacheError
-from cache.machine.durable import make_directory, remove_partials
+from cache.machine.durable import make_directory
 from cache.machine.lock import prepare_lock, writer_lock
 from cache.machine.progress import BuildProgress
 from cache.machine.ray_cluster import WORKER_ENVIRONMENT, gpus_or_one, ray_cluster, require_room
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.teacher.load import load_tokenizer
 
@@ -62,7 +63,7 @@ def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
     make_directory(config.out)
     config = replace(config, out=config.out.resolve())
     with writer_lock(config.out), ray_cluster(cluster.address, CacheError) as ray:
-        remove_partials(config.out)
+        remove_left_over(config.out, config.cached_splits)
         started = time.monotonic()
         with _Build(ray, config, cluster) as build:
             build.run()
@@ -70,7 +71,7 @@ def build_on_ray(config: BuildConfig, cluster: RayConfig) -> BuildSummary:
             return summary_of(Manifest.read(config.out))
         seconds = time.monotonic() - started
         with prepare_lock(config.out):  # a replica may have died with it
-            remove_partials(config.out)  # or in the middle of a shard
+            remove_left_over(config.out, config.cached_splits)  # or in the middle of a shard
             manifest = finish_build(
                 config.out, build.plan, **build.facts,
                 num_rows=build.num_new_rows, seconds=build.teacher_seconds,
@@ -103,6 +104,7 @@ class Replica:
         return {
             "num_parameters": teacher.num_parameters,
             "notes": teacher.notes,
+            "stamp": teacher.stamp,
             "device": str(teacher.device),
         }
 

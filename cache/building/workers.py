@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from cache.errors import CacheError
 from cache.machine.durable import read_sealed_json, write_sealed_json
+from cache.machine.process import launch_number
 
-COST_RECORDS = "worker-*.json"
+COST_RECORDS = "worker-[0-9]*-of-[0-9]*.json"
 _T = TypeVar("_T")
 
 
@@ -57,10 +58,15 @@ def parse_worker(words: str) -> Worker:
 
 
 def launched_worker(environment: Mapping[str, str]) -> Worker | None:
-    """What torchrun or accelerate launched this process as, beside others; else None."""
-    if int(environment.get("WORLD_SIZE", "1")) < 2 or "RANK" not in environment:
+    """What torchrun or accelerate launched this process as, beside others; else None.
+
+    Raises:
+        CacheError: the environment names no number, or no worker.
+    """
+    count = launch_number(environment, "WORLD_SIZE", 1)
+    if count < 2 or "RANK" not in environment:
         return None
-    return Worker(rank=int(environment["RANK"]), count=int(environment["WORLD_SIZE"]))
+    return Worker(rank=launch_number(environment, "RANK"), count=count)
 
 
 def add_cost(out: Path, worker: Worker, *, rows: int, seconds: float) -> None:

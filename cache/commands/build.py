@@ -112,11 +112,16 @@ def _print_plan(config: BuildConfig) -> None:
         )
     from cache.building.job import first_documents
     from cache.commands.tables import dry_run_table
-    from cache.teacher.load import load_tokenizer
+    from cache.storage.layout import ShardLayout
+    from cache.teacher.load import head_shape, load_tokenizer
 
     tokenizer = load_tokenizer(config.teacher, config.revision)
+    rows, width = head_shape(config.teacher, config.revision)
+    layout = ShardLayout(
+        vocab_size=rows, targets=config.targets, tail_width=config.targets.tail_width(width)
+    )
     with first_documents(config, tokenizer) as job:
-        Console().print(dry_run_table(job, config, len(tokenizer)))
+        Console().print(dry_run_table(job, config, layout))
 
 
 def _build_here(config: BuildConfig, bytes_per_token: float | None) -> None:

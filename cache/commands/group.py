@@ -133,7 +133,8 @@ def cache_plan(
 def cache_verify(directory: str, live: int | None, seed: int, teacher: str | None, device_map: str):
     """Check every checksum, shape, range and offset; exit code 1 on any fault.
 
-    With --live, stored rows are also compared with what the teacher says now.
+    With --live, stored rows are also compared with what the teacher says now, as a reader decodes
+    them and field by field.
 
     \b
     Example:
@@ -161,7 +162,7 @@ def cache_verify(directory: str, live: int | None, seed: int, teacher: str | Non
         found, num_documents=live, seed=seed, teacher=teacher, device_map=device_map
     )
     click.echo("\n".join(report.lines()))
-    if report.faults:
+    if report.problems:
         raise click.ClickException(f"{found} does not hold what its teacher says. Build it again.")
 
 

@@ -172,7 +172,7 @@ def _flag(name: str) -> str:
 def _number_or_auto(context, parameter, value: str) -> float | None:
     if value == "auto":
         return None
-    return click.FLOAT.convert(value, parameter, context)
+    return click.FLOAT(value, parameter, context)
 
 
 def target_options(command):

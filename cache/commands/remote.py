@@ -13,7 +13,8 @@ _jobs = click.option("--jobs", type=click.IntRange(1), default=8, help="Files mo
 @click.argument("directory", type=FOLDER)
 @click.argument("url")
 @_jobs
-@click.option("--replace", is_flag=True, help="Overwrite another cache that is there.")
+@click.option("--replace", is_flag=True, help="Overwrite what is there, and trust none of it.")
+@click.option("--verify", is_flag=True, help="Read back what is there: damaged files move again.")
 @click.option(
     "--teacher-license",
     help="For the card.  [default: what the hub or the teacher's README.md says]",
@@ -24,6 +25,7 @@ def cache_push(
     url: str,
     jobs: int,
     replace: bool,
+    verify: bool,
     teacher_license: str | None,
     data_license: str | None,
 ):
@@ -56,6 +58,7 @@ def cache_push(
             card=card,
             jobs=jobs,
             replace=replace,
+            verify=verify,
             on_bytes=on_bytes,
             on_total=on_total,
         )

@@ -13,12 +13,13 @@ from cache.building.local import BuildSummary
 from cache.reading.reader import CacheReader
 from cache.storage.created import notes_of, ranges_of
 from cache.storage.facts import identity_facts, split_sizes
+from cache.storage.layout import ShardLayout
 from cache.targets.fidelity import Fidelity
 from cache.tools.inspect import example_tokens, mean_teacher_loss
 from cache.tools.recommend import TriedFormat, frontier
 
 
-def dry_run_table(job: BuildJob, config: BuildConfig, vocab_size: int) -> RenderableType:
+def dry_run_table(job: BuildJob, config: BuildConfig, layout: ShardLayout) -> RenderableType:
     """Documents, tokens and estimated bytes of each split, and what was dropped."""
     table = _table("What would be cached", ("split", "documents", "tokens", "shards", "dropped"))
     for split, documents in job.documents.items():
@@ -29,7 +30,7 @@ def dry_run_table(job: BuildJob, config: BuildConfig, vocab_size: int) -> Render
             f"{sum(s.split == split for s in job.shards):,}",
             f"{len(job.dropped[split]):,}",
         )
-    size = job.estimated_bytes(config, vocab_size)
+    size = job.estimated_bytes(layout)
     total = Text(
         f"About {_size(size)} before compression ({size / job.num_rows:.0f} bytes/token, "
         f"{config.targets.words()}); longest document {job.longest} tokens."
@@ -114,13 +115,21 @@ def _size_table(reader: CacheReader) -> Table:
 
 
 def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
-    """Stored targets against the teacher's own, by temperature."""
+    """Stored targets against the teacher's own, by temperature; of the mass, the largest error."""
     if not fidelity:
         return Text(
             "Fidelity: not measured (too few rows, or encoded again without the teacher).",
             style="yellow",
         )
-    names = ("T", "inside the top-k", "total variation", "p99", "KL", "gradient cosine")
+    names = (
+        "T",
+        "inside the top-k",
+        "total variation",
+        "p99",
+        "KL, nats",
+        "gradient cosine",
+        "mass off by",
+    )
     table = _table(f"Fidelity over {fidelity[0].num_rows:,} rows", names)
     for row in fidelity:
         table.add_row(
@@ -128,8 +137,9 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
             f"{row.captured:.3f}",
             f"{row.total_variation:.4f}",
             f"{row.total_variation_p99:.4f}",
-            f"{row.kl:.4f} nats",
+            f"{row.kl:.4f}",
             f"{row.gradient_cosine:.5f}",
+            "not measured" if row.mass_error is None else f"{row.mass_error:.4f}",
         )
     return table
 

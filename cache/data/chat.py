@@ -15,6 +15,7 @@ import numpy as np
 
 from cache.data.conversations import Conversation
 from cache.data.documents import ASSISTANT, BEGINS, Document
+from cache.data.text_format import require_unicode
 from cache.errors import CacheError
 
 CHAT_DATE = "2025-01-01"
@@ -81,6 +82,7 @@ def chat_document(conversation: Conversation, tokenizer, *, parse_special: bool)
     if not parse_special:
         _require_plain(conversation, tokenizer)
     text, spans = rendered_spans(conversation.messages, tokenizer)
+    require_unicode(text)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     token_ids = np.array(encoded["input_ids"], dtype=np.int64)
     marks = _marks(encoded["offset_mapping"], spans)

@@ -83,7 +83,7 @@ def _messages(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     if isinstance(value, str):  # some sets hold JSON
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CacheError(f"{where}: the messages are no list and no JSON: {error}") from error
     if not isinstance(value, Sequence) or not value:
         raise CacheError(f"{where}: the messages are {type(value).__name__}, not a list of them.")

@@ -11,8 +11,11 @@ TEMPLATE = "text"
 LONG_DOCUMENTS = "pack"
 """What an identity says of a corpus' long texts: they go on in the next document."""
 VALIDATION = "validation"
-_TAKEN = ("corpus", "extension", "lengths", "tokenizer")
-"""Folders of a cache that are no splits."""
+_TAKEN = (
+    "corpus", "extension", "lengths", "tokenizer",
+    "manifest.json", "plan.json", "README.md", "tail.safetensors",
+)  # fmt: skip
+"""Folders and files of a cache that are no splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +110,18 @@ class Corpus:
         return ", ".join(words)
 
 
+def is_split_name(split: str) -> bool:
+    """Whether a split can name a folder of a cache."""
+    return re.fullmatch(r"\w[\w.-]{0,99}", split) is not None and split not in _TAKEN
+
+
 def require_split_names(splits: tuple[str, ...]) -> None:
     """Raise CacheError where splits cannot name folders of a cache."""
     for split in splits:
-        if not re.fullmatch(r"\w[\w.-]*", split) or split in _TAKEN:
+        if not is_split_name(split):
             raise CacheError(
-                f"The split {split!r} cannot name a folder of the cache; a split is letters, "
-                f"digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
+                f"The split {split[:200]!r} cannot name a folder of the cache; a split is up to "
+                f"100 letters, digits, '_', '-' and '.', and not {', '.join(_TAKEN)}."
             )
 
 

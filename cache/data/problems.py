@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.data.text_format import require_unicode
 from cache.errors import CacheError
 from cache.machine.durable import json_sha256
 
@@ -79,7 +80,8 @@ def _read_json_lines(path: Path) -> list[Problem]:
         )
     problems = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # JSON may hold other line ends than \n inside of a text; a byte order mark is none of it.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CacheError(f"{path} cannot be read as UTF-8 text: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -87,9 +89,9 @@ def _read_json_lines(path: Path) -> list[Problem]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, deep nesting
             raise CacheError(
-                f"{path}, line {number} is not JSON: {error.msg} (column {error.colno}).\n"
+                f"{path}, line {number} is not JSON that can be read: {error}.\n"
                 "Every line must hold one problem as a JSON object; mend or remove the line."
             ) from error
         problems.append(_to_problem(row, f"{path}, line {number}"))
@@ -121,18 +123,31 @@ def _to_problem(row: Any, where: str) -> Problem:
             )
     return Problem(
         task_id=row["task_id"],
-        text=_unix_lines(row["text"]),
-        code=_unix_lines(row["code"]),
-        test_list=tuple(_unix_lines(str(test)) for test in row["test_list"]),
-        test_setup_code=_unix_lines(row.get("test_setup_code") or ""),
-        challenge_test_list=tuple(
-            _unix_lines(str(test)) for test in row.get("challenge_test_list") or ()
+        text=_text(row["text"], "text", where),
+        code=_text(row["code"], "code", where),
+        test_list=_texts(row["test_list"], "test_list", where),
+        test_setup_code=_text(row.get("test_setup_code") or "", "test_setup_code", where),
+        challenge_test_list=_texts(
+            row.get("challenge_test_list") or [], "challenge_test_list", where
         ),
     )
 
 
-def _unix_lines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _texts(value: Any, field: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise CacheError(f"{where}: field {field!r} must be list, found {type(value).__name__}.")
+    return tuple(_text(text, field, where) for text in value)
+
+
+def _text(value: Any, field: str, where: str) -> str:
+    """A text with `\\n` line ends."""
+    if not isinstance(value, str):
+        raise CacheError(f"{where}: {field!r} holds {type(value).__name__} instead of text.")
+    try:
+        require_unicode(value)
+    except CacheError as error:
+        raise CacheError(f"{where}, field {field!r}: {error}. Mend or remove the line.") from error
+    return value.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _require_unique(problems: list[Problem], dataset: str) -> None:

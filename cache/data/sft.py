@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cache.data.conversations import Conversation, conversation_of
-from cache.data.text_stream import open_rows
+from cache.data.text_stream import open_rows, reason_of
 from cache.errors import CacheError
 
 
@@ -56,7 +56,7 @@ def read_conversations(sft: Sft, split: str, limit: int | None) -> list[Conversa
     except CacheError:
         raise
     except Exception as error:  # network, codecs and parsers raise many kinds
-        raise CacheError(f"{where}: reading stopped: {type(error).__name__}: {error}") from error
+        raise CacheError(f"{where}: reading stopped: {reason_of(error)}") from error
     if not found:
         raise CacheError(f"{where} has no rows. Name another --split.")
     return found

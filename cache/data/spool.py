@@ -7,8 +7,9 @@ document have exactly `max_length` tokens, so that nothing else needs to be kept
 
 import base64
 import hashlib
-import shutil
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -22,6 +23,7 @@ from cache.machine.durable import atomic_path, read_sealed_json, write_sealed_js
 
 SPOOL_DIR = "corpus"
 STATE_NAME = "state.json"
+_OWN_FILE = re.compile(r"(shard-\d+\.npy|state\.json)(\..+-\d+\.partial)?")
 _DTYPE = np.dtype("<i4")
 BEGINS_TEXT = 1 << 30
 """Bit of a spooled token that is the first of a text."""
@@ -206,7 +208,7 @@ class SpooledDocuments(Sequence[Document]):
         path = file_path(self._directory, self._split, file_number)
         try:
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged header surfaces as many kinds
             raise CacheError(
                 f"{path} cannot be read: {error}.\nDelete {self._directory} and give the same "
                 "command again: the corpus is read anew."
@@ -230,9 +232,16 @@ def spooled_texts(out: Path) -> list[TextRange]:
 
 
 def remove_spool(out: Path) -> None:
-    """Delete the spool of a cache, if there is one."""
-    if (out / SPOOL_DIR).exists():
-        shutil.rmtree(out / SPOOL_DIR, ignore_errors=True)
+    """Delete the spool of a cache, if there is one, and nothing that others keep beside it."""
+    directory = out / SPOOL_DIR
+    if not (directory / STATE_NAME).exists():
+        return
+    for path in (*directory.glob("*/shard-*.npy*"), *directory.glob(f"{STATE_NAME}*")):
+        if _OWN_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    for folder in (*directory.glob("*/"), directory):
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def file_path(directory: Path, split: str, number: int) -> Path:

@@ -28,6 +28,10 @@ def docstring(problem: Problem) -> tuple[str, str]:
     return f'"""\n{problem.text}\n{first_test}\n"""\n', problem.code
 
 
+_UNPARSABLE = (ValueError, RecursionError, MemoryError)
+"""What Python's parser raises of a null byte and of deep nesting."""
+
+
 def signature(problem: Problem) -> tuple[str, str]:
     """Everything up to the tested function's `def` line, the problem as its docstring, its body.
 
@@ -40,6 +44,8 @@ def signature(problem: Problem) -> tuple[str, str]:
         tree = ast.parse(problem.code)
     except SyntaxError as error:
         raise CacheError(f"code does not parse: {error.msg}, line {error.lineno}") from error
+    except _UNPARSABLE as error:
+        raise CacheError(f"code does not parse: {error}") from error
     function = _tested_function(tree, problem)
     first = function.body[0]
     lines = problem.code.split("\n")
@@ -62,7 +68,7 @@ def _tested_function(tree: ast.Module, problem: Problem) -> ast.FunctionDef:
     for test in problem.test_list:
         try:
             calls = [node for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
-        except SyntaxError:
+        except (SyntaxError, *_UNPARSABLE):
             continue
         for call in calls:
             if isinstance(call.func, ast.Name) and call.func.id in functions:

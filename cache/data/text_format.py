@@ -39,6 +39,16 @@ class TextFormat:
         return "; ".join(words)
 
 
+def require_unicode(text: str) -> None:
+    """Raise CacheError where a text has half a surrogate pair: no file holds it, no token is it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CacheError(
+            f"the text has half a character ({text[error.start]!a}) at place {error.start}"
+        ) from error
+
+
 def text_format_from_json(content: dict) -> TextFormat:
     """A format as `dataclasses.asdict` wrote it.
 

@@ -99,7 +99,7 @@ class TextStream:
             return action()
         except Exception as error:  # network, codecs and parsers raise many kinds
             raise CacheError(
-                f"{self._where}: reading stopped: {type(error).__name__}: {error}\n"
+                f"{self._where}: reading stopped: {reason_of(error)}\n"
                 "What was read is kept. Mend the cause and give the same command again: it goes on "
                 "from there."
             ) from error
@@ -120,6 +120,8 @@ def open_rows(source: str, *, name: str | None, data_dir: str | None, split: str
                 f"There is no file {source}. --dataset takes a hub id, folder or file."
             )
         path, options = _FILE_KINDS[Path(source).suffix], {"data_files": source}
+        if path == "text":
+            options["encoding"] = "utf-8-sig"  # the others drop a byte order mark themselves
     try:
         rows = datasets.load_dataset(
             path, name, data_dir=data_dir, split=split, streaming=streaming, **options
@@ -127,14 +129,23 @@ def open_rows(source: str, *, name: str | None, data_dir: str | None, split: str
         return rows if streaming else rows.to_iterable_dataset()
     except Exception as error:  # network, absent, gated, another split: many kinds
         raise CacheError(
-            f"{source} (split {split!r}) could not be loaded: {type(error).__name__}: {error}\n"
+            f"{source} (split {split!r}) could not be loaded: {reason_of(error)}\n"
             "Check the name, --split (that of a single file is train), --dataset-config and "
             "the network."
         ) from error
 
 
+def reason_of(error: Exception) -> str:
+    """What failed, in words: of `datasets`' own errors what caused them."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
 def _open(corpus: Corpus, index: int, split: str):
     """One source as an IterableDataset of its text column."""
+    import datasets
+
     source = corpus.sources[index]
     rows = open_rows(
         source,
@@ -149,7 +160,7 @@ def _open(corpus: Corpus, index: int, split: str):
             columns = list(next(iter(rows), {corpus.text_field: ""}))
         except Exception as error:  # as above, where the first row is the first that is fetched
             raise CacheError(
-                f"{source} (split {split!r}) could not be loaded: {type(error).__name__}: {error}\n"
+                f"{source} (split {split!r}) could not be loaded: {reason_of(error)}\n"
                 "Check the name, --split, --dataset-config and the network."
             ) from error
     if corpus.text_field not in columns:
@@ -157,4 +168,8 @@ def _open(corpus: Corpus, index: int, split: str):
             f"{source} has no field {corpus.text_field!r}; it has {', '.join(columns)}.\n"
             "Name the one that holds the text with --text-field."
         )
-    return rows.select_columns([corpus.text_field])
+    rows = rows.select_columns([corpus.text_field])
+    kind = (rows.features or {}).get(corpus.text_field)
+    if getattr(kind, "dtype", None) == "large_string":  # which sources with `string` do not join
+        rows = rows.cast_column(corpus.text_field, datasets.Value("string"))
+    return rows

@@ -6,10 +6,13 @@ SentencePiece tokenizers put a space before whatever they are given.
 
 from collections.abc import Sequence
 
-from cache.data.text_format import BOS_CHOICES
+from cache.data.text_format import BOS_CHOICES, require_unicode
 from cache.errors import CacheError
 
 _PROBE = "def f"
+_ANCHORS = ("\n", "\ue000")
+"""What a completion is tokenised behind, where it cannot be alone: a line's end, and a character
+that is in no text and so in no token with what follows it."""
 
 
 def prefix_of(tokenizer, bos: str = "auto") -> tuple[int, ...]:
@@ -54,7 +57,13 @@ def encode(tokenizer, text: str, *, parse_special: bool) -> list[int]:
 
 
 def encode_all(tokenizer, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
-    """As `encode`, of several texts at once."""
+    """As `encode`, of several texts at once.
+
+    Raises:
+        CacheError: one has half a surrogate pair.
+    """
+    for text in texts:
+        require_unicode(text)
     return tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -82,12 +91,12 @@ def encode_pair(
         return prompt_ids, completion_ids
     if whole_ids[: len(prompt_ids)] == prompt_ids:  # the boundary falls between two tokens
         return prompt_ids, whole_ids[len(prompt_ids) :]
-    # The completion as it follows a line's end, which no token of these tokenizers spans.
-    first = encode(tokenizer, "\n", parse_special=parse_special)
-    after = encode(tokenizer, "\n" + completion, parse_special=parse_special)
-    joined = after[len(first) :]
-    if after[: len(first)] == first and _decoded(tokenizer, [*prompt_ids, *joined]) == whole:
-        return prompt_ids, joined
+    for before in _ANCHORS:
+        first = encode(tokenizer, before, parse_special=parse_special)
+        after = encode(tokenizer, before + completion, parse_special=parse_special)
+        joined = after[len(first) :]
+        if after[: len(first)] == first and _decoded(tokenizer, [*prompt_ids, *joined]) == whole:
+            return prompt_ids, joined
     raise CacheError("the tokenizer has no boundary between prompt and completion")
 
 

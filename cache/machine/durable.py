@@ -8,9 +8,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -103,17 +104,25 @@ def make_directory(path: Path) -> None:
         raise CacheError(write_failure(path, error)) from error
 
 
-def remove_partials(directory: Path, *, of_the_dead: bool = False) -> None:
-    """Delete what killed writers left half-written.
+def remove_partials(
+    folder: Path,
+    is_ours: Callable[[str], bool] = lambda name: True,
+    *,
+    of_the_dead: bool = False,
+) -> None:
+    """Delete what killed writers left half-written in a folder, by the names `atomic_path` gives.
 
     Args:
+        folder: looked into, but not the folders in it.
+        is_ours: tells of a file's name, as it would be whole, whether the caller writes it; other
+            people's files may stand beside.
         of_the_dead: others write here too, so that only files of processes of this host that
             have ended, or of this one, are deleted.
     """
-    for root, _, names in os.walk(directory):
-        for name in names:
-            if name.endswith(PARTIAL_SUFFIX) and not (of_the_dead and _may_be_written(name)):
-                (Path(root) / name).unlink(missing_ok=True)
+    for path in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        if any(map(is_ours, _whole_names(path.name))):
+            if not (of_the_dead and _may_be_written(path.name)):
+                path.unlink(missing_ok=True)
 
 
 def current_umask() -> int:
@@ -121,6 +130,13 @@ def current_umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
+
+
+def _whole_names(partial: str) -> list[str]:
+    """What a half-written file may be called once it is whole: a host's name may have dots."""
+    named = re.fullmatch(rf"(.+)-\d+{re.escape(PARTIAL_SUFFIX)}", partial)
+    parts = named[1].split(".") if named else []
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _may_be_written(name: str) -> bool:
@@ -146,9 +162,11 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object with a checksum of itself, atomically."""
-    with atomic_path(path) as partial:
+def write_sealed_json(
+    path: Path, content: dict[str, Any], failure: type[Exception] = CacheError
+) -> None:
+    """Write a JSON object with a checksum of itself, as `atomic_path` does."""
+    with atomic_path(path, failure) as partial:
         partial.write_bytes(_sealed_bytes(content))
 
 

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Mapping
 
+from cache.machine.process import launch_number
+
 
 def take_gpus() -> None:
     """Leave this process its own block of the node's GPUs, where it was launched with others.
 
     To be called before CUDA is initialised.
     """
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < 2:
+    if launch_number(os.environ, "LOCAL_WORLD_SIZE", 1) < 2:
         return
     import torch
 
@@ -23,7 +25,7 @@ def own_gpus(environment: Mapping[str, str], num_gpus: int) -> list[str]:
     gpus = visible_gpus(environment, num_gpus)
     if not gpus:
         return []
-    rank, count = (int(environment[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    rank, count = (launch_number(environment, n) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     size = len(gpus) // count
     return gpus[rank * size : (rank + 1) * size] if size else [gpus[rank % len(gpus)]]
 

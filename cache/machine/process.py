@@ -2,7 +2,10 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+
+from cache.errors import CacheError
 
 _INITIAL_NAMESPACE = 0xEFFFFFFC
 """The one that the kernel starts with; filelock's names of hosts leave it out."""
@@ -39,3 +42,27 @@ def start_ticks(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):  # no Linux, or gone
         return None
+
+
+def launch_number(
+    environment: Mapping[str, str],
+    name: str,
+    default: int | None = None,
+    error: type[ValueError] = CacheError,
+) -> int:
+    """A number that torchrun or accelerate put into the environment of a process.
+
+    Args:
+        default: where it is not set; None where it must be.
+        error: what is raised.
+
+    Raises:
+        ValueError: of the kind `error`: it is no whole number of 0 or more.
+    """
+    value = environment.get(name, "" if default is None else str(default))
+    if not value.strip().isdecimal():
+        raise error(
+            f"{name} is {value!r} in the environment; torchrun and accelerate set it to a number. "
+            f"Unset it (unset {name}), or start the command with one of them."
+        )
+    return int(value)

@@ -108,14 +108,16 @@ def _fidelity(fidelity: Sequence[Fidelity]) -> str:
         return "<p>Fidelity was not measured.</p>"
     lines = "".join(
         f'<tr><th scope="row">{row.temperature:g}</th><td>{row.captured:.3f}</td>'
-        f"<td>{row.total_variation:.4f}</td><td>{row.kl:.4f}</td></tr>"
+        f"<td>{row.total_variation:.4f}</td><td>{row.kl:.4f}</td>"
+        f"<td>{'' if row.mass_error is None else f'{row.mass_error:.4f}'}</td></tr>"
         for row in fidelity
     )
     return (
         f"<table><caption>Fidelity over {fidelity[0].num_rows:,} rows</caption><thead><tr>"
         '<th scope="col">T</th><th scope="col">in the top-k</th>'
         '<th scope="col"><abbr title="total variation">TV</abbr></th>'
-        f'<th scope="col">KL, nats</th></tr></thead><tbody>{lines}</tbody></table>'
+        '<th scope="col">KL, nats</th><th scope="col">mass, at most off by</th></tr></thead>'
+        f"<tbody>{lines}</tbody></table>"
     )
 
 

@@ -15,11 +15,13 @@ import numpy as np
 from cache.data.documents import ASSISTANT, BEGINS
 from cache.errors import CacheError
 from cache.reading.open_shards import OpenShards, UnpackedRows
+from cache.reading.tokenizer import require_recorded_tokenizer
 from cache.storage.identity import Identity
 from cache.storage.layout import ShardLayout
 from cache.storage.lengths import read_lengths
-from cache.storage.manifest import TOKENIZER_DIR, Manifest, ShardRecord
+from cache.storage.manifest import Manifest, ShardRecord
 from cache.storage.packing import to_tensors
+from cache.storage.paths import TOKENIZER_DIR
 from cache.storage.tail_file import load_codec
 from cache.targets.fidelity import Fidelity
 from cache.targets.rans import FrequencyTables
@@ -94,6 +96,7 @@ class CacheReader:
         }
         self._lengths: dict[str, np.ndarray] = {}
         self._codec: RowCodec | None = None
+        self._knows_tokenizer = False
         self._open_nothing()
 
     @property
@@ -124,7 +127,14 @@ class CacheReader:
 
     @property
     def tokenizer_path(self) -> Path:
-        """Folder that `AutoTokenizer.from_pretrained` opens."""
+        """Folder that `AutoTokenizer.from_pretrained` opens.
+
+        Raises:
+            CacheError: a file of it is missing, or not what was written.
+        """
+        if not self._knows_tokenizer:
+            require_recorded_tokenizer(self.path, self.manifest)
+            self._knows_tokenizer = True
         return self.path / TOKENIZER_DIR
 
     @property

@@ -141,10 +141,14 @@ def _fidelity(manifest: Manifest) -> str:
             f"{row.total_variation:.4f}",
             f"{row.kl:.4f}",
             f"{row.gradient_cosine:.5f}",
+            "not measured" if row.mass_error is None else f"{row.mass_error:.4f}",
         )
         for row in manifest.fidelity
     ]
-    names = ("T", "inside the top-k", "total variation", "KL (nats)", "gradient cosine")
+    names = (
+        "T", "inside the top-k", "total variation", "KL (nats)", "gradient cosine",
+        "largest error of the mass",
+    )  # fmt: skip
     return (
         f"Stored targets against the teacher's own, over {manifest.fidelity[0].num_rows:,} "
         f"rows.\n\n{_table(names, rows)}"

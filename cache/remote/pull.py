@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.errors import CacheError
-from cache.machine.durable import atomic_path, file_sha256, make_directory, remove_partials
+from cache.machine.durable import atomic_path, file_sha256, make_directory
 from cache.machine.lock import writer_lock
 from cache.machine.progress import OnBytes
 from cache.remote.remote import Remote, in_threads
@@ -18,6 +18,7 @@ from cache.remote.transfer import (
     require_same_or_extended,
     wanted_files,
 )
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest, state_of
 
 
@@ -64,7 +65,7 @@ def pull(
     make_directory(directory)
     on_total(done.num_bytes)
     with writer_lock(directory):
-        remove_partials(directory)
+        remove_left_over(directory, {shard.split for shard in manifest.plan.shards})
         if local is not None and not same:
             if {file.path for file in missing} & {file.path for file in local.files}:
                 (directory / MANIFEST_NAME).unlink()
@@ -121,7 +122,8 @@ def _fetch(remote: Remote, file: FileRecord, directory: Path, on_bytes: OnBytes)
             raise CacheError(
                 f"{remote.where(file.path)} is damaged: {partial.stat().st_size:,} bytes with "
                 f"sha256 {found[:12]}, the manifest records {file.num_bytes:,} with "
-                f"{file.sha256[:12]}. Nothing of it was kept.\nPush it again from a sound cache."
+                f"{file.sha256[:12]}. Nothing of it was kept.\nPush it again from a sound cache: "
+                f"python cli.py cache push DIR {remote.url} --verify"
             )
 
 

@@ -1,12 +1,12 @@
 """Pushing a cache to a URL: what is missing moves, and the manifest comes last."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.machine.progress import OnBytes
-from cache.remote.remote import Remote, in_threads
+from cache.remote.remote import Remote, in_threads, is_local
 from cache.remote.schemes import open_remote
 from cache.remote.transfer import (
     CARD_NAME,
@@ -28,20 +28,24 @@ def push(
     card: str,
     jobs: int = JOBS,
     replace: bool = False,
+    verify: bool = False,
     on_bytes: OnBytes = lambda number: None,
     on_total: OnBytes = lambda number: None,
 ) -> Transfer:
     """Make the folder at a URL the cache in `directory`; only what is missing or different moves.
 
     Each file is compared with the manifest's sha256 before it leaves, and its size with the
-    remote's afterwards. One push to a URL at a time: remotes have no locks.
+    remote's afterwards. What is at a URL is known by what the manifest there says and by its size,
+    until `verify` reads it; a folder is always read. One push to a URL at a time: remotes have no
+    locks.
 
     Args:
         directory: a complete cache.
         url: of the remote, or a local folder.
         card: README.md of the remote.
         jobs: files at once.
-        replace: overwrite another cache.
+        replace: overwrite another cache, and trust nothing that is there.
+        verify: read every file back and compare its sha256, before and after what moves.
         on_bytes: called with bytes that left; negative where a try is taken back.
         on_total: called with the bytes that have to move.
 
@@ -58,14 +62,18 @@ def push(
     found = _found(remote, sizes, MANIFEST_NAME, damaged_is_absent=replace)
     if found is not None and not replace:
         require_same_or_extended(found, manifest, url, "push elsewhere, or give --replace")
-    trusted = {file.path: file.sha256 for file in found.files} if found else {}
-    begun = _found(remote, sizes, JOURNAL_NAME, damaged_is_absent=True)
-    trusted |= {file.path: file.sha256 for file in begun.files} if begun else {}
-    missing = [
-        file
-        for file in manifest.files
-        if sizes.get(file.path) != file.num_bytes or trusted.get(file.path) != file.sha256
-    ]
+    same_size = [file for file in manifest.files if sizes.get(file.path) == file.num_bytes]
+    verify = verify or is_local(url)
+    if verify:
+        there = _read_back(remote, same_size, jobs)
+    elif replace:
+        there = {}
+    else:
+        begun = _found(remote, sizes, JOURNAL_NAME, damaged_is_absent=True)
+        records = [file for one in (found, begun) if one is not None for file in one.files]
+        there = {file.path: file.sha256 for file in records}
+    whole = {file.path for file in same_size if there.get(file.path) == file.sha256}
+    missing = [file for file in manifest.files if file.path not in whole]
     done = Transfer.of(manifest.files, missing)
     if missing or found != manifest:
         _require_local(directory, missing)
@@ -75,7 +83,10 @@ def push(
         remote.write({PLAN_NAME: (directory / PLAN_NAME).read_bytes()})
         _put(remote, directory, missing, jobs, on_bytes)
         _require_sizes(remote, missing)
-    _write_last(remote, {CARD_NAME: card.encode(), MANIFEST_NAME: raw})
+        if verify:
+            _require_sums(remote, missing, _read_back(remote, missing, jobs))
+    plan = (directory / PLAN_NAME).read_bytes()
+    _write_last(remote, {PLAN_NAME: plan, CARD_NAME: card.encode(), MANIFEST_NAME: raw})
     if JOURNAL_NAME in remote.sizes():
         remote.delete([JOURNAL_NAME])
     return done
@@ -152,6 +163,27 @@ def _put(
         in_threads(part, require_sound, jobs, remote.stop)
         sources = [(file.path, directory / file.path) for file in part]
         remote.put(sources, jobs=jobs, on_bytes=on_bytes)
+
+
+def _read_back(remote: Remote, files: Sequence[FileRecord], jobs: int) -> dict[str, str]:
+    """The sha256 that each file has there, by its path."""
+    found: dict[str, str] = {}
+
+    def read(file: FileRecord) -> None:
+        found[file.path] = remote.sha256(file.path)
+
+    in_threads(files, read, jobs, remote.stop)
+    return found
+
+
+def _require_sums(remote: Remote, files: Sequence[FileRecord], found: Mapping[str, str]) -> None:
+    for file in files:
+        if found[file.path] != file.sha256:
+            raise CacheError(
+                f"{remote.where(file.path)} has the sha256 {found[file.path][:12]} after it was "
+                f"put, not {file.sha256[:12]}.\nGive the same command again; the manifest was not "
+                "put."
+            )
 
 
 def _require_sizes(remote: Remote, files: list[FileRecord]) -> None:

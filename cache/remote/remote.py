@@ -1,5 +1,6 @@
 """A folder somewhere else, by fsspec URL: list, read, fetch, put and delete its files."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -13,6 +14,8 @@ from cache.machine.progress import OnBytes
 from cache.remote.errors import attempt
 
 Item = TypeVar("Item")
+
+READ_BYTES = 1 << 22
 
 
 class _Stopped(CacheError):
@@ -42,6 +45,10 @@ class Remote:
     def read(self, name: str) -> bytes:
         """A whole small file."""
         return attempt(self.where(name), lambda: self.fs.cat_file(self._path(name)))
+
+    def sha256(self, name: str) -> str:
+        """Hex sha256 of a file, which is read for that and kept nowhere."""
+        return attempt(self.where(name), lambda: self._sha256(name))
 
     def get(self, name: str, local: Path, on_bytes: OnBytes) -> None:
         """Fetch a file to a local path.
@@ -83,6 +90,15 @@ class Remote:
             lambda: self.fs.put_file(str(local), self._path(name), callback=counted()),
         )
 
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self.fs.open(self._path(name), "rb") as file:
+            while block := file.read(READ_BYTES):
+                if self.stop.is_set():
+                    raise _Stopped("stopped because another transfer failed")
+                digest.update(block)
+        return digest.hexdigest()
+
     def _make_parents(self, names: Iterable[str]) -> None:
         # On object stores there are no folders, and making one may mean making a bucket.
         if is_url(self.url) and self.url.split("://")[0] in ("s3", "s3a", "gs", "gcs"):
@@ -108,6 +124,11 @@ class Remote:
             for path, info in found.items()
             if path.startswith(prefix) and info["type"] == "file"
         }
+
+
+def is_local(where: str) -> bool:
+    """Whether it is a folder that this machine reads as it reads its own."""
+    return not is_url(where) or where.startswith(("file://", "local://"))
 
 
 def is_url(where: str) -> bool:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
-from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, FileRecord, Manifest
+from cache.storage.manifest import MANIFEST_NAME, FileRecord, Manifest
 
 CARD_NAME = "README.md"
 JOBS = 8
@@ -66,14 +66,9 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         path = Path(folder) / MANIFEST_NAME
         path.write_bytes(raw)
         try:
-            manifest = Manifest.read(Path(folder))
+            return Manifest.read(Path(folder))
         except CacheError as error:
             raise CacheError(str(error).replace(str(path), where)) from error
-    reserved = (MANIFEST_NAME, PLAN_NAME, CARD_NAME)
-    for file in manifest.files:
-        if file.path in reserved or file.path.endswith(".lock"):
-            raise CacheError(f"{where} lists {file.path!r} as a file of the cache; it is refused.")
-    return manifest
 
 
 def require_same_or_extended(found: Manifest, new: Manifest, where: str, advice: str) -> None:

@@ -13,6 +13,9 @@ sitting alone, so the rows computed in it stand beside them."""
 NOTES = "teacher_notes"
 """In `created`: sentences on the teacher that belong to the fidelity."""
 
+STAMP = "teacher_stamp"
+"""In `created`: a hash that stays while the teacher's files do."""
+
 
 def ranges_of(manifest: Manifest) -> list[TextRange]:
     """The texts that a cache says it holds; none, for one of problems."""
@@ -36,6 +39,12 @@ def created_notes(notes: Iterable[str]) -> dict[str, Any]:
     return {NOTES: found} if found else {}
 
 
+def created_stamp(stamps: Iterable[str]) -> dict[str, Any]:
+    """What `created` says of the teacher's files; nothing where they are not one known state."""
+    found = set(stamps)
+    return {STAMP: found.pop()} if len(found) == 1 and "" not in found else {}
+
+
 def merged_created(manifests: Sequence[Manifest]) -> dict[str, Any]:
     """What `created` says of several caches together: the texts read, and the teacher's cost.
 
@@ -44,6 +53,7 @@ def merged_created(manifests: Sequence[Manifest]) -> dict[str, Any]:
     texts = {
         **created_texts(one for manifest in manifests for one in ranges_of(manifest)),
         **created_notes(one for manifest in manifests for one in notes_of(manifest)),
+        **created_stamp(str(manifest.created.get(STAMP, "")) for manifest in manifests),
     }
     costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
     if any(None in cost for cost in costs):

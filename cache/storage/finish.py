@@ -1,7 +1,7 @@
 """The last step of every cache: hash its files, sum up its fidelity, write its manifest."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from cache.machine.durable import file_sha256
 from cache.storage.identity import machine_description
 from cache.storage.lengths import lengths_path, write_lengths
-from cache.storage.manifest import TOKENIZER_DIR, FileRecord, Manifest, Plan
+from cache.storage.manifest import FileRecord, Manifest, Plan
+from cache.storage.paths import TOKENIZER_DIR, is_file_path
 from cache.storage.shard import ShardFile
 from cache.storage.tail_file import TAIL_FILE
-from cache.targets.fidelity import summarise
+from cache.targets.fidelity import summarise, widened
 
 
 def finish_cache(
@@ -39,7 +40,8 @@ def finish_cache(
     for split in lengths:
         paths.append(out / lengths_path(split, len(lengths[split])))
         write_lengths(paths[-1], lengths[split])
-    paths += sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
+    tokenizer = sorted(p for p in (out / TOKENIZER_DIR).rglob("*") if p.is_file())
+    paths += [path for path in tokenizer if is_file_path(path.relative_to(out).as_posix())]
     if plan.identity.tail_width:
         paths.append(out / TAIL_FILE)
     names = [path.relative_to(out).as_posix() for path in paths]
@@ -49,7 +51,7 @@ def finish_cache(
         files=tuple(records.get(p) or _record(out, p) for p in names),
         fidelity=summarise(fidelity),
         created={
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine_description(),
             "device": device,
             **(record or {}),
@@ -70,6 +72,6 @@ def _read_shards(out: Path, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarra
     lengths: dict[str, list[np.ndarray]] = {}
     for shard in plan.shards:
         with ShardFile(out, shard, plan.identity) as file:
-            fidelity.append(file.read("fidelity"))
+            fidelity.append(widened(file.read("fidelity")))
             lengths.setdefault(shard.split, []).append(np.diff(file.read("token_offsets")))
     return np.concatenate(fidelity), {k: np.concatenate(parts) for k, parts in lengths.items()}

@@ -1,13 +1,14 @@
 """Who made a cache and from what: the fields that must agree before two things are mixed."""
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 from cache.data.text_format import TextFormat, text_format_from_json
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import json_sha256
 from cache.targets.format import LogitMap, TargetFormat
 
@@ -60,6 +61,9 @@ class Identity:
     """As torch names it: `float32`, `bfloat16` or `float16`."""
     libraries: dict[str, str]
     """Versions of what computes the rows."""
+    configuration: dict[str, Any] | None = None
+    """The teacher's settings that may change logits; None in caches made before it was recorded,
+    which are compared without it."""
 
     @property
     def sha256(self) -> str:
@@ -80,40 +84,56 @@ class Identity:
     def _compared(self) -> dict[str, Any]:
         unknown = _NEW_IN_4 if self.format_version < 4 else frozenset()
         left_out = _NAMES_ONLY | unknown
+        if self.configuration is None:
+            left_out |= {"configuration"}
         return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
 def require_same_identity(
-    found: Identity, wanted: Identity, where: str, *, ignore: Sequence[str] = ()
+    found: Identity,
+    wanted: Identity,
+    where: str,
+    *,
+    ignore: Sequence[str] = (),
+    advice: str = "Give the options it was built with, or another --out.",
 ) -> None:
     """Raise CacheError naming every field that differs.
+
+    A CacheWarning says where the teacher's configuration could not be compared.
 
     Args:
         found: what is on disk.
         wanted: what was asked for.
         where: the path of what is on disk, for the message.
         ignore: fields that are not known yet.
+        advice: last line of the message.
     """
-    there, asked = _flat(found), _flat(wanted)
-    differing = [
-        name
-        for name in asked
-        if name not in _NAMES_ONLY and name not in ignore and there[name] != asked[name]
+    left_out = {*_NAMES_ONLY, *ignore}
+    if None in (found.configuration, wanted.configuration):
+        found, wanted = (replace(one, configuration=None) for one in (found, wanted))
+        if "configuration" not in left_out:
+            warnings.warn(
+                f"{where} was made, or is compared with what was made, before caches recorded "
+                "their teacher's configuration: only its weights are known to be the same.",
+                CacheWarning,
+                stacklevel=2,
+            )
+    there, asked = _flat(found, left_out), _flat(wanted, left_out)
+    lines = [
+        f"  {name}: {there.get(name, 'nothing')!r} there, {asked.get(name, 'nothing')!r} asked for"
+        for name in {**asked, **there}
+        if name not in left_out and there.get(name, ...) != asked.get(name, ...)
     ]
-    if not differing:
-        return
-    lines = [f"  {name}: {there[name]!r} there, {asked[name]!r} asked for" for name in differing]
-    raise CacheError(
-        f"{where} belongs to another cache. It differs in:\n"
-        + "\n".join(lines)
-        + "\nGive the options it was built with, or another --out."
-    )
+    if lines:
+        raise CacheError(
+            f"{where} belongs to another cache. It differs in:\n" + "\n".join([*lines, advice])
+        )
 
 
-def _flat(identity: Identity) -> dict[str, Any]:
-    content = asdict(identity)
-    for name in ("targets", "texts", "logits"):
-        content |= {f"{name}.{k}": v for k, v in content.pop(name).items()}
+def _flat(identity: Identity, left_out: Collection[str]) -> dict[str, Any]:
+    content = {k: v for k, v in asdict(identity).items() if k not in left_out}
+    for name in ("targets", "texts", "logits", "configuration"):
+        content |= {f"{name}.{k}": v for k, v in (content.pop(name, None) or {}).items()}
     return content
 
 
@@ -129,6 +149,7 @@ def identity_from_json(content: Any) -> Identity:
     )
     kinds |= dict.fromkeys(("dataset_sha256", "libraries", "targets", "texts", "logits"), dict)
     kinds["revision"] = (str, type(None))
+    kinds["configuration"] = (dict, type(None))
     if not isinstance(content, dict):
         raise CacheError("the identity is not a JSON object")
     found_version = content.get("format_version")
@@ -138,6 +159,8 @@ def identity_from_json(content: Any) -> Identity:
             f"the cache has format version {found_version!r}; this logitcache reads versions "
             f"{known}. Install the release that wrote it, or rebuild the cache."
         )
+    if "configuration" not in content:
+        del kinds["configuration"]
     if found_version < 4:
         kinds = {name: kind for name, kind in kinds.items() if name not in _NEW_IN_4}
     if set(content) != set(kinds):

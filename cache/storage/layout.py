@@ -6,15 +6,16 @@ import numpy as np
 
 from cache.storage.identity import Identity
 from cache.storage.packing import GROUP_ROWS
-from cache.targets.fidelity import NUM_MEASURES
+from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY
 from cache.targets.format import TargetFormat
 from cache.targets.tail_mass import NODES
 
 Field = tuple[np.dtype, tuple[int, ...]]
 HALF = np.dtype("<f2")
 
-_AUTO_BYTES = 240
-"""For the estimate alone: bytes of a row's codes where the teacher decides; see docs/tails.md."""
+_AUTO_BYTES = 0.32
+"""For the estimate alone: bytes of a row's codes, a coefficient, where the teacher decides.
+SmolLM2-135M and Qwen2.5-Coder-0.5B take 0.33 and 0.31 (docs/tails.md)."""
 
 ANY = -1
 """Stands for a length that only the shard knows; it is bounded by `ShardLayout.largest`."""
@@ -120,14 +121,19 @@ class ShardLayout:
             "fidelity": 1,
         }.get(name, 0)
 
-    def raw_bytes_per_row(self) -> float:
-        """Bytes of a row before HDF5's filters, the token id included."""
-        rows = sum(
-            dtype.itemsize * int(np.prod(shape))
-            for name, (dtype, shape) in self.row_fields().items()
-            if name != "tail_codes"
+    def raw_bytes(self, num_documents: int, num_tokens: int) -> int:
+        """Bytes of a shard's datasets before HDF5's filters, about: entropy codes as asked for."""
+        num_rows = num_tokens - num_documents
+        tail_bytes = self.targets.tail_bytes or _AUTO_BYTES * self.tail_width
+        about = {
+            "topk_ids": num_rows * self.num_entries,
+            "topk_logprobs": num_rows * self.num_entries,
+            "tail_words": num_rows * tail_bytes / 2,
+            "fidelity": num_rows / SAMPLE_EVERY,
+        }
+        return round(
+            sum(
+                dtype.itemsize * np.prod([about[name] if n == ANY else n for n in shape])
+                for name, (dtype, shape) in self.datasets(num_documents, num_tokens).items()
+            )
         )
-        coded = 0.0
-        if self.targets.tail == "lowrank":
-            coded = 4 + (self.targets.tail_bytes or _AUTO_BYTES)
-        return rows + coded + self.id_dtype.itemsize

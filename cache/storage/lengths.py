@@ -8,8 +8,8 @@ import numpy as np
 from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.storage.manifest import Manifest, ShardRecord
+from cache.storage.paths import LENGTHS_DIR
 
-LENGTHS_DIR = "lengths"
 _DTYPE = np.dtype("<u4")
 
 
@@ -41,10 +41,9 @@ def read_lengths(
     try:
         if path.stat().st_size != promised:
             raise ValueError(f"{path.stat().st_size} bytes, the manifest promises {promised}")
-        with path.open("rb") as file:
-            lengths = np.load(file, allow_pickle=False)
+        lengths = np.load(path, mmap_mode="r", allow_pickle=False)  # no more than the file has
         _require_fit(lengths, shards)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header surfaces as many kinds
         raise CacheError(
             f"{path} is damaged: {error}.\nCopy it again from where the cache came from, or "
             "delete manifest.json and give the cache-teacher command again: it is made anew."

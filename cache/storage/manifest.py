@@ -4,17 +4,24 @@ The plan is written first and the manifest last: a manifest means that the cache
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
 from cache.machine.durable import read_sealed_json, write_sealed_json
 from cache.storage.identity import Identity, identity_from_json
+from cache.storage.manifest_checks import (
+    require_count,
+    require_created,
+    require_dropped,
+    require_fidelity,
+    require_files,
+    require_shards,
+)
 from cache.targets.fidelity import Fidelity
 
 PLAN_NAME = "plan.json"
 MANIFEST_NAME = "manifest.json"
-TOKENIZER_DIR = "tokenizer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +112,7 @@ class Manifest:
         _require_manifest(directory)
         path = directory / MANIFEST_NAME
         content = read_sealed_json(path)
-        return _parse(
-            path,
-            lambda: cls(
-                plan=_plan_from_json(content["plan"]),
-                files=tuple(_file_from_json(f) for f in content["files"]),
-                fidelity=tuple(Fidelity(**row) for row in content["fidelity"]),
-                created=dict(content["created"]),
-            ),
-        )
+        return _parse(path, lambda: _manifest_from_json(content))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,46 +177,30 @@ def _parse(path: Path, build):
         return build()
     except CacheError as error:
         raise CacheError(f"{path}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CacheError(f"{path} does not have the fields of a cache: {error!r}") from error
 
 
+def _manifest_from_json(content: Any) -> Manifest:
+    plan = _plan_from_json(content["plan"])
+    require_files(content["files"], {shard.path for shard in plan.shards})
+    require_fidelity(content["fidelity"])
+    require_created(content["created"])
+    return Manifest(
+        plan=plan,
+        files=tuple(FileRecord(**file) for file in content["files"]),
+        fidelity=tuple(Fidelity(**row) for row in content["fidelity"]),
+        created=content["created"],
+    )
+
+
 def _plan_from_json(content: Any) -> Plan:
+    identity = identity_from_json(content["identity"])  # first: it has the format's version
+    require_shards(content["shards"])
+    require_dropped(content["dropped"])
     return Plan(
-        identity=identity_from_json(content["identity"]),
-        batch_tokens=_count(content["batch_tokens"]),
-        shards=tuple(_shard_from_json(shard) for shard in content["shards"]),
-        dropped=dict(content["dropped"]),
+        identity=identity,
+        batch_tokens=require_count(content["batch_tokens"]),
+        shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
+        dropped=content["dropped"],
     )
-
-
-def _shard_from_json(content: Any) -> ShardRecord:
-    return ShardRecord(
-        path=_inside(content["path"]),
-        split=str(content["split"]),
-        first_document=_count(content["first_document"]),
-        num_documents=_count(content["num_documents"]),
-        num_tokens=_count(content["num_tokens"]),
-    )
-
-
-def _file_from_json(content: Any) -> FileRecord:
-    return FileRecord(
-        path=_inside(content["path"]),
-        num_bytes=_count(content["num_bytes"]),
-        sha256=str(content["sha256"]),
-    )
-
-
-def _inside(path: Any) -> str:
-    """A relative path that cannot leave the cache directory."""
-    pure = PurePosixPath(str(path))
-    if pure.is_absolute() or ".." in pure.parts or "\\" in str(path) or not pure.parts:
-        raise CacheError(f"the path {path!r} leaves the cache directory; it is refused")
-    return str(pure)
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise CacheError(f"{value!r} stands where a count belongs")
-    return value

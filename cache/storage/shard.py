@@ -18,6 +18,7 @@ from cache.machine.durable import atomic_path
 from cache.storage.identity import FORMAT_VERSION, Identity
 from cache.storage.layout import ANY, ShardLayout
 from cache.storage.manifest import ShardRecord
+from cache.targets.fidelity import FORMER_MEASURES
 
 CHUNK_BYTES = 1 << 17
 MIN_CHUNK_ROWS = 1024
@@ -165,12 +166,15 @@ class ShardFile:
             odd = sorted(set(self._file) ^ set(self._shapes))
             raise CacheError(f"{self.path}: datasets {odd} are missing or unknown. {_REMEDY}")
         for name, (dtype, shape) in self._shapes.items():
-            dataset = self._file[name]
+            link = self._file.get(name, getlink=True)  # others lead out of the file
+            dataset = self._file[name] if isinstance(link, h5py.HardLink) else None
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
                 raise CacheError(f"{self.path}, {name}: not a plain dataset. {_REMEDY}")
             if shape[0] == ANY and dataset.ndim == len(shape):
                 largest = self._layout.largest(name, self._num_rows)
                 shape = (min(dataset.shape[0], largest), *shape[1:])
+            if name == "fidelity" and dataset.shape[1:] == (FORMER_MEASURES,):
+                shape = (shape[0], FORMER_MEASURES)
             if dataset.dtype != dtype or dataset.shape != shape:
                 raise CacheError(
                     f"{self.path}, {name}: {dataset.dtype} {dataset.shape}, where the manifest "

@@ -12,11 +12,14 @@ from cache.targets.basis import TailBasis
 from cache.targets.row_codec import OutputHead, RowCodec
 
 TAIL_FILE = "tail.safetensors"
+_UNIT = "hidden_unit"
+"""What the file's header says of hidden states that were divided to be stored."""
 
 
 def save_head(head: OutputHead, path: Path) -> None:
     """Write an output head, atomically."""
-    _save_tensors({"weight": head.weight, "bias": head.bias}, path)
+    told = None if head.unit == 1 else {_UNIT: repr(head.unit)}
+    _save_tensors({"weight": head.weight, "bias": head.bias}, path, told)
 
 
 def save_basis(basis: TailBasis, path: Path) -> None:
@@ -64,6 +67,7 @@ def load_head(directory: Path, identity: Identity) -> OutputHead:
         weight=tensors["weight"].float(),
         bias=tensors["bias"].float(),
         softcap=identity.logits.softcap,
+        unit=_hidden_unit(path),
     )
 
 
@@ -92,11 +96,20 @@ def load_basis(path: Path, *, vocab_size: int, rank: int) -> TailBasis:
     return basis
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _hidden_unit(path: Path) -> float:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:  # whose hash is the identity's
+        return float((file.metadata() or {}).get(_UNIT, "1.0"))
+
+
+def _save_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, told: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file, atomically and with the user's own file mode."""
     from safetensors.torch import save
 
-    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, told)
     with atomic_path(path) as partial:
         partial.write_bytes(content)
 

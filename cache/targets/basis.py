@@ -10,6 +10,7 @@ Components that vary by less than the step cost next to nothing, and are kept.
 N rows, V vocabulary, D width of the hidden state, R rank.
 """
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -23,6 +24,8 @@ from cache.targets.rans import PRECISION_BITS, FrequencyTables, fit_tables
 FIT_TEMPERATURE = 2.0
 MAX_SCALE = 4.0
 _LARGEST_CODE = 127
+_LARGEST_LOGIT = 32768.0
+_LEAST_FISHER = 1e-24
 _RANGE_MARGIN = 1.3
 """Room for values that the rows of the fit did not have."""
 _BIT_PRICE = 0.1
@@ -154,7 +157,7 @@ class BasisFit:
                 what components that are not kept cost.
 
         Raises:
-            CacheError: the rank exceeds the hidden state's width.
+            CacheError: the rank exceeds the hidden state's width, or rows hold NaN or inf.
         """
         width = self.width
         if rank > width:
@@ -164,7 +167,11 @@ class BasisFit:
             )
         hidden, scales = torch.cat(self._hidden), torch.cat(self._scales)
         solved = self._solve(hidden)
-        projection = solved.projection[:, :rank].contiguous()
+        basis = self._weight @ solved.rebuild[:, :rank]  # (V, R)
+        # Coefficients may have any scale: one at which fp16 holds their logits.
+        excess = max(1.0, float(basis.abs().max()) / _LARGEST_LOGIT)
+        scale = 2.0 ** math.ceil(math.log2(excess))
+        projection = (solved.projection[:, :rank] * scale).contiguous()
         mean = self._weight @ solved.center
         if self._bias is not None:
             mean += self._bias.float()
@@ -174,7 +181,7 @@ class BasisFit:
         largest_error = 2 * FIT_TEMPERATURE**2 * TAIL_KL * float(scales.pow(-2).mean())
         steps, tables = choose_steps(coefficients.cpu().numpy(), bytes_per_row, largest_error)
         return TailBasis(
-            basis=(self._weight @ solved.rebuild[:, :rank]).half(),
+            basis=(basis / scale).half(),
             mean=mean,
             center=solved.center,
             projection=projection,
@@ -193,6 +200,12 @@ class BasisFit:
                 moments = moments.copy()
                 moments.add(hidden)
             center, covariance = moments.mean_and_covariance()
+            if not (torch.isfinite(covariance).all() and torch.isfinite(fisher).all()):
+                raise CacheError(
+                    "The tail's basis cannot be fitted: hidden states or logits of the first "
+                    "documents hold NaN or inf.\nThe teacher is broken or overflows in this "
+                    "precision: try --dtype bf16 or fp32."
+                )
             root, inverse_root = _square_roots(fisher)
             _, directions = torch.linalg.eigh(root @ covariance @ root)
             directions = directions.flip(-1)
@@ -244,9 +257,12 @@ class _Moments:
 
 
 def _square_roots(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric square root of a positive matrix and its inverse, fp64."""
+    """Symmetric square root of a positive matrix and its inverse, fp64.
+
+    Without any tail (all mass in the top-k) the matrix is 0, and any basis does.
+    """
     values, vectors = torch.linalg.eigh(matrix)
-    values = values.clamp_min(0) + 1e-6 * values.clamp_min(0).mean()
+    values = (values.clamp_min(0) + 1e-6 * values.clamp_min(0).mean()).clamp_min(_LEAST_FISHER)
     root = values.sqrt()
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 

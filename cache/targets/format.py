@@ -23,7 +23,7 @@ class TargetFormat:
     logprob_bits: int = 8
     """16: fp16; 8: log-spaced codes, within 0.9 % + 0.003 nats."""
     tail: str = "lowrank"
-    """`mass`: what lies outside the top-k, exact at every temperature, spread evenly;
+    """`mass`: what lies outside the top-k, at every temperature, spread evenly;
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
     common implementations do."""
@@ -53,6 +53,12 @@ class TargetFormat:
     def tail_budget(self) -> str:
         """What a lowrank tail may take, for people."""
         return f"KL {TAIL_KL:g}" if self.tail_bytes is None else f"{self.tail_bytes:g} bytes"
+
+    def tail_width(self, hidden_width: int) -> int:
+        """Numbers of a row that its tail is made of, of a teacher of this width; 0 without any."""
+        return {"hidden": hidden_width, "lowrank": min(self.tail_rank, hidden_width)}.get(
+            self.tail, 0
+        )
 
     def words(self) -> str:
         """In a line, for people."""

@@ -6,7 +6,8 @@ Encoded rows are a dict of torch tensors by dataset name, dense in the row axis;
 them (ragged entries, entropy-coded coefficients) is `cache.storage.packing`'s matter.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +32,11 @@ PROPOSAL_BETA = 0.5
 
 EncodedRows = dict[str, torch.Tensor]
 
+HALF_MAX = 65504.0
+"""Largest number of fp16."""
+_ROOM = 16
+"""How much larger hidden states may be than those that were looked at."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutputHead:
@@ -42,6 +48,15 @@ class OutputHead:
     """(V,) fp32."""
     softcap: float | None = None
     """Of the logits, which are then softcap · tanh((W h + b) / softcap)."""
+    unit: float = 1.0
+    """What hidden states are divided by to be stored, a power of 2; `weight` is of those."""
+
+    def reaching(self, largest: float) -> "OutputHead":
+        """The same head for hidden states that go up to `largest`, of which fp16 would be short."""
+        if not _ROOM * largest > HALF_MAX or math.isinf(largest):
+            return self
+        unit = 2.0 ** math.ceil(math.log2(_ROOM * largest / HALF_MAX))
+        return replace(self, weight=self.weight * unit, unit=unit)
 
 
 class RowCodec:
@@ -88,10 +103,8 @@ class RowCodec:
 
     def to(self, device: torch.device | str) -> "RowCodec":
         """The same codec on another device."""
-        head = self._head and OutputHead(
-            weight=self._head.weight.to(device),
-            bias=self._head.bias.to(device),
-            softcap=self._head.softcap,
+        head = self._head and replace(
+            self._head, weight=self._head.weight.to(device), bias=self._head.bias.to(device)
         )
         basis = self._basis and self._basis.to(device)
         return RowCodec(
@@ -119,7 +132,8 @@ class RowCodec:
             generator: draws of a sampled tail, on the device of `logits`.
 
         Raises:
-            CacheError: a row holds NaN or +inf, or nothing finite.
+            CacheError: a row holds NaN or +inf, or nothing finite; or a hidden state is too large
+                for fp16.
         """  # fmt: skip
         logits = logits.float()
         topk_logits, topk_ids = logits.topk(self.num_entries, dim=-1)
@@ -149,7 +163,7 @@ class RowCodec:
             "topk_ids": topk_ids,
             "topk_logprobs": self._encode_logprobs(topk_shifted - log_total.unsqueeze(-1)),
             "entropy": (log_total - sum_exp_s / total).clamp_min(0).half(),
-            "gold_logprob": ((gold_logits - maximum).squeeze(-1) - log_total).half(),
+            "gold_logprob": _half((gold_logits - maximum).squeeze(-1) - log_total),
             "gold_rank": _gold_rank(logits, gold_logits, topk_logits),
         }
         if self.targets.tail != "renormalize":
@@ -190,7 +204,14 @@ class RowCodec:
             assert self._basis is not None
             return {"tail_codes": self._basis.quantise(hidden, self.scale(rows))}
         if self.targets.tail == "hidden":
-            return {"tail_hidden": hidden.half()}
+            assert self._head is not None
+            stored = (hidden / self._head.unit).half()
+            if not bool(torch.isfinite(stored).all()):
+                raise CacheError(
+                    f"a hidden state reaches {float(hidden.abs().max()):.3g}, far beyond those of "
+                    "the first documents, which fp16 cannot hold: give --tail lowrank"
+                )
+            return {"tail_hidden": stored}
         if self.targets.tail == "sampled":
             weights = tail_exp.pow_(PROPOSAL_BETA)
             weights[:, 0] += (weights.sum(-1) == 0).float()  # an empty tail: any token, weight 0
@@ -198,7 +219,7 @@ class RowCodec:
                 self.targets.tail_samples, replacement=True, generator=generator
             )
             logprobs = shifted.gather(-1, ids) - log_total.unsqueeze(-1)
-            return {"tail_ids": ids, "tail_logprobs": logprobs.half()}
+            return {"tail_ids": ids, "tail_logprobs": _half(logprobs)}
         return {}
 
     def _decode_tail(self, rows: EncodedRows, logprobs: torch.Tensor) -> Tail:
@@ -232,6 +253,11 @@ class RowCodec:
         logprobs = self.decode_logprobs(rows["topk_logprobs"])
         log_mass = decode_log_mass(rows["tail_log_mass"])
         return row_scale(split_mass(logprobs, log_mass, 1 / FIT_TEMPERATURE)[1].exp())
+
+
+def _half(logprobs: torch.Tensor) -> torch.Tensor:
+    """fp16, where what it cannot hold is the lowest number and -inf stays what it is."""
+    return torch.where(torch.isneginf(logprobs), logprobs, logprobs.clamp_min(-HALF_MAX)).half()
 
 
 def _gold_rank(

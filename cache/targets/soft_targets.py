@@ -29,6 +29,11 @@ class SoftTargets:
         """N."""
         return len(self.topk_ids)
 
+    @property
+    def likeliest_ids(self) -> torch.Tensor:
+        """(N,) int64: the teacher's most likely token."""
+        return self.topk_ids.gather(-1, self.topk_logprobs.argmax(-1, keepdim=True)).squeeze(-1)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SoftTargets":
         """The same targets on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

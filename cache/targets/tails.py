@@ -44,6 +44,7 @@ class TailMap:
             softcap: c, where the teacher's logits are c · tanh((mean + basis · a) / c).
         """
         self.softcap = softcap
+        mean = mean.clamp_min(NEVER)  # a head may bar tokens by a bias of -inf
         self._copies = {(basis.device, basis.dtype): (basis, mean)}
         self._name = name
         self._open.add(self)
@@ -210,7 +211,7 @@ class NoTail:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenTail:
-    """The exact mass outside the top-k, spread evenly over those tokens."""
+    """The mass outside the top-k, spread evenly over those tokens."""
 
     num_tokens: int
     """Ids from 0 on that share it: the tokenizer's, which may be fewer than the head's rows."""
@@ -243,7 +244,7 @@ class EvenTail:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearTail:
-    """The shape of the tail from a linear map of a few coefficients a row, at its exact mass.
+    """The shape of the tail from a linear map of a few coefficients a row, at its mass.
 
     Tail logits are mean + basis · a: with the output head as basis and the hidden state as a,
     they are the teacher's own.

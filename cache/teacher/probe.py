@@ -34,11 +34,11 @@ def require_understood(teacher: Teacher, documents: Sequence[Document], longest:
     if not torch.isfinite(hidden).all():
         return  # NaN weights are reported with the document that they spoil
     teacher.require_own_logits(ids)
-    changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % teacher.vocab_size
-    if _differs(teacher.hidden(changed)[:, :-1], hidden[:, :-1]):
+    changed, half = ids.clone(), ids.shape[1] // 2
+    changed[0, half:] = (changed[0, half:] + 1) % teacher.vocab_size
+    if _differs(teacher.hidden(changed)[:, :half], hidden[:, :half]):
         raise CacheError(
-            f"{name} is not causal: another last token changes the rows before it. Soft targets "
+            f"{name} is not causal: other last tokens change the rows before them. Soft targets "
             "of next tokens cannot be had from it; use a causal language model."
         )
     if any(document.isolated for document in documents):

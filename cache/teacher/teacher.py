@@ -12,7 +12,10 @@ from typing import Any
 import torch
 
 from cache.errors import CacheError
+from cache.machine.precision import dtype_name
 from cache.targets.row_codec import OutputHead
+from cache.teacher.configuration import configuration_of
+from cache.teacher.head import head_rows, head_width, linear_of
 from cache.teacher.logit_map import apply_logit_map, logit_map_of
 
 
@@ -31,22 +34,39 @@ class Teacher:
         """
         head = model.get_output_embeddings()
         trunk = model.base_model
+        if trunk is model:  # Llama 4 names another prefix than its trunk has
+            trunk = getattr(model, "model", model)
         if head is None or trunk is model:
             raise CacheError(
                 f"{type(model).__name__} has no output head separate from its trunk; "
                 "use a causal language model (AutoModelForCausalLM)."
             )
         self.model, self.head, self.trunk = model, head, trunk
-        self.vocab_size: int = head.weight.shape[0]
+        self.vocab_size, self.width = head_rows(head), head_width(head)
         self.logit_map = logit_map_of(model)
         """What becomes of the head's logits: scaled, soft-capped, or nothing."""
         self.notes: tuple[str, ...] = ()
         """What whoever reads the cache's fidelity should know of it."""
+        self.stamp = ""
+        """Of the files that it was loaded from; see `cache.teacher.stamp`."""
         self._options: dict[str, Any] = (
             {"use_cache": False} if _accepts(trunk.forward, "use_cache") else {}
         )
         if check:
+            self._require_it_runs()
+
+    def _require_it_runs(self) -> None:
+        """Raise CacheError where the model cannot be run, or its logits are not its head's."""
+        try:
             self.require_own_logits(torch.arange(min(8, self.vocab_size)).unsqueeze(0))
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, CacheError):
+                raise
+            raise CacheError(
+                f"{type(self.model).__name__} cannot be run on a few tokens in "
+                f"{dtype_name(self.head.weight.dtype)}: {type(error).__name__}: {error}\n"
+                "Try --dtype fp32, or take another teacher."
+            ) from error
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +81,7 @@ class Teacher:
     @property
     def max_positions(self) -> int | None:
         """Longest input of the model, or None where its configuration does not say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return max_positions_of(self.model)
 
     @torch.inference_mode()
     def hidden(
@@ -107,6 +127,16 @@ class Teacher:
             digest.update(raw.numpy().data)
         return digest.hexdigest()
 
+    @property
+    def identity_fields(self) -> dict[str, Any]:
+        """What a cache's identity says of it, by field."""
+        return {
+            "teacher_sha256": self.weights_sha256,
+            "vocab_size": self.vocab_size,
+            "logits": self.logit_map,
+            "configuration": configuration_of(self.model),
+        }
+
     @torch.inference_mode()
     def require_own_logits(self, input_ids: torch.Tensor) -> None:
         """Raise CacheError unless `logits` of `hidden` are what the whole model says of (1, S) ids.
@@ -128,6 +158,16 @@ class Teacher:
         )
 
 
+def max_positions_of(model) -> int | None:
+    """Longest input of a model, or None where its configuration does not say."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "max_seq_len"):  # MPT has the second
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
 def _accepts(function: Callable, parameter: str) -> bool:
     return parameter in inspect.signature(function).parameters
 
@@ -142,13 +182,17 @@ def _materialised_state(model) -> dict[str, torch.Tensor]:
 
 
 def head_of(model) -> OutputHead:
-    """The output head of a loaded model, fp32, with its logits' scale in the weights."""
-    head, found = model.get_output_embeddings(), logit_map_of(model)
-    weight = head.weight.detach().float() * found.scale
-    bias = getattr(head, "bias", None)
-    zeros = torch.zeros(len(weight), device=weight.device)
+    """The output head of a loaded model, fp32, with its logits' scale in the weights.
+
+    Raises:
+        CacheError: it is not linear.
+    """
+    weight, bias = linear_of(model.get_output_embeddings())
+    found = logit_map_of(model)
+    if bias is None:
+        bias = torch.zeros(len(weight), device=weight.device)
     return OutputHead(
-        weight=weight,
-        bias=zeros if bias is None else bias.detach().float() * found.scale,
+        weight=weight.float() * found.scale,
+        bias=bias.float() * found.scale,
         softcap=found.softcap,
     )

@@ -5,24 +5,29 @@ the same settings. Once that is complete its shards are added and a new manifest
 of the old one. Shards never change, so readers notice nothing until they open it anew.
 """
 
+import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import TEMPLATE, Corpus
+from cache.data.problems import load_problems
 from cache.data.sft import Sft
 from cache.data.templates import CHAT, CONVERSATIONS, PAIR
 from cache.data.text_range import TextRange, first_overlap
 from cache.errors import CacheError
+from cache.machine.durable import make_directory, read_sealed_json, write_sealed_json
 from cache.machine.lock import writer_lock
 from cache.machine.precision import precision_named
 from cache.machine.progress import BuildProgress
+from cache.reading.tokenizer import require_recorded_tokenizer
 from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
-from cache.storage.manifest import Manifest, Plan
+from cache.storage.manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, state_of
 from cache.tools.merge import (
     MergeStep,
     merged_plan,
@@ -33,6 +38,8 @@ from cache.tools.merge import (
 from cache.tools.source import Source
 
 EXTENSION_DIR = "extension"
+ASKED = "asked.json"
+"""In that folder: the options that it was begun with."""
 EXTENSIONS = "extensions"
 """In `created`: the identities whose documents were added."""
 
@@ -83,14 +90,67 @@ def extend_cache(
             f"Bring it up to date first: python cli.py cache merge NEW {directory}"
         )
     _require_same_kind(directory, found, corpus, sft)
+    require_recorded_tokenizer(directory, found)  # its files are recorded again
     config = _config(
         directory, found, splits=splits, dataset=dataset, corpus=corpus, sft=sft,
         teacher=teacher, device_map=device_map, shard_tokens=shard_tokens, limit=limit,
     )  # fmt: skip
-    _require_new(found, config)
-    build_cache(config, like=found.identity)
+    ended = _take_up(directory, config)
+    if ended is not None:
+        return ended
+    _require_new(directory, found, config)
+    make_directory(config.out)
+    write_sealed_json(config.out / ASKED, _asked(config))
+    try:
+        build_cache(config, like=found.identity)
+    except CacheError:
+        if not _has_rows(config.out):  # refused, and nothing to go on from
+            shutil.rmtree(config.out, ignore_errors=True)
+        raise
     with writer_lock(directory):
         return _adopt(directory)
+
+
+def _take_up(directory: Path, config: BuildConfig) -> Extension | None:
+    """Settle what an earlier call left: None if there is work to do, else what that call added.
+
+    Raises:
+        CacheError: the teacher ran for another extension, which is not complete.
+    """
+    if not config.out.is_dir():
+        return None
+    is_same = (config.out / ASKED).is_file() and read_sealed_json(config.out / ASKED) == _asked(
+        config
+    )
+    with writer_lock(directory):
+        ended = _end(directory)
+    if ended is not None:
+        return ended if is_same else None
+    if is_same:
+        return None
+    if not any((config.out / name).is_file() for name in (ASKED, PLAN_NAME, MANIFEST_NAME)):
+        raise CacheError(
+            f"{config.out} is where documents to add are built, and holds something else.\n"
+            "Move that elsewhere, or remove it."
+        )
+    with writer_lock(config.out):  # nobody is at it
+        if _has_rows(config.out):
+            raise CacheError(
+                f"{config.out} holds an extension that was begun with other options and is not "
+                "finished.\nGive its command again to finish it, or remove that folder to drop it."
+            )
+    shutil.rmtree(config.out)
+    return None
+
+
+def _asked(config: BuildConfig) -> dict[str, Any]:
+    """What documents were asked for, as JSON has it; where the teacher stands does not matter."""
+    content = json.loads(json.dumps(asdict(config), default=str))
+    return {k: v for k, v in content.items() if k not in ("out", "teacher", "device_map")}
+
+
+def _has_rows(extension: Path) -> bool:
+    return next(extension.rglob("*.h5"), None) is not None
 
 
 def _require_same_kind(
@@ -141,10 +201,8 @@ def _config(directory: Path, found: Manifest, **given) -> BuildConfig:
     )
 
 
-def _require_new(found: Manifest, config: BuildConfig) -> None:
-    """Raise CacheError where a split to add is there already and nothing else was named."""
-    if config.out.exists():  # begun by an earlier call
-        return
+def _require_new(directory: Path, found: Manifest, config: BuildConfig) -> None:
+    """Raise CacheError where what is to be added is there already."""
     if config.corpus is not None:
         _require_new_texts(found, config, config.corpus)
     there = [split for split in config.splits if split in found.identity.dataset_sha256]
@@ -153,6 +211,24 @@ def _require_new(found: Manifest, config: BuildConfig) -> None:
             f"The cache holds {', '.join(there)} of {config.dataset} already.\n"
             "Name another --split, or give --dataset other problems."
         )
+    if config.corpus is None and config.sft is None:
+        _require_new_problems(Source(directory=directory, manifest=found), config)
+
+
+def _require_new_problems(main: Source, config: BuildConfig) -> None:
+    held: dict[str, set[int]] = {}
+    for shard in main.manifest.plan.shards:
+        if shard.split in config.splits:
+            with main.open(shard) as file:
+                held.setdefault(shard.split, set()).update(file.read("task_ids").tolist())
+    for split, task_ids in held.items():
+        for problem in load_problems(config.dataset, split)[: config.limit]:
+            if problem.task_id in task_ids:
+                raise CacheError(
+                    f"Split {split!r} would hold task_id {problem.task_id} twice: it is in "
+                    f"{main.directory} and in {config.dataset}.\n"
+                    "Give --dataset other problems."
+                )
 
 
 def _require_new_texts(found: Manifest, config: BuildConfig, corpus: Corpus) -> None:
@@ -175,19 +251,41 @@ def _adopt(directory: Path) -> Extension:
     added = Source(
         directory=directory / EXTENSION_DIR, manifest=Manifest.read(directory / EXTENSION_DIR)
     )
-    shards = added.manifest.plan.shards
-    before = list(main.manifest.created.get(EXTENSIONS, []))
-    manifest = main.manifest
-    if added.identity.sha256 not in before:  # else an earlier call was stopped right after
+    try:
         require_distinct_documents([main, added])
-        steps = plan_steps([main, added])
-        plan = merged_plan([main, added], steps)
-        _add_shards(directory, plan, steps, added)
-        record = merged_created([main.manifest, added.manifest])
-        created = {**record, EXTENSIONS: [*before, added.identity.sha256]}
-        device = str(main.manifest.created.get("device", ""))
-        manifest = _finish(directory, plan, main, device=device, created=created)
-    shutil.rmtree(added.directory)
+    except CacheError:
+        shutil.rmtree(added.directory)  # it can never be added
+        raise
+    steps = plan_steps([main, added])
+    plan = merged_plan([main, added], steps)
+    _add_shards(directory, plan, steps, added)
+    record = merged_created([main.manifest, added.manifest])
+    before = list(main.manifest.created.get(EXTENSIONS, []))
+    created = {**record, EXTENSIONS: [*before, added.identity.sha256]}
+    device = str(main.manifest.created.get("device", ""))
+    _finish(directory, plan, main, device=device, created=created)
+    ended = _end(directory)
+    assert ended is not None
+    return ended
+
+
+def _end(directory: Path) -> Extension | None:
+    """Remove an extension whose shards the cache's manifest names; None if it does not.
+
+    Its own manifest goes last: stopped anywhere, another call still knows that it was added.
+    """
+    manifest, extension = Manifest.read(directory), directory / EXTENSION_DIR
+    added = state_of(extension).manifest
+    if added is None or added.identity.sha256 not in manifest.created.get(EXTENSIONS, []):
+        return None
+    manifest.plan.write(directory)  # the call may have been stopped right before
+    for path in extension.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (MANIFEST_NAME, ASKED):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(extension)
+    shards = added.plan.shards
     return Extension(
         manifest=manifest,
         num_documents=sum(shard.num_documents for shard in shards),
@@ -195,12 +293,10 @@ def _adopt(directory: Path) -> Extension:
     )
 
 
-def _finish(directory: Path, plan: Plan, main: Source, *, device: str, created: dict) -> Manifest:
+def _finish(directory: Path, plan: Plan, main: Source, *, device: str, created: dict) -> None:
     own = {shard.path for shard in main.manifest.plan.shards}
     known = [record for record in main.manifest.files if record.path in own]
-    manifest = finish_cache(directory, plan, device=device, record=created, known=known)
-    plan.write(directory)
-    return manifest
+    finish_cache(directory, plan, device=device, record=created, known=known)
 
 
 def _add_shards(directory: Path, plan: Plan, steps: list[MergeStep], added: Source) -> None:

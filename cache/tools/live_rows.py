@@ -1,9 +1,9 @@
-"""Rows of a cache beside the teacher's logits, and how far apart they may be.
+"""Rows of a cache beside the same rows made anew, and how far apart they may be.
 
-N rows, V vocabulary, K cached entries.
+N rows, V vocabulary, K cached entries. Both sides went through one encoder, so what differs is
+what rounds differently when a document is run alone and when it is run in a batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,24 +11,18 @@ import torch
 from cache.errors import CacheError
 from cache.machine.precision import DTYPES, dtype_name, precision_named
 from cache.storage.identity import Identity
+from cache.targets.fidelity import MEASURES, measure_rows
 from cache.targets.logprob_codes import LOWEST_NATS, error_bound
+from cache.targets.row_codec import EncodedRows, RowCodec
+from cache.targets.tail_mass import LOWEST_NATS as LOWEST_MASS
+from cache.targets.tail_mass import STEP_NATS, decode_log_mass
 
-FLOOR_NATS = 1e-3
+FLOOR = 1e-3
 ROUNDINGS = 8
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StoredRows:
-    """What a cache holds of N rows, fp32, in nats."""
-
-    topk_ids: torch.Tensor
-    """(N, K) int64; an entry that repeats the first id is unused."""
-    topk_logprobs: torch.Tensor
-    """(N, K)."""
-    gold_logprob: torch.Tensor
-    """(N,)."""
-    entropy: torch.Tensor
-    """(N,)."""
+"""Roundings of the largest logit that a row's logits may differ by."""
+TEMPERATURES = (1.0, 2.0)
+VARIATION = "total_variation"
+"""Beginning of the names of what is compared of decoded targets, one a temperature."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,101 +42,137 @@ class RowComparison:
         return (self.stored - self.live).abs()
 
     @property
-    def is_beyond(self) -> torch.Tensor:
-        """(N,) bool; NaN is beyond."""
-        return ~(self.difference <= self.tolerance)
+    def excess(self) -> torch.Tensor:
+        """(N,) by how much the difference is beyond the tolerance; NaN is beyond all."""
+        return (self.difference - self.tolerance).nan_to_num(nan=torch.inf)
 
 
 def compare_rows(
     logits: torch.Tensor,
-    gold_ids: torch.Tensor,
-    stored: StoredRows,
-    *,
-    identity: Identity,
+    stored: EncodedRows,
+    live: EncodedRows,
+    codec: RowCodec,
+    dtype: torch.dtype,
 ) -> dict[str, RowComparison]:
-    """Stored rows beside the teacher's, with the difference that is allowed for each.
+    """Stored rows beside `live`, which are `logits` (N, V) encoded as stage one does.
 
-    Top-k entries are compared by the logprob that the teacher gives the stored id, and their
-    j-th with the teacher's j-th largest: tokens with equal logprobs may stand in any order, or
-    be cut off at k, but none may be missing.
+    With u the unit roundoff of the teacher's dtype and z a row's largest absolute logit, logits
+    may differ by 8 · u · z: SmolLM2-135M needed up to 3.6 in bf16 and 5.1 in fp16. To that comes
+    what storage rounds, and 0.001. A change of all logits by at most d moves a logprob and the
+    log mass by 2 d, the entropy by 2 d · entropy and a total variation by d, to first order.
 
-    With x the teacher's value, u the unit roundoff of its dtype (2^-8 for bf16, 2^-11 for fp16,
-    2^-24 for fp32) and z the row's largest absolute logit, the tolerance is
-
-        1e-3 + storage(x) + 8 · u · z                     for logprobs,
-        1e-3 + storage(x) + 8 · u · z · max(1, entropy)   for the entropy,
-
-    where storage(x) = 2^-11 · |x| is the rounding of fp16, and for top-k logprobs in 8 bits that
-    of their codes. 8 · u · z stands for the roundings of the logits, which are not the same when
-    a document is run alone and when it is run in a batch; a change of all logits by at most d
-    moves a logprob by 2 · d and the entropy by 2 · d · entropy, to first order. SmolLM2-135M
-    needed up to 3.6 · u · z in bf16 and 5.1 · u · z in fp16.
-
-    Args:
-        logits: (N, V), any float dtype; arithmetic is fp32.
-        gold_ids: (N,) int64.
-        stored: the same rows of the cache.
-        identity: the cache's, for its dtype and storage.
-
-    Raises:
-        CacheError: the identity names no known dtype.
+    Decoded targets are held against the teacher's softmax at two temperatures. They may be as far
+    from it as those made anew, and half as much again.
     """
-    logits = logits.float()
-    logprobs = logits.log_softmax(-1)  # (N, V)
-    entropy = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(-1)  # (N,)
-    finite = logits.masked_fill(~torch.isfinite(logits), 0.0)
-    noise = ROUNDINGS * _unit_roundoff(identity) * finite.abs().amax(-1)  # (N,)
-    gold = logprobs.gather(-1, gold_ids.unsqueeze(-1)).squeeze(-1)
-    return {
-        "topk_logprobs": _compare_topk(logprobs, stored, noise, identity),
-        "gold_logprob": _compare_halves(stored.gold_logprob, gold, noise),
-        "entropy": _compare_halves(stored.entropy, entropy, noise * entropy.clamp_min(1)),
+    log_probs = logits.float().log_softmax(-1)
+    finite = logits.float().masked_fill(~torch.isfinite(logits), 0.0)
+    noise = ROUNDINGS * torch.finfo(dtype).eps / 2 * finite.abs().amax(-1)  # (N,)
+    found = {
+        "topk_logprobs": _topk(log_probs, stored, live, codec, noise),
+        "gold_logprob": _halves(stored["gold_logprob"], live["gold_logprob"], noise),
+        "entropy": _halves(
+            stored["entropy"], live["entropy"], noise * live["entropy"].float().clamp_min(1)
+        ),
     }
+    same_entries = torch.ones_like(noise, dtype=torch.bool)
+    if codec.targets.top_p is not None:  # one entry more or less at the edge
+        counts = [torch.isneginf(codec.decode_logprobs(r["topk_logprobs"])) for r in (stored, live)]
+        same_entries = counts[0].sum(-1) == counts[1].sum(-1)
+    if "tail_log_mass" in stored:
+        mass, fresh = (
+            decode_log_mass(rows["tail_log_mass"]).clamp_min(LOWEST_MASS) for rows in (stored, live)
+        )
+        tolerance = (FLOOR + STEP_NATS + noise).where(same_entries, torch.inf)
+        found["tail_log_mass"] = _worst(mass, fresh, tolerance.unsqueeze(-1))
+    if "tail_logprobs" in stored:  # draws are other ones each time
+        drawn = log_probs.gather(-1, stored["tail_ids"].long())
+        has_tail = stored["tail_log_mass"].long()[:, -1:] > 0
+        bound = (FLOOR + noise.unsqueeze(-1) + _half_step(drawn)).where(has_tail, torch.inf)
+        found["tail_logprobs"] = _worst(stored["tail_logprobs"].float(), drawn, bound)
+    return found | _decoded(logits, stored, live, codec, noise, same_entries)
 
 
-def _compare_topk(
-    logprobs: torch.Tensor, stored: StoredRows, noise: torch.Tensor, identity: Identity
+def _topk(
+    log_probs: torch.Tensor,
+    stored: EncodedRows,
+    live: EncodedRows,
+    codec: RowCodec,
+    noise: torch.Tensor,
 ) -> RowComparison:
-    lowest, rounding = _topk_storage(identity)
-    ids = stored.topk_ids
-    found = stored.topk_logprobs.clamp_min(lowest).repeat(1, 2)  # (N, 2K)
-    by_id = logprobs.gather(-1, ids)
-    by_rank = logprobs.topk(ids.shape[-1], dim=-1).values
-    live = torch.cat([by_id, by_rank], -1).clamp_min(lowest)
-    tolerance = FLOOR_NATS + rounding(live) + noise.unsqueeze(-1)
-    unused = ids == ids[:, :1]
-    unused[:, 0] = False
-    excess = (found - live).abs() - tolerance
-    excess = excess.nan_to_num(nan=torch.inf).masked_fill(unused.repeat(1, 2), -torch.inf)
-    worst = excess.argmax(-1, keepdim=True)
-    return RowComparison(
-        stored=found.gather(-1, worst).squeeze(-1),
-        live=live.gather(-1, worst).squeeze(-1),
-        tolerance=tolerance.gather(-1, worst).squeeze(-1),
+    """The j-th entry beside the j-th made anew, and beside what the teacher gives its token.
+
+    Tokens of equal logprobs may stand in any order, or be cut off at k, but none may be missing.
+    """
+    ids = stored["topk_ids"].long()
+    values, fresh = (codec.decode_logprobs(rows["topk_logprobs"]) for rows in (stored, live))
+    is_byte = codec.targets.logprob_bits == 8
+    lowest = -LOWEST_NATS if is_byte else float(torch.finfo(torch.float16).min)
+    expected = torch.cat([fresh, log_probs.gather(-1, ids)], -1).clamp_min(lowest)  # (N, 2K)
+    tolerance = FLOOR + 2 * (error_bound(expected) if is_byte else _half_step(expected))
+    tolerance = tolerance + noise.unsqueeze(-1)
+    unused = torch.isneginf(fresh)
+    if codec.targets.top_p is not None:
+        unused = unused | (torch.isneginf(values) & (ids == ids[:, :1]))
+        unused[:, 0] = False
+    tolerance = tolerance.masked_fill(unused.repeat(1, 2), torch.inf)
+    return _worst(values.clamp_min(lowest).repeat(1, 2), expected, tolerance)
+
+
+def _decoded(
+    logits: torch.Tensor,
+    stored: EncodedRows,
+    live: EncodedRows,
+    codec: RowCodec,
+    noise: torch.Tensor,
+    same_entries: torch.Tensor,
+) -> dict[str, RowComparison]:
+    """Total variation from the teacher of the targets that are stored, and of those made anew."""
+    measured, fresh = (
+        measure_rows(logits, codec.decode(rows), TEMPERATURES).view(len(logits), -1, len(MEASURES))
+        for rows in (stored, live)
     )
+    found = {}
+    for i, temperature in enumerate(TEMPERATURES):
+        captured, variation = (
+            [part[:, i, MEASURES.index(name)] for part in (measured, fresh)]
+            for name in ("captured", "total_variation")
+        )
+        tolerance = 2 * FLOOR + 0.5 * variation[1] + noise / 2
+        tolerance = tolerance + (captured[0] - captured[1]).abs().masked_fill(same_entries, 0.0)
+        if codec.targets.tail == "sampled":
+            tolerance = tolerance.fill_(torch.inf)
+        found[f"{VARIATION} at T = {temperature:g}"] = RowComparison(
+            stored=variation[0], live=variation[1].minimum(variation[0]), tolerance=tolerance
+        )
+    return found
 
 
-def _compare_halves(stored: torch.Tensor, live: torch.Tensor, noise: torch.Tensor) -> RowComparison:
+def _halves(stored: torch.Tensor, live: torch.Tensor, noise: torch.Tensor) -> RowComparison:
     limit = torch.finfo(torch.float16).max
-    live = live.clamp(-limit, limit)
-    return RowComparison(
-        stored=stored.clamp(-limit, limit),
-        live=live,
-        tolerance=FLOOR_NATS + _half_rounding(live) + noise,
-    )
+    stored, live = stored.float().clamp(-limit, limit), live.float().clamp(-limit, limit)
+    return RowComparison(stored=stored, live=live, tolerance=FLOOR + 2 * _half_step(live) + noise)
 
 
-def _half_rounding(values: torch.Tensor) -> torch.Tensor:
+def _half_step(values: torch.Tensor) -> torch.Tensor:
+    """What storing in fp16 rounds at most."""
     return values.abs() * 2**-11
 
 
-def _topk_storage(
-    identity: Identity,
-) -> tuple[float, Callable[[torch.Tensor], torch.Tensor]]:
-    """The lowest logprob that top-k entries can hold, and the rounding of those above."""
-    if identity.targets.logprob_bits == 8:
-        return -LOWEST_NATS, error_bound
-    return -torch.finfo(torch.float16).max, _half_rounding
+def _worst(stored: torch.Tensor, live: torch.Tensor, tolerance: torch.Tensor) -> RowComparison:
+    """Of (N, ...) entries the one furthest beyond its tolerance, in each row."""
+    parts = torch.broadcast_tensors(stored, live, tolerance)
+    entries = RowComparison(**dict(zip(("stored", "live", "tolerance"), parts, strict=True)))
+    worst = entries.excess.argmax(-1, keepdim=True)
+    return RowComparison(
+        **{name: value.gather(-1, worst).squeeze(-1) for name, value in vars(entries).items()}
+    )
+
+
+def join(parts: list[RowComparison]) -> RowComparison:
+    """The rows of all parts, on the CPU."""
+    names = ("stored", "live", "tolerance")
+    joined = {name: torch.cat([getattr(part, name) for part in parts]).cpu() for name in names}
+    return RowComparison(**joined)
 
 
 def teacher_dtype(identity: Identity) -> torch.dtype:
@@ -159,7 +189,3 @@ def teacher_dtype(identity: Identity) -> torch.dtype:
             f"{', '.join(map(dtype_name, DTYPES.values()))}: rows cannot be compared. Build the "
             "cache again."
         ) from error
-
-
-def _unit_roundoff(identity: Identity) -> float:
-    return torch.finfo(teacher_dtype(identity)).eps / 2

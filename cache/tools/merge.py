@@ -20,12 +20,13 @@ from cache.data.corpus import TEMPLATE
 from cache.data.templates import CONVERSATIONS, PAIR
 from cache.data.text_range import first_overlap
 from cache.errors import CacheError
-from cache.machine.durable import json_sha256, make_directory, remove_partials
+from cache.machine.durable import json_sha256, make_directory
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress
 from cache.storage.created import merged_created, ranges_of
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION, Identity, require_same_identity
+from cache.storage.left_over import remove_left_over
 from cache.storage.manifest import Manifest, Plan, ShardRecord
 from cache.storage.shard import with_marks, write_shard
 from cache.tools.source import Source, require_free, require_same_plan
@@ -67,7 +68,7 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
     require_same_plan(out, plan, "a merge of these sources in this order")
     make_directory(out)
     with writer_lock(out):
-        remove_partials(out)
+        remove_left_over(out, {shard.split for shard in plan.shards})
         plan.write(out)
         _write_shards(out, plan, steps)
         sources[0].copy_other_files(out)
@@ -76,17 +77,14 @@ def merge_caches(out: Path, directories: Sequence[Path]) -> Manifest:
 
 
 def _require_mergeable(source: Source, first: Source) -> None:
-    where = str(source.directory)
-    try:
-        require_same_identity(
-            source.identity, first.identity, where, ignore=("dataset_sha256", "format_version")
-        )
-    except CacheError as error:
-        differing = str(error).rpartition("\n")[0]  # without the remedy of a build
-        raise CacheError(
-            f"{differing}\nCaches merge if they agree in all but the dataset. Build it again with "
-            f"what {first.directory} was built with, or leave it out."
-        ) from error
+    require_same_identity(
+        source.identity,
+        first.identity,
+        str(source.directory),
+        ignore=("dataset_sha256", "format_version"),
+        advice="Caches merge if they agree in all but the dataset. Build it again with what "
+        f"{first.directory} was built with, or leave it out.",
+    )
 
 
 def require_distinct_documents(sources: Sequence[Source]) -> None:
@@ -149,9 +147,11 @@ def merged_plan(sources: Sequence[Source], steps: Sequence[MergeStep]) -> Plan:
             hashes.setdefault(split, []).append(sha256)
         for split, problems in source.manifest.plan.dropped.items():
             dropped.setdefault(split, []).extend(problems)
+    configurations = [source.identity.configuration for source in sources]
     identity = replace(
         sources[0].identity,
         format_version=FORMAT_VERSION,
+        configuration=None if None in configurations else configurations[0],
         dataset=", ".join(dict.fromkeys(source.identity.dataset for source in sources)),
         dataset_sha256={
             split: found[0] if len(found) == 1 else json_sha256(found)
@@ -175,7 +175,7 @@ def _write_shards(out: Path, plan: Plan, steps: Sequence[MergeStep]) -> None:
 
 
 def write_step(out: Path, step: MergeStep, identity: Identity) -> None:
-    """Copy a shard; write it anew if its format is older, or its documents get other numbers.
+    """Copy a shard; write it anew if its identity says less, or its documents get other numbers.
 
     Problems keep their task_id; texts and conversations are numbered by their place.
 
@@ -186,7 +186,7 @@ def write_step(out: Path, step: MergeStep, identity: Identity) -> None:
     numbers = arrays["task_ids"]
     if identity.template in NUMBERED:
         numbers = step.shard.first_document + np.arange(len(numbers), dtype=numbers.dtype)
-    is_current = step.source.identity.format_version == FORMAT_VERSION
+    is_current = step.source.identity.shard_sha256 == identity.shard_sha256
     path = out / step.shard.path
     if is_current and np.array_equal(numbers, arrays["task_ids"]):
         step.source.copy(step.source_shard.path, path)

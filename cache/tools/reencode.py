@@ -13,7 +13,7 @@ import torch
 
 from cache.building.fit_basis import FIT_ROWS, FitRows, collect_rows, finish_basis, logits_every
 from cache.errors import CacheError
-from cache.machine.durable import file_sha256, make_directory, remove_partials
+from cache.machine.durable import file_sha256, make_directory
 from cache.machine.lock import writer_lock
 from cache.machine.progress import BuildProgress, counted_progress
 from cache.reading.open_shard import OpenShard
@@ -21,13 +21,14 @@ from cache.storage.created import merged_created
 from cache.storage.finish import finish_cache
 from cache.storage.identity import FORMAT_VERSION
 from cache.storage.layout import ShardLayout
-from cache.storage.manifest import Manifest, Plan, ShardRecord
+from cache.storage.left_over import remove_left_over
+from cache.storage.manifest import Manifest, Plan, ShardRecord, state_of
 from cache.storage.packing import GROUP_ROWS, pack_rows, to_tensors
 from cache.storage.shard import is_intact, with_marks, write_shard
 from cache.storage.tail_file import TAIL_FILE, load_codec, load_head, save_basis, save_head
 from cache.targets.basis import BasisFit
 from cache.targets.derive import derive_rows, require_derivable
-from cache.targets.fidelity import NUM_MEASURES, SAMPLE_EVERY, measure_rows
+from cache.targets.fidelity import NUM_MEASURES, measure_rows, require_numbers, sampled_rows
 from cache.targets.format import LogitMap, TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
 from cache.teacher.logit_map import apply_logit_map
@@ -56,10 +57,13 @@ def reencode_cache(directory: Path, out: Path, targets: TargetFormat) -> Manifes
     found = load_codec(directory, source.identity)
     head = None
     if source.identity.targets.tail == "hidden":
-        head = load_head(directory, source.identity)
+        # The rows are divided by the head's unit already.
+        head = replace(load_head(directory, source.identity), unit=1.0)
     make_directory(out)
     with writer_lock(out):
-        remove_partials(out)
+        remove_left_over(out, {shard.split for shard in source.manifest.plan.shards})
+        if state_of(out).plan is None:  # what it was made for, only a plan says
+            (out / TAIL_FILE).unlink(missing_ok=True)
         tail_width = _write_tail(out, source, found, targets, head)
         identity = replace(
             source.identity,
@@ -127,13 +131,16 @@ def _write_shards(
         for shard in missing:
             arrays = with_marks(source.sound_arrays(shard))
             kept = {name: arrays[name] for name in DOCUMENT_FIELDS}
-            generator = torch.Generator().manual_seed(int(kept["task_ids"][0]))
+            first_id = int(kept["task_ids"][0])
+            generator = torch.Generator().manual_seed(first_id)
+            sample = sampled_rows(first_id, shard.num_rows)
             parts, fidelity, first_row = [], [np.zeros((0, NUM_MEASURES))], 0
             for block in _blocks(source, shard, found):
                 if head is None:
                     parts.append(derive_rows(block, found, codec.targets))
                 else:
-                    rows, measured = _encode_anew(block, head, codec, generator, first_row)
+                    here = [i - first_row for i in sample if i >= first_row]
+                    rows, measured = _encode_anew(block, head, codec, generator, here)
                     parts.append(rows)
                     fidelity.append(measured)
                 first_row += len(block["topk_ids"])
@@ -160,21 +167,23 @@ def _encode_anew(
     head: OutputHead,
     codec: RowCodec,
     generator: torch.Generator,
-    first_row: int,
+    sample: Sequence[int],
 ) -> tuple[EncodedRows, np.ndarray]:
-    """Rows of a hidden tail through the head and the new codec, and the fidelity of some."""
-    parts, fidelity = [], [torch.zeros(0, NUM_MEASURES)]
+    """Rows of a hidden tail through the head and the new codec, and the fidelity of a sample."""
+    parts, fidelity, first_row = [], [torch.zeros(0, NUM_MEASURES)], 0
     kept = {name: block[name] for name in ("entropy", "gold_logprob", "gold_rank")}
     for logits, hidden, no_gold in reduce_slices(_slices(head, block["tail_hidden"])):
         rows = codec.encode(logits, hidden, no_gold, generator)
         parts.append(rows)
-        sample = list(range(-first_row % SAMPLE_EVERY, len(hidden), SAMPLE_EVERY))
-        if sample:
-            decoded = codec.decode({name: part[sample] for name, part in rows.items()})
-            fidelity.append(measure_rows(logits[sample], decoded))
+        here = [i - first_row for i in sample if 0 <= i - first_row < len(hidden)]
+        if here:
+            decoded = codec.decode({name: part[here] for name, part in rows.items()})
+            fidelity.append(measure_rows(logits[here], decoded))
         first_row += len(hidden)
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return rows | kept, torch.cat(fidelity).numpy()
+    measured = torch.cat(fidelity).numpy()
+    require_numbers(measured)
+    return rows | kept, measured
 
 
 def _blocks(source: Source, shard: ShardRecord, found: RowCodec) -> Iterator[EncodedRows]:

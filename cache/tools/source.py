@@ -11,7 +11,6 @@ from cache.errors import CacheError
 from cache.machine.durable import PARTIAL_SUFFIX, atomic_path, file_sha256
 from cache.machine.lock import LOCK_NAME
 from cache.storage.identity import Identity
-from cache.storage.lengths import LENGTHS_DIR
 from cache.storage.manifest import (
     FileRecord,
     Manifest,
@@ -19,6 +18,7 @@ from cache.storage.manifest import (
     ShardRecord,
     state_of,
 )
+from cache.storage.paths import LENGTHS_DIR
 from cache.storage.shard import ShardFile, content_sha256
 
 
@@ -35,11 +35,8 @@ class Source:
         return self.manifest.identity
 
     def record(self, path: str) -> FileRecord:
-        """The manifest's record of a file."""
-        for file in self.manifest.files:
-            if file.path == path:
-                return file
-        raise _damaged(self.directory / path, "the manifest has no checksum of it")
+        """The manifest's record of a file that it names."""
+        return next(file for file in self.manifest.files if file.path == path)
 
     def open(self, shard: ShardRecord) -> ShardFile:
         """One of its shards."""

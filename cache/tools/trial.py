@@ -27,7 +27,7 @@ from cache.errors import CacheError
 from cache.storage.layout import ShardLayout
 from cache.storage.shard import ENTROPY_CODED, image_of
 from cache.targets.basis import BasisFit, TailBasis
-from cache.targets.fidelity import Fidelity, measure_rows, summarise
+from cache.targets.fidelity import Fidelity, measure_rows, require_numbers, sampled_rows, summarise
 from cache.targets.format import TargetFormat
 from cache.targets.row_codec import EncodedRows, OutputHead, RowCodec
 from cache.teacher.rows import (
@@ -131,7 +131,9 @@ class Trial:
             CacheError: logits are not finite.
         """
         basis = self._basis(targets) if targets.tail == "lowrank" else None
-        head = self._head if targets.tail == "hidden" else None
+        head = None
+        if targets.tail == "hidden":
+            head = self._head.reaching(float(self._fit_hidden.abs().max()))
         codec = RowCodec(
             targets,
             self._teacher.vocab_size,
@@ -192,13 +194,16 @@ class Trial:
         self, codec: RowCodec, rows: EncodedRows, temperatures: Sequence[float]
     ) -> tuple[Fidelity, ...]:
         every = max(1, self.num_rows // self._fidelity_rows)
-        sample = torch.arange(0, self.num_rows, every, device=self._hidden.device)
+        places = sampled_rows(0, self.num_rows, every)
+        sample = torch.tensor(places, device=self._hidden.device)
         measured = []
         slices = self._slices(self._hidden[sample], sample)
         for logits, _, indices in reduce_slices(slices):
             decoded = codec.decode({name: part[indices] for name, part in rows.items()})
             measured.append(measure_rows(logits, decoded, temperatures))
-        return summarise(torch.cat(measured).cpu().numpy(), temperatures)
+        rows_measured = torch.cat(measured).cpu().numpy()
+        require_numbers(rows_measured)
+        return summarise(rows_measured, temperatures)
 
     def _slices(self, hidden: torch.Tensor, beside: torch.Tensor) -> Iterator[LogitSlice]:
         return head_slices(self._teacher.logits, hidden, beside, self._teacher.vocab_size)

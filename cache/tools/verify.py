@@ -10,8 +10,10 @@ import torch
 from cache.errors import CacheError
 from cache.machine.durable import file_sha256
 from cache.reading.open_shard import OpenShard
-from cache.storage.lengths import LENGTHS_DIR, read_lengths
+from cache.reading.tokenizer import unrecorded_files
+from cache.storage.lengths import read_lengths
 from cache.storage.manifest import Manifest, Plan, ShardRecord
+from cache.storage.paths import LENGTHS_DIR
 from cache.storage.shard import content_sha256
 from cache.storage.tail_file import load_codec
 
@@ -41,10 +43,9 @@ def verify_cache(
     manifest = Manifest.read(directory)
     faults = list(_plan_faults(directory, manifest))
     shards = {shard.path: shard for shard in manifest.plan.shards}
-    recorded = {file.path for file in manifest.files}
-    for name in sorted(set(shards) - recorded):
-        faults.append(Fault(path=name, problem="the manifest has no checksum of this shard"))
     faults += _length_faults(directory, manifest)
+    for name in unrecorded_files(directory, manifest):
+        faults.append(Fault(path=name, problem="the manifest does not name it: remove it"))
     for file in manifest.files:
         on_file(file.path)
         path = directory / file.path
@@ -63,14 +64,13 @@ def verify_cache(
 def _plan_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
     try:
         if Plan.read(directory) != manifest.plan:
-            yield Fault(path="plan.json", problem="it is not the plan of this manifest")
+            yield Fault(
+                path="plan.json",
+                problem="it is not the plan of this manifest; where "
+                "`cache extend` was stopped, its command, given again, mends that",
+            )
     except CacheError as error:
         yield Fault(path="plan.json", problem=str(error))
-    next_document: dict[str, int] = {}
-    for shard in manifest.plan.shards:
-        if shard.first_document != next_document.get(shard.split, 0):
-            yield Fault(path=shard.path, problem="its documents do not follow the last shard's")
-        next_document[shard.split] = shard.first_document + shard.num_documents
 
 
 def _length_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:

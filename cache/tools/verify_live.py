@@ -1,83 +1,30 @@
 """Checking a cache against its teacher: some documents are run again and compared row by row.
 
 Checksums prove that a cache is what was written; this proves that what was written is what the
-teacher says. N rows, D width.
+teacher says: the tail's file is its, and rows are those that stage one would write now, as a reader
+decodes them. N rows.
 """
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from cache.data.documents import Document
 from cache.errors import CacheError
 from cache.machine.progress import BuildProgress
 from cache.reading.reader import CacheReader
+from cache.storage.identity import Identity, require_same_identity
+from cache.storage.layout import ShardLayout
+from cache.storage.packing import to_tensors
+from cache.storage.tail_file import TAIL_FILE, load_basis, load_codec, load_head
+from cache.targets.row_codec import EncodedRows, RowCodec
 from cache.teacher.load import load_causal_lm
-from cache.teacher.teacher import Teacher
-from cache.tools.live_rows import (
-    FLOOR_NATS,
-    RowComparison,
-    StoredRows,
-    compare_rows,
-    teacher_dtype,
-)
-
-QUANTITIES = ("topk_logprobs", "gold_logprob", "entropy")
-SLICE_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveFault:
-    """The worst row of a document in one quantity that the teacher does not confirm."""
-
-    split: str
-    index: int
-    """Of the document in its split."""
-    task_id: int
-    row: int
-    """Of the document: the distribution over its token `row + 1`."""
-    quantity: str
-    stored: float
-    live: float
-    tolerance: float
-    num_rows: int
-    """Rows of the document beyond the tolerance in this quantity."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.split} document {self.index} (task_id {self.task_id}), row {self.row}: "
-            f"{self.quantity} is {self.stored:.4f}, the teacher says {self.live:.4f}; "
-            f"{self.tolerance:.4f} nats are allowed ({self.num_rows} such rows)"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveReport:
-    """How far a cache's rows are from what its teacher says now, in nats."""
-
-    documents: int
-    rows: int
-    largest_differences: dict[str, float]
-    """By quantity, the largest absolute difference; of a row's top-k, the entry counts that is
-    furthest beyond its tolerance, or closest to it."""
-    tolerances: dict[str, float]
-    """By quantity, what is allowed where that difference stands."""
-    faults: tuple[LiveFault, ...]
-
-    def lines(self) -> list[str]:
-        """The report as text."""
-        return [
-            f"The teacher ran again on {self.documents} documents ({self.rows:,} rows).",
-            *(
-                f"  {name}: largest difference {self.largest_differences[name]:.2g} nats, "
-                f"{self.tolerances[name]:.2g} allowed there"
-                for name in QUANTITIES
-            ),
-            *(str(fault) for fault in self.faults),
-        ]
+from cache.teacher.rows import logit_slices, reduce_slices
+from cache.teacher.teacher import Teacher, head_of
+from cache.tools.live_report import LiveReport, LiveTally
+from cache.tools.live_rows import RowComparison, compare_rows, join, teacher_dtype
 
 
 def verify_live(
@@ -98,24 +45,29 @@ def verify_live(
         device_map: as in transformers.
 
     Raises:
-        CacheError: the cache cannot be read, or the teacher's weights are not those it was
-            built with.
+        CacheError: the cache cannot be read, or the teacher's weights or configuration are not
+            those it was built with.
     """
     if num_documents < 1:
         raise CacheError(f"num_documents is {num_documents}; it must be 1 or more.")
     with CacheReader(directory) as reader:
         model = _load_teacher(reader, teacher, device_map)
+        codec = load_codec(directory, reader.identity).to(model.head.weight.device)
         places = [(s, i) for s in reader.splits for i in range(reader.num_documents(s))]
         chosen = sorted(random.Random(seed).sample(places, min(num_documents, len(places))))
         total = sum(int(reader.document_lengths(split)[i]) - 1 for split, i in chosen)
-        tally = _Tally()
+        tally = LiveTally()
         with BuildProgress(total=total, done=0) as progress:
             for split, index in chosen:
-                documents = reader.read(split, [index])
-                compared = _compare_document(reader, model, split, index)
-                tally.add(split, index, int(documents.task_ids[0]), compared)
-                progress.advance(documents.targets.num_rows)
-    return tally.report(documents=len(chosen), rows=total)
+                document = _document(reader, split, index)
+                compared = _compare_document(reader, model, codec, split, index, document)
+                tally.add(split, index, document.task_id, compared)
+                progress.advance(document.num_rows)
+        return tally.report(
+            documents=len(chosen),
+            fidelity=reader.fidelity(),
+            tail_problem=_tail_problem(directory, reader.identity, model),
+        )
 
 
 def _load_teacher(reader: CacheReader, name: str | None, device_map: str | None) -> Teacher:
@@ -128,88 +80,66 @@ def _load_teacher(reader: CacheReader, name: str | None, device_map: str | None)
         device_map=device_map,
     )
     teacher = Teacher(model)
-    found = teacher.weights_sha256
-    if found != identity.teacher_sha256:
-        raise CacheError(
-            f"The weights of {chosen} have the hash {found}; the cache at {reader.path} was "
-            f"built with {identity.teacher}, whose hash was {identity.teacher_sha256}.\n"
-            "Rows of two teachers cannot be compared; name the cache's own with --teacher."
-        )
+    require_same_identity(
+        identity,
+        replace(identity, **teacher.identity_fields),
+        f"The cache at {reader.path}, beside {chosen},",
+        advice="Rows of two teachers cannot be compared; name the cache's own with --teacher.",
+    )
     return teacher
 
 
-def _compare_document(
-    reader: CacheReader, teacher: Teacher, split: str, index: int
-) -> dict[str, RowComparison]:
-    """The whole document, in slices of rows whose logits fit `SLICE_BYTES`."""
-    documents = reader.read(split, [index])
-    token_ids = torch.from_numpy(documents.token_ids)
-    stored = StoredRows(
-        topk_ids=documents.targets.topk_ids,
-        topk_logprobs=documents.targets.topk_logprobs,
-        gold_logprob=_float_rows(reader, split, index, "gold_logprob"),
-        entropy=_float_rows(reader, split, index, "entropy"),
+def _tail_problem(directory: Path, identity: Identity, teacher: Teacher) -> str | None:
+    """What is wrong with the tail's file: it holds the teacher's head, or a basis seen through it.
+
+    A basis cannot be made again from a few documents, but its mean is the head's logits of its
+    mean hidden state.
+    """
+    kind, path = identity.targets.tail, directory / TAIL_FILE
+    if kind not in ("hidden", "lowrank"):
+        return None
+    head = head_of(teacher.model)
+    weight, bias = head.weight.cpu(), head.bias.cpu()
+    if kind == "hidden":
+        stored = load_head(directory, identity)
+        pairs = [(stored.weight, weight), (stored.bias, bias)]
+    else:
+        basis = load_basis(path, vocab_size=identity.vocab_size, rank=identity.tail_width)
+        pairs = [(basis.mean, weight @ basis.center + bias)]
+    if all(bool((a - b).norm() <= 1e-2 * b.norm() + 1e-6) for a, b in pairs):
+        return None
+    return f"{path} was not made from this teacher's output head."
+
+
+def _document(reader: CacheReader, split: str, index: int) -> Document:
+    found = reader.read(split, [index])
+    return Document(
+        task_id=int(found.task_ids[0]),
+        token_ids=found.token_ids,
+        prompt_length=int(found.prompt_lengths[0]),
+        marks=found.marks,
+        isolated=found.isolated,
     )
-    hidden = teacher.hidden(token_ids[None])[0, :-1]  # (N, D)
-    num_slice = max(1, SLICE_BYTES // (4 * teacher.vocab_size))
-    parts = []
-    for start in range(0, len(hidden), num_slice):
-        rows = slice(start, start + num_slice)
-        part = StoredRows(**{name: value[rows] for name, value in vars(stored).items()})
-        logits = teacher.logits(hidden[rows]).cpu()
-        parts.append(compare_rows(logits, token_ids[1:][rows], part, identity=reader.identity))
-    return {name: _join([part[name] for part in parts]) for name in QUANTITIES}
 
 
-def _float_rows(reader: CacheReader, split: str, index: int, name: str) -> torch.Tensor:
-    return torch.from_numpy(reader.read_rows(split, [index], name).astype(np.float32))
-
-
-def _join(parts: list[RowComparison]) -> RowComparison:
-    names = ("stored", "live", "tolerance")
-    return RowComparison(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
-
-
-class _Tally:
-    """Largest differences and faults over the documents seen so far."""
-
-    def __init__(self):
-        self._largest = dict.fromkeys(QUANTITIES, (0.0, FLOOR_NATS))
-        self._faults: list[LiveFault] = []
-
-    def add(self, split: str, index: int, task_id: int, compared: dict[str, RowComparison]) -> None:
-        """Count a document's rows."""
-        for name, rows in compared.items():
-            row = int(rows.difference.nan_to_num(nan=torch.inf).argmax())
-            largest = float(rows.difference[row]), float(rows.tolerance[row])
-            if not largest[0] <= self._largest[name][0]:
-                self._largest[name] = largest
-            self._faults += self._fault(rows, split, index, task_id, name)
-
-    def _fault(
-        self, rows: RowComparison, split: str, index: int, task_id: int, name: str
-    ) -> Iterator[LiveFault]:
-        if not bool(rows.is_beyond.any()):
-            return
-        row = int((rows.difference - rows.tolerance).nan_to_num(nan=torch.inf).argmax())
-        yield LiveFault(
-            split=split,
-            index=index,
-            task_id=task_id,
-            row=row,
-            quantity=name,
-            stored=float(rows.stored[row]),
-            live=float(rows.live[row]),
-            tolerance=float(rows.tolerance[row]),
-            num_rows=int(rows.is_beyond.sum()),
-        )
-
-    def report(self, *, documents: int, rows: int) -> LiveReport:
-        """What was seen."""
-        return LiveReport(
-            documents=documents,
-            rows=rows,
-            largest_differences={name: value for name, (value, _) in self._largest.items()},
-            tolerances={name: allowed for name, (_, allowed) in self._largest.items()},
-            faults=tuple(self._faults),
-        )
+def _compare_document(
+    reader: CacheReader,
+    teacher: Teacher,
+    codec: RowCodec,
+    split: str,
+    index: int,
+    document: Document,
+) -> dict[str, RowComparison]:
+    """The whole document, encoded anew slice by slice as stage one does."""
+    names = ShardLayout.of(reader.identity).row_fields()
+    rows = to_tensors({name: reader.read_rows(split, [index], name) for name in names})
+    device, dtype = teacher.head.weight.device, teacher_dtype(reader.identity)
+    generator = torch.Generator(device).manual_seed(document.task_id)
+    parts, start = [], 0
+    for logits, hidden, gold_ids in reduce_slices(logit_slices(teacher, [document])):
+        own = slice(start, start + len(logits))
+        stored: EncodedRows = {name: value[own].to(device) for name, value in rows.items()}
+        live = codec.encode(logits, hidden, gold_ids, generator)
+        parts.append(compare_rows(logits, stored, live, codec, dtype))
+        start += len(logits)
+    return {name: join([part[name] for part in parts]) for name in parts[0]}

@@ -36,6 +36,8 @@ class Batch:
     """The problems that the documents come from."""
     num_tokens: int
     """Tokens of the documents, without padding."""
+    counted: torch.Tensor | None = None
+    """(n,) int64, which of the N rows the loss counts, where others are kept; None: all."""
 
     @property
     def num_rows(self) -> int:
@@ -58,6 +60,7 @@ class Batch:
             places=self.places[kept],
             labels=self.labels[kept],
             targets=self.targets.select(kept),
+            counted=None,
         )
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor], targets: SoftTargets) -> "Batch":
@@ -68,6 +71,7 @@ class Batch:
             places=change(self.places),
             labels=change(self.labels),
             targets=targets,
+            counted=None if self.counted is None else change(self.counted),
         )
 
 
@@ -76,6 +80,7 @@ def collate(
     *,
     pad_id: int,
     loss_on: str = "all",
+    keeps_rows: bool = False,
     per_sequence: Sequence[int] | None = None,
 ) -> Batch:
     """Documents of any lengths as one batch of B sequences, S positions and N rows.
@@ -87,6 +92,7 @@ def collate(
             t + 1, so it counts from t + 1 = prompt length on), or those whose label the
             `assistant` wrote, in whichever turn. The first token of an isolated text never
             counts: nothing before it is its context.
+        keeps_rows: whether rows that `loss_on` leaves out stay, with `counted` naming the others.
         per_sequence: documents that stand end to end in each of the B sequences; by default one.
 
     Raises:
@@ -118,16 +124,20 @@ def collate(
         task_ids=tuple(int(task_id) for task_id in documents.task_ids),
         num_tokens=int(lengths.sum()),
     )
-    counts_as = np.ones(len(within), dtype=bool)  # of each token, as a label
+    has_context = within > 0  # of each token, as a label
+    if documents.isolated:
+        has_context &= ~documents.begins_text
+    counts_as = np.ones(len(within), dtype=bool)
     if loss_on == "completion":
         counts_as = within >= np.repeat(documents.prompt_lengths, lengths)
     elif loss_on == "assistant":
         counts_as = documents.by_assistant
-    if documents.isolated:
-        counts_as &= ~documents.begins_text
-    if counts_as[within > 0].all():
+    kept = has_context if keeps_rows else has_context & counts_as
+    if not kept[within > 0].all():
+        batch = batch.select(torch.from_numpy(np.flatnonzero(kept[within > 0])))
+    if counts_as[kept].all():
         return batch
-    return batch.select(torch.from_numpy(np.flatnonzero(counts_as[within > 0])))
+    return replace(batch, counted=torch.from_numpy(np.flatnonzero(counts_as[kept])))
 
 
 def _begins(documents: CachedDocuments, within: np.ndarray) -> np.ndarray:
@@ -160,6 +170,8 @@ class BatchSource:
     split: str
     pad_id: int
     loss_on: str
+    keeps_rows: bool = False
+    """Whether rows that `loss_on` leaves out stay in batches."""
     rank: int = 0
     world_size: int = 1
     pinned: bool = False
@@ -186,6 +198,7 @@ class BatchSource:
             documents,
             pad_id=self.pad_id,
             loss_on=self.loss_on,
+            keeps_rows=self.keeps_rows,
             per_sequence=[len(sequence) for sequence in microbatch],
         )
 

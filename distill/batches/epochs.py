@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import numpy as np
 import torch
 
 from cache.reading.reader import CacheReader
@@ -43,8 +44,21 @@ class Epochs:
         self.steps_per_epoch = num_steps(
             reader.num_documents(TRAIN), recipe.batch_size * recipe.accumulate
         )
-        self.num_steps = recipe.epochs * self.steps_per_epoch
+        self.num_steps = planned_steps(reader, recipe)
+        self.num_epochs = -(-self.num_steps // self.steps_per_epoch)
+        """The last of which may end early."""
         self.has_validation = VALIDATION in reader.splits and reader.num_documents(VALIDATION) > 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the documents of all steps."""
+        lengths, recipe = self._reader.document_lengths(TRAIN), self._recipe
+        whole, left = divmod(self.num_steps, self.steps_per_epoch)
+        begun = np.empty(0, dtype=np.int64)  # documents of an epoch that the run does not end
+        if left:
+            plan = self._plan(TRAIN, accumulate=recipe.accumulate, seed=recipe.seed, epoch=whole)
+            begun = plan.order[: left * recipe.batch_size * recipe.accumulate]
+        return whole * int(lengths.sum()) + int(lengths[begun].sum())
 
     @contextmanager
     def training_steps(self, epoch: int, first_step: int = 0) -> Iterator[Iterator[list[Batch]]]:
@@ -58,11 +72,13 @@ class Epochs:
         with closing(prefetch(self._source(TRAIN).steps(plan, first_step))) as steps:
             yield steps
 
-    def validation_steps(self) -> Iterator[list[Batch]]:
-        """The whole validation split, the same batches every time."""
+    @contextmanager
+    def validation_steps(self) -> Iterator[Iterator[list[Batch]]]:
+        """The whole validation split, the same batches every time, with the rows of all tokens;
+        as `training_steps`."""
         plan = self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
         with closing(prefetch(self._source(VALIDATION).steps(plan))) as steps:
-            yield from steps
+            yield steps
 
     def _plan(self, split: str, *, accumulate: int, seed: int, epoch: int) -> EpochPlan:
         return plan_epoch(
@@ -82,7 +98,15 @@ class Epochs:
             split=split,
             pad_id=self._pad_id,
             loss_on=self._recipe.loss_on,
+            keeps_rows=split == VALIDATION,
             rank=self._rank,
             world_size=self._world_size,
             pinned=torch.cuda.is_available(),
         )
+
+
+def planned_steps(reader: CacheReader, recipe: Recipe) -> int:
+    """Optimizer steps of a whole run."""
+    per_step = recipe.batch_size * recipe.accumulate
+    of_epochs = recipe.epochs * num_steps(reader.num_documents(TRAIN), per_step)
+    return of_epochs if recipe.max_steps is None else min(of_epochs, recipe.max_steps)

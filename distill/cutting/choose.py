@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from distill.cutting.blocks import blocks_of, only_blocks
 from distill.errors import DistillError
+from distill.learning.blocks import blocks_of, only_blocks
 
 OnMeasured = Callable[[int, int], None]
 """Called with how many measurements are done, of how many."""
@@ -141,5 +141,5 @@ def _log_probs(model: PreTrainedModel, text: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def _logits(model: PreTrainedModel, text: torch.Tensor) -> torch.Tensor:
-    ids = text.to(model.get_input_embeddings().weight.device).unsqueeze(0)
+    ids = text.to(next(model.parameters()).device).unsqueeze(0)
     return model(input_ids=ids, use_cache=False).logits[0]

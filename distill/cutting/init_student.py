@@ -12,7 +12,6 @@ from cache.machine.precision import resolve_dtype
 from cache.reading.reader import CacheReader
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.teacher import Teacher
-from distill.cutting.blocks import blocks_of, keep_blocks, require_kept
 from distill.cutting.choose import (
     block_influences,
     by_influence,
@@ -22,6 +21,7 @@ from distill.cutting.choose import (
     require_number,
 )
 from distill.errors import DistillError
+from distill.learning.blocks import blocks_of, keep_blocks, require_kept
 from distill.settings.cut import CutConfig
 from distill.settings.origin import STUDENT_FILE, StudentOrigin
 

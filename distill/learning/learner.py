@@ -22,6 +22,11 @@ from distill.learning.trunk import prepare_trunk
 from distill.loss.terms import LossSums
 from distill.settings.recipe import Recipe
 
+AGAINST_DIVERGENCE = (
+    "Try a lower lr or clip, or precision: fp32, and check the cache with "
+    "python cli.py cache verify if it happens again."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
@@ -44,6 +49,30 @@ class Losses:
             f"{prefix}_loss": self.loss,
             f"{prefix}_distillation_loss": self.distillation,
             f"{prefix}_ce_loss": self.ce,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Losses):
+    """Losses of a validation, and what compares students that are trained by other ones.
+
+    Yardsticks are means over all rows, whatever rows a recipe's loss counts.
+    """
+
+    kl: float
+    """KL of the student from the teacher at T = 1, in nats."""
+    cross_entropy: float
+    """With the token that follows, in nats."""
+    top1: float
+    """Share of rows whose most likely token is the teacher's."""
+
+    def named(self, prefix: str) -> dict[str, float]:
+        """The three yardsticks, `<prefix>_kl` and so on, and then the losses."""
+        return {
+            f"{prefix}_kl": self.kl,
+            f"{prefix}_cross_entropy": self.cross_entropy,
+            f"{prefix}_top1": self.top1,
+            **super().named(prefix),
         }
 
 
@@ -126,22 +155,34 @@ class Learner:
         return means
 
     @torch.no_grad()
-    def measure(self, steps: Iterable[Sequence[Batch]]) -> Losses:
-        """Losses over any number of batches, without dropout and without learning.
+    def measure(self, steps: Iterable[Sequence[Batch]]) -> Measured:
+        """Losses and yardsticks over any number of batches, without dropout and learning nothing.
 
-        Temperature and alpha are those of the run's last step, so that epochs compare.
+        Temperature and alpha of the losses are those of the run's last step, so that epochs
+        compare.
         """
         self._use_terms(1.0)
         objective = self.accelerator.unwrap_model(self.objective)
         objective.eval()
-        total = torch.zeros(3, device=self.accelerator.device)
-        counted: list[Batch] = []
+        sums = torch.zeros(6, device=self.accelerator.device)
+        counts = [0, 0, 0]  # rows that the loss counts, all rows, tokens
         for microbatches in steps:
             for batch in microbatches:
-                total += _stacked(objective(batch.to(self.accelerator.device)))
-            counted += microbatches
+                with self.accelerator.autocast():
+                    losses, yardsticks = objective.measure(batch.to(self.accelerator.device))
+                sums += torch.cat([_stacked(losses), torch.stack(yardsticks).float()])
+                num_counted = batch.num_rows if batch.counted is None else len(batch.counted)
+                counts = [
+                    counts[0] + num_counted,
+                    counts[1] + batch.num_rows,
+                    counts[2] + batch.num_tokens,
+                ]
         objective.train()
-        return self._means(total, *self._count(counted))
+        num_counted, num_rows, num_tokens = self._over_processes(counts)
+        losses = self._means(sums[:3], num_counted, num_tokens)
+        totals = self.accelerator.reduce(sums[3:], reduction="sum").tolist()
+        kl, cross_entropy, top1 = (total / max(num_rows, 1) for total in totals)
+        return Measured(**vars(losses), kl=kl, cross_entropy=cross_entropy, top1=top1)
 
     def _use_terms(self, progress: float) -> None:
         objective = self.accelerator.unwrap_model(self.objective)
@@ -149,10 +190,14 @@ class Learner:
 
     def _count(self, batches: Sequence[Batch]) -> tuple[int, int]:
         counts = [sum(batch.num_rows for batch in batches), sum(b.num_tokens for b in batches)]
-        if self.accelerator.num_processes > 1:
-            local = torch.tensor(counts, device=self.accelerator.device)
-            counts = self.accelerator.reduce(local, reduction="sum").tolist()
-        return counts[0], counts[1]
+        num_rows, num_tokens = self._over_processes(counts)
+        return num_rows, num_tokens
+
+    def _over_processes(self, counts: list[int]) -> list[int]:
+        if self.accelerator.num_processes == 1:
+            return counts
+        local = torch.tensor(counts, device=self.accelerator.device)
+        return self.accelerator.reduce(local, reduction="sum").tolist()
 
     def _means(self, sums: torch.Tensor, num_rows: int, num_tokens: int) -> Losses:
         totals = self.accelerator.reduce(sums, reduction="sum").tolist()
@@ -175,9 +220,7 @@ class Learner:
         task_ids = sorted(set(gather_object(local)))
         raise DistillError(
             f"{what} became {value} at step {step}, with problems "
-            f"{', '.join(str(task_id) for task_id in task_ids)}. The last checkpoint is intact. "
-            "Try a lower lr or clip, or precision: fp32, and check the cache with "
-            "python cli.py cache verify if it happens again."
+            f"{', '.join(str(task_id) for task_id in task_ids)}. {AGAINST_DIVERGENCE}"
         )
 
 

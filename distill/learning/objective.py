@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from distill.batches.batch import Batch
 from distill.errors import DistillError
 from distill.learning.causal_lm import plain_head, trunk_states, unwrapped
-from distill.loss.fused import head_losses
-from distill.loss.terms import LossSums, LossTerms
+from distill.loss.fused import head_losses, head_yardsticks
+from distill.loss.terms import LossSums, LossTerms, YardstickSums
 
 
 class Objective(nn.Module):
@@ -28,9 +28,23 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> LossSums:
         """Loss sums of a batch, at least fp32, with the gradient of `loss`."""
+        return self._losses(row_states(self.student, batch), batch)
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> tuple[LossSums, YardstickSums]:
+        """Loss sums over the rows that `loss_on` counts, yardsticks over all rows of a batch."""
         hidden = row_states(self.student, batch)
-        head = self.student.get_output_embeddings().weight
-        return head_losses(hidden, head, batch.labels, batch.targets, self.terms)
+        yardsticks = head_yardsticks(hidden, self._head, batch.labels, batch.targets)
+        if batch.counted is not None:
+            hidden, batch = hidden[batch.counted], batch.select(batch.counted)
+        return self._losses(hidden, batch), yardsticks
+
+    def _losses(self, hidden: torch.Tensor, batch: Batch) -> LossSums:
+        return head_losses(hidden, self._head, batch.labels, batch.targets, self.terms)
+
+    @property
+    def _head(self) -> torch.Tensor:
+        return self.student.get_output_embeddings().weight
 
 
 def distillation_loss(

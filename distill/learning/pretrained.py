@@ -103,7 +103,8 @@ def resize_vocabulary(student: PreTrainedModel, vocab_size: int) -> None:
     if before == vocab_size:
         return
     student.resize_token_embeddings(vocab_size, mean_resizing=False)
-    for module in (student.get_input_embeddings(), student.get_output_embeddings()):
+    modules: tuple[Any, Any] = (student.get_input_embeddings(), student.get_output_embeddings())
+    for module in modules:
         module.weight[before:] = module.weight[:before].mean(0)
         bias: Any = getattr(module, "bias", None)
         if bias is not None:

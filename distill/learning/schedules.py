@@ -3,9 +3,10 @@
 All of it follows from the recipe and the step's number.
 """
 
+import math
+
 import torch
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from distill.loss.terms import LossTerms
 from distill.settings.recipe import Recipe
@@ -28,11 +29,18 @@ def terms_at(recipe: Recipe, progress: float) -> LossTerms:
 
 
 def lr_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
-    """The learning rate over `num_steps` steps: warmed up from 0, then as the recipe says."""
-    name = "constant_with_warmup" if recipe.lr_schedule == "constant" else recipe.lr_schedule
-    return get_scheduler(
-        name,
-        optimizer,
-        num_warmup_steps=round(recipe.warmup_ratio * num_steps),
-        num_training_steps=num_steps,
-    )
+    """The learning rate over `num_steps` steps: warmed up, then as the recipe says.
+
+    The first of W warm-up steps has 1 / (W + 1) of the highest rate: at 0 it would learn nothing.
+    """
+    num_warmup = round(recipe.warmup_ratio * num_steps)
+
+    def share(step: int) -> float:
+        if step < num_warmup:
+            return (step + 1) / (num_warmup + 1)
+        if recipe.lr_schedule == "constant":
+            return 1.0
+        left = max(0.0, (num_steps - step) / max(1, num_steps - num_warmup))
+        return left if recipe.lr_schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+    return LambdaLR(optimizer, share)

@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from distill.errors import DistillError
+from distill.learning.blocks import blocks_of
 from distill.settings.recipe import Recipe
 
 
@@ -19,7 +20,10 @@ def prepare_trunk(student: PreTrainedModel, recipe: Recipe, device: torch.device
         (enable or student.gradient_checkpointing_enable)({"use_reentrant": False})
     if recipe.compile:
         require_compiler(device)
-        student.base_model.compile(dynamic=True)  # documents have all lengths
+        # Each block by itself: they share one graph, and what gradient checkpointing does, which
+        # cannot be compiled at changing lengths, stays around it.
+        for block in blocks_of(student):
+            block.compile(dynamic=True)  # documents have all lengths
 
 
 def require_compiler(device: torch.device) -> None:

@@ -23,7 +23,7 @@ from distill.loss.divergences import (
     forward_kl,
     gradient_order,
 )
-from distill.loss.terms import LossSums, LossTerms
+from distill.loss.terms import LossSums, LossTerms, YardstickSums
 
 SLICE_BYTES = 48 << 20
 """Logits of one slice of rows: enough for the matrix products to run at full speed."""
@@ -33,6 +33,7 @@ CPU_PASS_BYTES = 4 << 20
 FP16_SCALE = 16.0
 """Keeps the probabilities of rare tokens above fp16's smallest numbers: the scale of the loss
 itself comes only in the backward pass."""
+PLAIN_KL = LossTerms(temperature=1.0, alpha=1.0)
 
 
 @torch.compiler.disable
@@ -58,14 +59,35 @@ def head_losses(
     Raises:
         CacheError: the temperature is outside of what the cache covers.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = _dtype_of_products(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
         target = targets.at(terms.temperature)
         forms_gradients = torch.is_grad_enabled()
         return LossSums(
             *_HeadLosses.apply(hidden, weight, labels, target, terms, dtype, forms_gradients)
         )
+
+
+@torch.no_grad()
+def head_yardsticks(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, targets: SoftTargets
+) -> YardstickSums:
+    """What compares students of any temperature, alpha and divergence; arguments as above."""
+    dtype = _dtype_of_products(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        target, likeliest = targets.at(1.0), targets.likeliest_ids
+        head = _Head(hidden.to(dtype), weight.to(dtype), False, False)
+        sums = torch.zeros(3, dtype=head.exact, device=hidden.device)
+        for rows in _slices(len(hidden), SLICE_BYTES, head.row_bytes):
+            logits = head.logits(rows)  # (n, V)
+            sums[2] += (logits.argmax(-1) == likeliest[rows]).sum()
+            sums[:2] += _slice_losses(logits, labels[rows], target.rows(rows), PLAIN_KL, head)
+        return YardstickSums(*sums.unbind())
+
+
+def _dtype_of_products(hidden: torch.Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 class _HeadLosses(torch.autograd.Function):

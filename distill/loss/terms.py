@@ -34,6 +34,17 @@ class LossSums(NamedTuple):
     """-log q_1(label)."""
 
 
+class YardstickSums(NamedTuple):
+    """Sums over rows, scalars, that mean the same whatever a student is trained with."""
+
+    kl: torch.Tensor
+    """KL(p ‖ q) at T = 1, in nats."""
+    cross_entropy: torch.Tensor
+    """-log q(label), in nats."""
+    top1: torch.Tensor
+    """Rows whose most likely token is the teacher's."""
+
+
 def sparse_kl_sum(logits: torch.Tensor, targets: SoftTargets, temperature: float) -> torch.Tensor:
     """Σ over rows of KL(p_T ‖ q_T) in nats, with q_T the full softmax of the student.
 

@@ -3,6 +3,12 @@
 import re
 from typing import Any
 
+YARDSTICK_NAMES = {
+    "kl": "KL from the teacher, T = 1",
+    "cross_entropy": "cross-entropy, all tokens",
+    "top1": "top-1 agreement",
+}
+"""Of a validation: what compares students of any recipes."""
 LOSS_NAMES = {
     "loss": "loss (weighted)",
     "distillation_loss": "distillation",
@@ -24,10 +30,10 @@ def model_card(run: dict[str, Any]) -> str:
         f"trained from random weights to imitate the next-token distributions of "
         f"`{teacher}`. The teacher ran once; the student learned from a cache of its soft "
         "targets.",
-        _loading(),
+        f"## Load it\n\n```python\n{loading_code()}```",
         "## Training\n\n" + _table({**_cache_facts(run), **_recipe_facts(recipe), **_cost(run)}),
         _losses(run),
-        _limits(recipe),
+        _limits(run),
         _licence(teacher),
     ]
     return "\n\n".join(sections) + "\n"
@@ -41,11 +47,9 @@ def _front_matter(teacher: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _loading() -> str:
-    return """## Load it
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+def loading_code() -> str:
+    """Python that opens the folder it runs in and completes a text."""
+    return """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -53,7 +57,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 prompt = tokenizer("def add(a, b):", return_tensors="pt")
 ids = model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=64)
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
-```"""
+"""
 
 
 def _cache_facts(run: dict[str, Any]) -> dict[str, Any]:
@@ -90,31 +94,68 @@ def _table(facts: dict[str, Any]) -> str:
 def _losses(run: dict[str, Any]) -> str:
     losses = run["losses"]
     has_validation = "val_loss" in losses
-    lines = ["## Losses", "", "Nats per token: mean over the last epoch"]
-    lines[-1] += ", and after it on the validation split." if has_validation else "."
-    lines += ["", "| | train | validation |", "|---|---|---|"]
+    lines = ["## Losses", ""]
+    if "val_kl" in losses:
+        lines += [
+            "On all tokens of the validation split, whatever a student is trained with:",
+            "",
+            "| | validation |",
+            "|---|---|",
+            *(
+                f"| {label} | {shown_yardstick(name, losses[f'val_{name}'])} |"
+                for name, label in YARDSTICK_NAMES.items()
+            ),
+            "",
+        ]
+    after = ", and after it on the validation split" if has_validation else ""
+    lines += [
+        f"This run's own losses, in nats a token: mean over the last epoch{after}. "
+        + _own_terms(run["recipe"]),
+        "",
+        "| | train | validation |",
+        "|---|---|---|",
+    ]
     for name, label in LOSS_NAMES.items():
         validation = f"{losses[f'val_{name}']:.4f}" if has_validation else "not measured"
         lines.append(f"| {label} | {losses[f'train_{name}']:.4f} | {validation} |")
-    plotted = (
-        "train_loss.png) and [validation](plots/val_loss.png"
-        if has_validation
-        else ("train_loss.png")
-    )
-    lines += ["", f"Curves: [training](plots/{plotted}); every step is in `metrics.jsonl`."]
+    curves = "[training](plots/train_loss.png)"
+    curves += " and [validation](plots/val_loss.png)" if has_validation else ""
+    lines += ["", f"Curves: {curves}; every step is in `metrics.jsonl`."]
     return "\n".join(lines)
 
 
-def _limits(recipe: dict[str, Any]) -> str:
+def _own_terms(recipe: dict[str, Any]) -> str:
+    """At which temperature and alpha losses are, and whose they may be compared with."""
+    moved, ends = [], []
+    for name in ("temperature", "alpha"):
+        end = recipe.get(f"{name}_end")
+        start, end = recipe[name], recipe[name] if end is None else end
+        moved += [f"{name} went from {start:g} to {end:g}"] if start != end else []
+        ends.append(f"{name} {end:g}")
+    words = f"Validation is at {' and '.join(ends)}"
+    if moved:
+        words += f", the last step's; in training {' and '.join(moved)}"
+    return f"{words}. Runs with other values, divergences or `loss_on` have other losses."
+
+
+def shown_yardstick(name: str, value: float) -> str:
+    """A yardstick in its unit: a share in per cent, else nats a token."""
+    return f"{value:.1%}" if name == "top1" else f"{value:.4f}"
+
+
+def _limits(run: dict[str, Any]) -> str:
+    times = run["recipe"]["epochs"]
+    documents = f"{run['train_documents']:,} documents of {run['train_tokens']:,} tokens in all"
+    seen = f"has seen {documents}, {'once' if times == 1 else f'{times} times'}"
+    if run["recipe"].get("max_steps") is not None:
+        seen = f"was trained for {run['steps']:,} optimizer steps on {documents}"
     return (
         "## Limits\n\n"
-        "A small model that has seen a few hundred short problems. It is made to study "
-        "distillation, not to write programs: expect it to solve next to nothing, in English "
-        "and Python only, and never run what it writes outside a sandbox. It repeats the "
-        "teacher's mistakes and biases, and may repeat code it was trained on.\n\n"
-        f"The losses are at temperature {recipe['temperature']:g} with alpha "
-        f"{recipe['alpha']:g}; those of runs with other values are not comparable, only the "
-        "cross-entropy is."
+        f"A small model that {seen}. "
+        "It is made to study distillation, not to write programs: measure before "
+        "you expect any that run, and never run what it writes outside a sandbox. It knows no "
+        "other languages than those documents, repeats the teacher's mistakes and biases, and may "
+        "repeat text it was trained on."
     )
 
 

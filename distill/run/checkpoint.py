@@ -4,15 +4,15 @@
         config.json, generation_config.json, model.safetensors   opens with transformers
         optimizer.pt    AdamW's moments
         rng.pt          random states of python, numpy, torch and CUDA, for each process
-        state.json      epoch, step, and what the loss scaler and the learning rate's schedule know
+        state.json      epoch, step, losses, what the loss scaler and the learning rate's schedule
+                        know, and the checksums of all these files
 
-Nothing in it is unpickled: tensors are read with `weights_only=True`.
+Which of them are kept is said in `distill.run.checkpoint_folder`. Nothing in them is unpickled:
+tensors are read with `weights_only=True`.
 """
 
-import json
 import random
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,16 @@ import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 
-from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
+from cache.machine.durable import new_directory, read_sealed_json
 from distill.errors import DistillError
 from distill.learning.learner import Learner
-from distill.run.failures import explained
+from distill.run.checkpoint_folder import (
+    STATE_FILE,
+    checkpoint_path,
+    remove_checkpoints,
+    seal_checkpoint,
+)
+from distill.run.failures import explained, fail_together
 
 
 @dataclass
@@ -43,6 +49,29 @@ class TrainState:
     """Tokens trained on, without padding."""
     num_overflows: int = 0
     """Steps left out because their gradients overflowed in fp16."""
+    epoch_rows: int = 0
+    """Rows of targets in the steps of the last epoch so far."""
+    epoch_sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the `train_*` losses over these rows."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """The last `val_*` losses."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Means of the `train_*` losses over the last epoch so far, and the last `val_*` losses."""
+        num_rows = max(self.epoch_rows, 1)
+        trained = {name: total / num_rows for name, total in self.epoch_sums.items()}
+        return {**trained, **self.validation}
+
+    def add_step(self, losses: dict[str, float], *, num_rows: int) -> None:
+        """Count a step and its mean losses."""
+        if self.epoch_step == 0:
+            self.epoch_rows, self.epoch_sums = 0, dict.fromkeys(losses, 0.0)
+        self.step += 1
+        self.epoch_step += 1
+        self.epoch_rows += num_rows
+        for name, mean in losses.items():
+            self.epoch_sums[name] += mean * num_rows
 
 
 def save_checkpoint(folder: Path, state: TrainState, learner: Learner) -> None:
@@ -55,59 +84,49 @@ def save_checkpoint(folder: Path, state: TrainState, learner: Learner) -> None:
     """
     accelerator = learner.accelerator
     rng_states = gather_object([rng_state(accelerator.device)])
-    failures = [""]
+    failure = ""
     if accelerator.is_main_process:
-        before = last_checkpoint(folder)
-        kept = f"The checkpoint before it, {before}, is intact." if before else "It was the first."
         try:
-            with explained(f"the checkpoint of step {state.step} in {folder}", kept=kept):
+            what = f"the checkpoint of step {state.step} in {folder}"
+            with explained(what, checkpoints=folder):
                 _write_checkpoint(folder, state, learner, rng_states)
+                remove_checkpoints(folder)
         except DistillError as error:
-            failures = [str(error)]
-    failures = [failure for failure in gather_object(failures) if failure]  # waits for the main one
-    if failures:
-        raise DistillError(failures[0])
+            failure = str(error)
+    fail_together(failure)
 
 
 def _write_checkpoint(
     folder: Path, state: TrainState, learner: Learner, rng_states: list[dict[str, Any]]
 ) -> None:
-    path = folder / f"step-{state.step:08d}"
     scaler = learner.accelerator.scaler
     parts = {
         "scaler": None if scaler is None else scaler.state_dict(),
         "schedule": learner.schedule.state_dict(),
     }
-    with new_directory(path, OSError) as tmp:
+    with new_directory(checkpoint_path(folder, state.step), OSError) as tmp:
         learner.student.save_pretrained(tmp)
         torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
         torch.save(rng_states, tmp / "rng.pt")
-        write_json(tmp / "state.json", {**asdict(state), **parts}, OSError)
-    for other in folder.iterdir():
-        if other != path:
-            shutil.rmtree(other)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
-    found = [path for path in folder.glob("step-*") if path.suffix != PARTIAL_SUFFIX]
-    return max(found, default=None)
+        seal_checkpoint(tmp, {**asdict(state), **parts})
 
 
 def load_checkpoint(path: Path, learner: Learner, *, seed: int) -> TrainState:
     """Put a checkpoint's weights, optimizer, scaler, schedule and random states back.
 
     Args:
+        path: of a sound checkpoint.
         seed: used where the number of processes has changed, so that no saved random
             state belongs to them.
 
     Raises:
-        DistillError: a file of it is missing or damaged.
+        DistillError: it is not what this version writes.
     """
     accelerator = learner.accelerator
     try:
-        saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        saved = read_sealed_json(path / STATE_FILE)
         scaler_state, schedule_state = saved.pop("scaler"), saved.pop("schedule")
+        del saved["files"]
         state = TrainState(**saved)
         safetensors.torch.load_model(learner.student, path / "model.safetensors")
         learner.optimizer.load_state_dict(_load_tensors(path / "optimizer.pt"))

@@ -12,7 +12,7 @@ _PROBE = "def f"
 
 
 def export_tokenizer(
-    source: Path, folder: Path, *, prefix_ids: Sequence[int], num_positions: int
+    source: Path, folder: Path, *, prefix_ids: Sequence[int], num_positions: int | None
 ) -> None:
     """Save the cache's tokenizer beside a student.
 
@@ -23,13 +23,14 @@ def export_tokenizer(
         source: folder of the cache's tokenizer.
         folder: of the student.
         prefix_ids: what training put before every text.
-        num_positions: of the student.
+        num_positions: of the student; None where it has no limit.
 
     Raises:
         DistillError: the tokenizer cannot be told to.
     """
     tokenizer = AutoTokenizer.from_pretrained(source)
-    tokenizer.model_max_length = num_positions
+    if num_positions is not None:
+        tokenizer.model_max_length = num_positions
     if not _begins_with(tokenizer, prefix_ids):
         tokens = tokenizer.convert_ids_to_tokens(list(prefix_ids))
         backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -1,20 +1,23 @@
-"""Failures to write, whichever library meets them, as sentences."""
+"""Failures to write as sentences, and failures of one process as failures of all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from distill.errors import DistillError
+from distill.run.checkpoint_folder import what_is_kept
 
 
 @contextmanager
-def explained(what: str, *, kept: str) -> Iterator[None]:
+def explained(what: str, *, checkpoints: Path) -> Iterator[None]:
     """Turn a failure to write, whichever library meets it, into a sentence.
 
     Args:
         what: what is written, as the start of the sentence.
-        kept: what there is to go on from.
+        checkpoints: the run's, of which the sentence says whether there is one to go on from.
 
     Raises:
         DistillError: the block could not write, as on a full disk.
@@ -23,6 +26,20 @@ def explained(what: str, *, kept: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         raise DistillError(
-            f"{what} could not be written ({type(error).__name__}: {error}). {kept} Free space "
-            "or mend the disk, then go on with --resume."
+            f"{what} could not be written ({type(error).__name__}: {error}). "
+            f"{what_is_kept(checkpoints)} Free space or mend the disk, then go on with --resume."
         ) from error
+
+
+def fail_together(failure: str) -> None:
+    """Wait for all processes of a run, and fail in each of them if one has failed.
+
+    Args:
+        failure: of this process; empty if there is none.
+
+    Raises:
+        DistillError: the first failure.
+    """
+    for found in gather_object([failure]):
+        if found:
+            raise DistillError(found)

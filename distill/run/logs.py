@@ -10,18 +10,24 @@ from typing import Any
 
 from cache.machine.durable import write_text
 from distill.errors import DistillError
+from distill.run.checkpoint_folder import CHECKPOINTS
 from distill.run.failures import explained
 
 
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, for each step and each epoch's validation."""
 
-    def __init__(self, path: Path, *, last_step: int) -> None:
-        """Go on after `last_step`: what a run wrote past its checkpoint will come again."""
+    def __init__(self, path: Path, *, last_step: int | None) -> None:
+        """Go on after `last_step`: what a run wrote past its checkpoint will come again.
+
+        Without a checkpoint, which is None, all of it will.
+        """
         before = read_metrics(path)
-        self.logged_step = max((line["step"] for line in before), default=0)
-        """The last step in the file before it was cut."""
-        kept = [line for line in before if line["step"] <= last_step]
+        steps = sorted({line["step"] for line in before})
+        self.complete_step: int | None = steps[-2] if len(steps) > 1 else None
+        """The last step in the file, before it was cut, to which no further line could come."""
+        kept = [line for line in before if last_step is not None and line["step"] <= last_step]
+        self._checkpoints = path.parent / CHECKPOINTS
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept), DistillError)
         self._file = path.open("a", encoding="utf-8")
 
@@ -35,7 +41,7 @@ class MetricsLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        with explained(self._file.name, kept="The last checkpoint is intact."):
+        with explained(self._file.name, checkpoints=self._checkpoints):
             self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
 
@@ -66,7 +72,8 @@ class WandbLog:
     """The same values in Weights & Biases, or nowhere if the mode is `disabled`.
 
     The run's steps are those of W&B, which takes none twice: a resumed run's repeated steps
-    change nothing there.
+    change nothing there. So all lines of a step, the validation after it too, are sent as one
+    row, once nothing more can come to it.
     """
 
     def __init__(
@@ -79,12 +86,13 @@ class WandbLog:
         folder: Path,
         config: dict,
         group: str | None = None,
-        logged_step: int = 0,
+        logged_step: int | None = None,
     ) -> None:
-        """`logged_step`: the last one logged before this process, wherever the checkpoint is."""
+        """`logged_step`: the last one sent before this process, wherever the checkpoint is."""
         self._run = None
+        self._row: dict[str, Any] = {}
         # Online, W&B knows better than a file that may be ahead of what reached it.
-        self._logged_step = logged_step if mode == "offline" else 0
+        self._logged_step = logged_step if mode == "offline" else None
         if mode == "disabled":
             return
         import wandb  # takes a second, and most runs on a workstation do without
@@ -96,21 +104,32 @@ class WandbLog:
             group=group,
             id=run_id,
             resume="allow" if mode == "online" else None,
-            dir=folder,
+            dir=str(folder),  # older releases take no Path
             config=config,
             settings=wandb.Settings(silent=True),
         )
 
     def write(self, values: dict[str, Any]) -> None:
-        """Log one line of metrics; lines of one step become one."""
-        if self._run is not None and values["step"] > self._logged_step:
-            self._run.log(values, step=values["step"])
+        """Take one line of metrics; lines of one step become one row."""
+        if self._logged_step is not None and values["step"] <= self._logged_step:
+            return
+        if self._row and values["step"] != self._row["step"]:
+            self.send()
+        self._row = {**self._row, **values}
+
+    def send(self) -> None:
+        """Send the row of the last step: it is complete."""
+        if self._run is not None and self._row:
+            self._run.log(self._row, step=self._row["step"], commit=True)
+        self._row = {}
 
     def __enter__(self) -> "WandbLog":
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *rest: object) -> None:
-        """End the run, and mark it as failed if the block did."""
+        """End the run, and mark it as failed if the block did: its last row will come again."""
+        if error_type is None:
+            self.send()
         if self._run is not None:
             self._run.finish(exit_code=0 if error_type is None else 1)
 

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 TITLES = {
+    "val_kl": "KL from the teacher at T = 1, validation",
+    "val_cross_entropy": "Cross-entropy of all tokens, validation",
+    "val_top1": "Top-1 agreement with the teacher, validation",
     "train_loss": "Training loss",
     "train_distillation_loss": "Training distillation loss",
     "train_ce_loss": "Training cross-entropy",
@@ -16,8 +19,12 @@ TITLES = {
     "val_distillation_loss": "Validation distillation loss",
     "val_ce_loss": "Validation cross-entropy",
 }
-"""The six plots of a run, by metric; each is also the name of a file."""
+"""The plots of a run, by metric; each is also the name of a file. The first three compare runs of
+any recipes."""
 UNITS = {
+    "kl": "KL, nats per token",
+    "cross_entropy": "cross-entropy, nats per token",
+    "top1": "share of tokens",
     "loss": "weighted loss, nats per token",
     "distillation_loss": "distillation loss, nats per token",
     "ce_loss": "cross-entropy, nats per token",
@@ -26,7 +33,7 @@ COLOURS = ("#2f6fb0", "#d1603d", "#3f9b6a", "#8a63b3", "#c49a2a", "#4bb0b8", "#b
 
 
 def plot_run(name: str, metrics: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Six plots of one run: loss and its two parts, in training and in validation.
+    """Plots of one run: what compares it with others, and its losses in training and validation.
 
     A plot whose metric was never measured (no validation split) is not drawn.
 
@@ -39,7 +46,7 @@ def plot_run(name: str, metrics: list[dict[str, Any]], folder: Path) -> list[Pat
 
 
 def plot_runs(runs: dict[str, list[dict[str, Any]]], folder: Path) -> list[Path]:
-    """The same six plots with the curves of any number of runs in each."""
+    """The same plots with the curves of any number of runs in each."""
     folder.mkdir(parents=True, exist_ok=True)
     return [path for metric in TITLES if (path := _plot_metric(metric, runs, folder)) is not None]
 
@@ -62,6 +69,9 @@ def _plot_metric(metric: str, runs: dict[str, list[dict[str, Any]]], folder: Pat
             colour = COLOURS[place % len(COLOURS)]
             draw = _draw_training if metric.startswith("train_") else _draw_validation
             draw(axes, steps, values, name if len(runs) > 1 else None, colour)
+            if len(runs) == 1 and metric.startswith("val_"):
+                best = values.argmax() if metric == "val_top1" else values.argmin()
+                _annotate(axes, steps[best], values[best])
             drawn += 1
     if not drawn:
         return None
@@ -122,14 +132,15 @@ def _draw_validation(
     axes: Any, steps: np.ndarray, values: np.ndarray, label: str | None, colour: str
 ) -> None:
     axes.plot(steps, values, color=colour, linewidth=1.8, marker="o", markersize=4.5, label=label)
-    if label is None:
-        best = int(values.argmin())
-        axes.annotate(
-            f"{values[best]:.3f}",
-            (steps[best], values[best]),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8.5,
-            color="#374151",
-        )
+
+
+def _annotate(axes: Any, step: float, value: float) -> None:
+    axes.annotate(
+        f"{value:.3f}",
+        (step, value),
+        xytext=(0, 8),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8.5,
+        color="#374151",
+    )

@@ -1,19 +1,29 @@
-"""What the terminal shows while a student trains."""
+"""What is shown while a student trains: a bar, or lines where the output is no terminal."""
+
+import time
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console()
+LINE_SECONDS = 30.0
+"""Between two lines within an epoch, where the output is no terminal."""
 
 
 class TrainProgress:
-    """A bar over all steps with epoch, loss, tokens/s and time left; a line an epoch."""
+    """A bar over all steps with epoch, loss, tokens/s and time left; a line an epoch.
+
+    Where the output is no terminal, a line now and then stands for the bar.
+    """
 
     def __init__(
         self, name: str, *, num_epochs: int, num_steps: int, first_step: int, shown: bool
     ) -> None:
         self._num_epochs = num_epochs
         self._shown = shown
+        self._num_steps, self._first_step, self._step = num_steps, first_step, first_step
+        self._began, self._last_line = time.monotonic(), -LINE_SECONDS
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             TextColumn("epoch {task.fields[epoch]}"),
@@ -38,6 +48,9 @@ class TrainProgress:
 
     def step(self, *, epoch: int, loss: float, tokens_per_s: float) -> None:
         """Move on by one optimizer step."""
+        self._step += 1
+        if self._shown and not console.is_terminal:
+            self._line(epoch, loss, tokens_per_s)
         self._progress.update(
             self._task,
             advance=1,
@@ -46,15 +59,39 @@ class TrainProgress:
             speed=f"{tokens_per_s:,.0f}",
         )
 
+    def _line(self, epoch: int, loss: float, tokens_per_s: float) -> None:
+        seconds = time.monotonic() - self._began
+        if seconds - self._last_line < LINE_SECONDS:
+            return
+        self._last_line = seconds
+        left = seconds * (self._num_steps - self._step) / (self._step - self._first_step)
+        console.print(
+            f"step {self._step:,}/{self._num_steps:,}, epoch {epoch}/{self._num_epochs}, "
+            f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s, "
+            f"{timedelta(seconds=round(left))} left",
+            soft_wrap=True,
+            highlight=False,
+        )
+
     def epoch(self, epoch: int, losses: dict[str, float]) -> None:
-        """Print the losses of a finished epoch, named as in `TrainResult.losses`."""
+        """Print the losses of a finished epoch, named as in `TrainResult.losses`; 0 is none yet."""
         if self._shown:
-            parts = [
+            parts = [yardstick_words(losses)] if "val_kl" in losses else []
+            parts += [
                 f"{label} {losses[f'{part}_loss']:.3f} (distillation "
                 f"{losses[f'{part}_distillation_loss']:.3f}, "
                 f"cross-entropy {losses[f'{part}_ce_loss']:.3f})"
                 for part, label in (("train", "train"), ("val", "validation"))
                 if f"{part}_loss" in losses
             ]
-            line = f"epoch {epoch}/{self._num_epochs}: {', '.join(parts)}"
+            when = f"epoch {epoch}/{self._num_epochs}" if epoch else "before the first step"
+            line = f"{when}: {', '.join(parts)}"
             self._progress.console.print(line, soft_wrap=True, highlight=False)
+
+
+def yardstick_words(values: dict[str, float]) -> str:
+    """What compares runs of any recipes, in half a line."""
+    return (
+        f"validation KL {values['val_kl']:.3f}, cross-entropy "
+        f"{values['val_cross_entropy']:.3f}, top-1 {values['val_top1']:.1%}"
+    )

@@ -11,6 +11,8 @@ import transformers
 from accelerate import Accelerator
 
 from cache.machine.precision import resolve_precision
+from cache.reading.reader import CacheReader
+from distill.batches.epochs import TRAIN
 from distill.settings.recipe import Recipe
 
 
@@ -31,36 +33,20 @@ class TrainResult:
     tokens_per_s: float
     """Tokens trained on in a second, without padding."""
     losses: dict[str, float]
-    """`train_*` means over the last epoch, and `val_*` after it if there is a validation split."""
+    """`train_*` means over the last epoch, and `val_*` after it if there is a validation split:
+    losses, and `val_kl`, `val_cross_entropy` and `val_top1`, which compare any two runs."""
     resumed_from_step: int | None
     """Step of the checkpoint it went on from, or None if it ran in one go."""
 
 
-def final_losses(metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Training losses over the rows of the last epoch, and the last validation losses.
-
-    Args:
-        metrics: the lines of a `metrics.jsonl`.
-    """
-    trained = [line for line in metrics if "train_loss" in line]
-    last = [line for line in trained if line["epoch"] == trained[-1]["epoch"]]
-    num_rows = max(sum(line["num_rows"] for line in last), 1)
-    losses = {
-        name: sum(line[name] * line["num_rows"] for line in last) / num_rows
-        for name in ("train_loss", "train_distillation_loss", "train_ce_loss")
-    }
-    validated = [line for line in metrics if "val_loss" in line]
-    for name in ("val_loss", "val_distillation_loss", "val_ce_loss") if validated else ():
-        losses[name] = validated[-1][name]
-    return losses
-
-
-def run_facts(result: TrainResult, accelerator: Accelerator) -> dict[str, Any]:
+def run_facts(result: TrainResult, accelerator: Accelerator, reader: CacheReader) -> dict[str, Any]:
     """What only the end of a run knows, for `run.json` and the model card."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "num_parameters": result.num_parameters,
+        "train_documents": reader.num_documents(TRAIN),
+        "train_tokens": int(reader.document_lengths(TRAIN).sum()),
         "steps": result.num_steps,
         "seconds": round(result.seconds, 3),
         "tokens_per_s": round(result.tokens_per_s, 1),

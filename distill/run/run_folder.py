@@ -2,11 +2,13 @@
 
 run.json             what ran, on what; `status` is `running` until all else is in place
 metrics.jsonl        losses step by step
-checkpoints/         while the run lasts
+checkpoints/         two while the run lasts; the last one stays, for more epochs
+writing.lock         while a process trains
 config.json, model.safetensors, generation_config.json, tokenizer files, README.md, plots/
                      when it has finished
 """
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -15,16 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
+from cache.machine.lock import LOCK_NAME
 from cache.reading.reader import CacheReader
+from distill.batches.epochs import TRAIN, planned_steps
 from distill.errors import DistillError
 from distill.learning.student import max_positions
-from distill.run.checkpoint import last_checkpoint
+from distill.run.checkpoint_folder import CHECKPOINTS, list_checkpoints, remove_checkpoints
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
 
 RUNNING, FINISHED = "running", "finished"
 RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
+_FIXED_LENGTH = (
+    "With a warm-up, or an lr_schedule, temperature_end or alpha_end, a run of another length "
+    "differs from its first step on. "
+)
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -55,9 +62,21 @@ def new_run(config: TrainConfig, reader: CacheReader) -> dict[str, Any]:
             "path": str(config.cache),
             "identity_hash": reader.identity_hash,
             "identity": asdict(reader.identity),
+            "order_sha256": order_sha256(reader),
         },
         "wandb_id": secrets.token_hex(8),
     }
+
+
+def order_sha256(reader: CacheReader) -> str:
+    """Hash of all that the order of an epoch follows from, but for the recipe: the lengths of the
+    training documents, and which of them stand together. A cache of the same identity may have
+    its documents in other shards."""
+    digest = hashlib.sha256()
+    if TRAIN in reader.splits and reader.num_documents(TRAIN):
+        digest.update(reader.document_lengths(TRAIN).astype("<i8").tobytes())
+        digest.update(reader.document_blocks(TRAIN).astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def require_usable(config: TrainConfig, reader: CacheReader) -> dict[str, Any] | None:
@@ -72,29 +91,70 @@ def require_usable(config: TrainConfig, reader: CacheReader) -> dict[str, Any] |
     if run is None:
         _require_empty(out)
         return None
-    require_same_run(run, config, reader)
-    if run["status"] == FINISHED:
+    if is_finished(run, config, reader):
         raise DistillError(
-            f"{out} already holds a finished run of {run['recipe']['name']}. "
-            "Choose another --out, or remove the directory to train anew."
+            f"{out} already holds a finished run of {run['recipe']['name']}. Choose another --out, "
+            "give it more --epochs with --resume, or remove the directory to train anew."
         )
     if not config.resume:
         raise DistillError(
-            f"{out} holds an unfinished run of {run['recipe']['name']}. Go on with it by adding "
+            f"{out} holds {_how_far(run)} of {run['recipe']['name']}. Go on with it by adding "
             "--resume, choose another --out, or remove the directory to train anew."
         )
-    return run
+    if run["status"] == FINISHED and not list_checkpoints(out / CHECKPOINTS):
+        raise DistillError(
+            f"{out} holds {_how_far(run)} without the checkpoint from which it would go on. Train "
+            "anew into another --out."
+        )
+    if run["cache"].get("order_sha256") not in (None, order_sha256(reader)):
+        raise DistillError(
+            f"the documents of the cache at {config.cache} stand in other shards than in the one "
+            f"at {run['cache'].get('path')}, with which the run in {out} was started. The order of "
+            "an epoch follows from them: some documents would be trained on twice and others "
+            "never. Use the cache it was started with, or choose another --out."
+        )
+    return {**run, "status": RUNNING, "recipe": asdict(config.recipe)}
+
+
+def _how_far(run: dict[str, Any]) -> str:
+    if run["status"] == FINISHED:
+        return f"a run that has finished after {run['steps']} steps"
+    return "an unfinished run"
+
+
+def is_finished(run: dict[str, Any], config: TrainConfig, reader: CacheReader) -> bool:
+    """Whether a run has come to the end of what is asked for, which may be more epochs.
+
+    Raises:
+        DistillError: it is another run, or has gone further than that.
+    """
+    require_same_run(run, config, reader)
+    if run["status"] != FINISHED:
+        return False
+    asked = planned_steps(reader, config.recipe)
+    if asked < run["steps"]:
+        raise DistillError(
+            f"{config.out} holds {_how_far(run)}, but the recipe asks for {asked}. Choose another "
+            "--out, or give it more --epochs or --max-steps."
+        )
+    return asked == run["steps"]
 
 
 def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheReader) -> None:
-    """Raises DistillError, naming the fields, unless a run has this recipe and this cache."""
+    """Raises DistillError, naming the fields, unless a run has this recipe and this cache.
+
+    Its length may be another one, where the recipe's other fields mean the same at any length.
+    """
     # What a recipe did not know when the run was started had its default.
     defaults = {f.name: f.default for f in fields(config.recipe) if f.default is not MISSING}
     recipe, before = _as_json(asdict(config.recipe)), {**_as_json(defaults), **run["recipe"]}
+    fields_differing = [f for f in {**recipe, **before} if before.get(f) != recipe.get(f)]
+    only_length = bool(fields_differing) and set(fields_differing) <= {"epochs", "max_steps"}
+    if only_length and config.recipe.may_change_length:
+        fields_differing = []
     differing = [
         f"recipe.{field} was {before.get(field)!r} and is {recipe.get(field)!r}"
-        for field in {**recipe, **before}
-        if before.get(field) != recipe.get(field)
+        for field in fields_differing
     ]
     if run["cache"]["identity_hash"] != reader.identity_hash:
         old = run["cache"].get("identity", {})
@@ -105,8 +165,9 @@ def require_same_run(run: dict[str, Any], config: TrainConfig, reader: CacheRead
         ] or [f"cache identity was {run['cache']['identity_hash']} and is {reader.identity_hash}"]
     if differing:
         raise DistillError(
-            f"{config.out} holds another run: {'; '.join(differing)}. Use the recipe and the "
-            "cache it was started with, or choose another --out."
+            f"{config.out} holds another run: {'; '.join(differing)}. "
+            f"{_FIXED_LENGTH if only_length else ''}"
+            "Use the recipe and the cache it was started with, or choose another --out."
         )
 
 
@@ -115,9 +176,11 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def checkpoint_of(out: Path) -> Path | None:
-    """The checkpoint a run goes on from, or None before its first one."""
-    return last_checkpoint(out / CHECKPOINTS)
+def remove_leftovers(out: Path) -> None:
+    """Delete what killed runs left half-written of the files that every run writes."""
+    for name in (RUN_FILE, METRICS_FILE):
+        for path in out.glob(f"{name}.*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def finish_run(
@@ -149,14 +212,12 @@ def finish_run(
         path.replace(out / path.name)
     staged.rmdir()
     write_json(out / RUN_FILE, {**run, "status": FINISHED}, OSError)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    remove_checkpoints(out / CHECKPOINTS, kept=1)
 
 
 def _require_empty(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise DistillError(f"{out} is a file, but a run needs a directory. Choose another --out.")
-    foreign = [] if not out.exists() else sorted(path.name for path in out.iterdir())
-    foreign = [name for name in foreign if not name.endswith(PARTIAL_SUFFIX)]
+    names = sorted(path.name for path in out.iterdir())
+    foreign = [name for name in names if name != LOCK_NAME and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
         raise DistillError(
             f"{out} is not empty and holds no run (found {', '.join(foreign[:3])}). "

@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from distill.run.card import LOSS_NAMES
+from distill.run.card import LOSS_NAMES, YARDSTICK_NAMES, shown_yardstick
 from distill.run.result import TrainResult
 
 
@@ -15,6 +15,9 @@ def summary_table(result: TrainResult) -> Table:
     table.add_row("parameters", f"{result.num_parameters:,}")
     table.add_row("steps", f"{result.num_steps:,}")
     table.add_row("time in steps", f"{result.seconds:,.1f} s, {result.tokens_per_s:,.0f} tokens/s")
+    for name, label in YARDSTICK_NAMES.items():
+        if f"val_{name}" in result.losses:
+            table.add_row(label, shown_yardstick(name, result.losses[f"val_{name}"]))
     for name, label in LOSS_NAMES.items():
         parts = [f"train {result.losses[f'train_{name}']:.4f}"]
         if f"val_{name}" in result.losses:

@@ -11,31 +11,36 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from cache.machine.durable import remove_partials, write_json
+from cache.machine.durable import write_json
 from cache.reading.reader import CacheReader
 from distill.batches.batch import padding_id
 from distill.batches.epochs import Epochs
 from distill.errors import DistillError
-from distill.learning.learner import Learner, Losses
+from distill.learning.learner import AGAINST_DIVERGENCE, Learner, Losses
 from distill.learning.precision import start_accelerator
 from distill.learning.student import first_student
 from distill.loss.divergences import require_divergence_fits
 from distill.run.card import model_card
 from distill.run.checkpoint import TrainState, load_checkpoint, save_checkpoint, seed_process
+from distill.run.checkpoint_folder import (
+    CHECKPOINTS,
+    last_sound_checkpoint,
+    remove_checkpoints,
+)
 from distill.run.failures import explained
 from distill.run.logs import MetricsLog, WandbLog, read_metrics, wandb_mode
 from distill.run.plots import plot_run
-from distill.run.progress import TrainProgress
-from distill.run.result import TrainResult, final_losses, run_facts
+from distill.run.progress import TrainProgress, console
+from distill.run.result import TrainResult, run_facts
 from distill.run.run_folder import (
-    CHECKPOINTS,
     METRICS_FILE,
     RUN_FILE,
-    checkpoint_of,
     finish_run,
     new_run,
+    remove_leftovers,
     require_usable,
 )
+from distill.run.run_lock import run_lock
 from distill.settings.config import TrainConfig
 
 
@@ -50,8 +55,9 @@ def train(config: TrainConfig, *, reader: CacheReader | None = None) -> TrainRes
         reader: an open cache to use instead of opening `config.cache`.
 
     Raises:
-        DistillError: the directory is taken, the run was another one, the recipe does not
-            fit the cache or the device, or the loss is no longer finite.
+        DistillError: the directory is taken or another process writes to it, the run was
+            another one, the recipe does not fit the cache or the device, or a loss or the
+            weights are no longer finite.
         CacheError: the cache is incomplete or damaged.
     """
     if reader is None:
@@ -59,10 +65,11 @@ def train(config: TrainConfig, *, reader: CacheReader | None = None) -> TrainRes
             return train(config, reader=opened)
     transformers_logging.disable_progress_bar()  # one bar is enough
     accelerator = start_accelerator(config.recipe.precision)
-    run = require_usable(config, reader)
-    accelerator.wait_for_everyone()
-    training = _Training(config, reader, accelerator, run or new_run(config, reader))
-    result = training.to_the_end()
+    with run_lock(config.out):
+        run = require_usable(config, reader)
+        accelerator.wait_for_everyone()
+        training = _Training(config, reader, accelerator, run or new_run(config, reader))
+        result = training.to_the_end()
     accelerator.free_memory()
     return result
 
@@ -92,9 +99,18 @@ class _Training:
         self.learner = Learner(student, recipe, accelerator, num_steps=self.epochs.num_steps)
         self.state = TrainState()
         seed_process(recipe.seed, rank=accelerator.process_index)
-        checkpoint = checkpoint_of(config.out)
+        checkpoint, complaints = last_sound_checkpoint(config.out / CHECKPOINTS)
         if checkpoint is not None:
             self.state = load_checkpoint(checkpoint, self.learner, seed=recipe.seed)
+        if self.state.step > self.epochs.num_steps:
+            raise DistillError(
+                f"{config.out} is at step {self.state.step} already, but the recipe asks for "
+                f"{self.epochs.num_steps}. Give it more --epochs or --max-steps, or choose another "
+                "--out."
+            )
+        if complaints and accelerator.is_main_process:
+            words = f"{'; '.join(complaints)}. Going on from {checkpoint}."
+            console.print(words, style="red", markup=False, soft_wrap=True)
         self.saved_step = self.state.step
         self.resumed_from_step = None if checkpoint is None else self.state.step
 
@@ -105,22 +121,24 @@ class _Training:
         self.wandb: WandbLog | None = None
         with ExitStack() as stack:
             if is_main:
-                self.config.out.mkdir(parents=True, exist_ok=True)
-                remove_partials(self.config.out)
+                remove_leftovers(self.config.out)
+                remove_checkpoints(self.config.out / CHECKPOINTS, up_to=self.state.step)
                 write_json(self.config.out / RUN_FILE, self.run, DistillError)
-                metrics = MetricsLog(self._metrics_path, last_step=self.state.step)
+                metrics = MetricsLog(self._metrics_path, last_step=self.resumed_from_step)
                 self.metrics = stack.enter_context(closing(metrics))
-                self.wandb = stack.enter_context(self._start_wandb(metrics.logged_step))
+                self.wandb = stack.enter_context(self._start_wandb(metrics.complete_step))
             self.progress = stack.enter_context(
                 TrainProgress(
                     self.recipe.name,
-                    num_epochs=self.recipe.epochs,
+                    num_epochs=self.epochs.num_epochs,
                     num_steps=self.epochs.num_steps,
                     first_step=self.state.step,
                     shown=is_main,
                 )
             )
-            while self.state.epoch < self.recipe.epochs:
+            if self.resumed_from_step is None and self.epochs.has_validation:
+                self._validate()
+            while self.state.step < self.epochs.num_steps:
                 self._train_epoch()
                 self._end_epoch()
         return self._finish()
@@ -138,11 +156,12 @@ class _Training:
                 ended = time.perf_counter()
                 self._log_step(losses, grad_norm, lr, ended - began)
                 began = ended
+                if state.step == self.epochs.num_steps:
+                    return
 
     def _log_step(self, losses: Losses, grad_norm: float, lr: float, seconds: float) -> None:
         state = self.state
-        state.step += 1
-        state.epoch_step += 1
+        state.add_step(losses.named("train"), num_rows=losses.num_rows)
         state.seconds += seconds
         state.num_tokens += losses.num_tokens
         tokens_per_s = losses.num_tokens / seconds
@@ -166,23 +185,43 @@ class _Training:
 
     def _end_epoch(self) -> None:
         """Validate, log, and only then write the checkpoint that takes both for granted."""
-        self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
-        if self.epochs.has_validation:
-            losses = self.learner.measure(self.epochs.validation_steps())
-            position = {"step": self.state.step, "epoch": self.state.epoch}
-            self._log({**position, **losses.named("val")})
-        if self.metrics is not None:
-            self.progress.epoch(self.state.epoch, final_losses(read_metrics(self._metrics_path)))
+        if self.state.epoch_step == self.epochs.steps_per_epoch:
+            self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
+        self._validate()
         self._save()
 
+    def _validate(self) -> None:
+        state = self.state
+        epoch = state.epoch + (state.epoch_step > 0)  # the last may end early
+        if self.epochs.has_validation:
+            with self.epochs.validation_steps() as steps:
+                losses = self.learner.measure(steps)
+            state.validation = losses.named("val")
+            if not all(map(math.isfinite, state.validation.values())):
+                raise DistillError(
+                    f"the validation loss became {losses.loss} after step {state.step}. "
+                    f"{AGAINST_DIVERGENCE}"
+                )
+            self._log({"step": state.step, "epoch": epoch, **state.validation})
+        self.progress.epoch(epoch, state.losses)
+
     def _save(self) -> None:
-        if self.metrics is not None:
+        self._require_finite_weights()
+        if self.metrics is not None and self.wandb is not None:
             self.metrics.sync()
+            self.wandb.send()
         save_checkpoint(self.config.out / CHECKPOINTS, self.state, self.learner)
         self.saved_step = self.state.step
 
+    def _require_finite_weights(self) -> None:
+        """A step's losses are those before it: what it made of the weights shows here."""
+        if not all(bool(weights.isfinite().all()) for weights in self.learner.student.parameters()):
+            raise DistillError(
+                f"weights are no longer finite after step {self.state.step}. {AGAINST_DIVERGENCE}"
+            )
+
     def _finish(self) -> TrainResult:
-        state, metrics = self.state, read_metrics(self._metrics_path)
+        state = self.state
         result = TrainResult(
             out=self.config.out,
             recipe=self.recipe,
@@ -190,13 +229,14 @@ class _Training:
             num_steps=state.step,
             seconds=state.seconds,
             tokens_per_s=state.num_tokens / max(state.seconds, 1e-9),
-            losses=final_losses(metrics),
+            losses=state.losses,
             resumed_from_step=self.resumed_from_step,
         )
         if self.accelerator.is_main_process:
-            run = {**self.run, **run_facts(result, self.accelerator)}
-            with explained(f"the student in {result.out}", kept="The last checkpoint is intact."):
-                plot_run(self.recipe.name, metrics, result.out / "plots")
+            run = {**self.run, **run_facts(result, self.accelerator, self.reader)}
+            checkpoints = result.out / CHECKPOINTS
+            with explained(f"the student in {result.out}", checkpoints=checkpoints):
+                plot_run(self.recipe.name, read_metrics(self._metrics_path), result.out / "plots")
                 finish_run(
                     result.out,
                     run,
@@ -207,7 +247,7 @@ class _Training:
         self.accelerator.wait_for_everyone()
         return result
 
-    def _start_wandb(self, logged_step: int) -> WandbLog:
+    def _start_wandb(self, logged_step: int | None) -> WandbLog:
         return WandbLog(
             mode=wandb_mode(self.config.wandb),
             project=self.config.wandb_project,

@@ -38,6 +38,8 @@ class Recipe:
     """The distillation term: `forward_kl`, or `reverse_kl`, `jensen_shannon`, `total_variation`."""
     epochs: int = 7
     """Passes over the cache."""
+    max_steps: int | None = None
+    """Optimizer steps after which the run ends, if its epochs have more; None: it has them all."""
     batch_size: int = 4
     """Documents in one microbatch; where they are packed, its sequences at most."""
     accumulate: int = 4
@@ -50,7 +52,7 @@ class Recipe:
     lr_schedule: str = "constant"
     """`constant`, or `linear` or `cosine`: down to 0 at the end of the run."""
     warmup_ratio: float = 0.0
-    """Share of all steps in which the learning rate rises from 0."""
+    """Share of all steps in which the learning rate rises, evenly and from the first step on."""
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
     clip: float = 1.0
@@ -66,7 +68,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile the student's trunk with torch.compile, which takes minutes before the first step."""
+    """Compile the student's blocks with torch.compile, which takes a minute at the first steps."""
     init: str | None = None
     """First weights of a model from a folder or the hub: `pretrained`, its own, or `random`, from
     its configuration alone; None: `pretrained` where there are any."""
@@ -101,6 +103,7 @@ class Recipe:
         self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and less than 1")
         for field in ("epochs", "batch_size", "accumulate"):
             self._require(field, getattr(self, field) >= 1, "at least 1")
+        self._require("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")
         self._require("lr", 0 < self.lr < math.inf, "a positive number")
         self._require("clip", 0 < self.clip, "a positive number")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
@@ -109,6 +112,17 @@ class Recipe:
         self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
         self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
+
+    @property
+    def may_change_length(self) -> bool:
+        """Whether a longer run begins like a shorter one: nothing follows from the last step."""
+        ends = (self.temperature_end, self.alpha_end)
+        return self.lr_schedule == "constant" and not self.warmup_ratio and ends == (None, None)
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the teacher's term has a weight at any step."""
+        return self.alpha > 0 or bool(self.alpha_end)
 
     def _require(self, field: str, holds: bool, needed: str) -> None:
         if not holds:
@@ -141,9 +155,10 @@ def recipe_from_mapping(mapping: dict[str, Any]) -> Recipe:
 
 
 def _typed(label: str, key: str, wanted: Any, value: Any) -> Any:
-    if value is None and wanted in (float | None, str | None):
+    optional = {float | None: float, int | None: int, str | None: str}
+    if value is None and wanted in optional:
         return None
-    wanted = {float | None: float, str | None: str}.get(wanted, wanted)
+    wanted = optional.get(wanted, wanted)
     if wanted == tuple[str, ...]:
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)

@@ -1,13 +1,11 @@
 """YAML files of named recipes, and those that come with the package."""
 
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from distill.errors import DistillError
 from distill.settings.grid import expand_grid
 from distill.settings.recipe import Recipe, recipe_from_mapping
+from distill.settings.strict_yaml import load_yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -27,10 +25,12 @@ def load_recipes(path: Path | str) -> list[Recipe]:
     with the package.
 
     Raises:
-        DistillError: no such file, not the expected YAML, unknown keys, duplicate names.
+        DistillError: no such file, not the expected YAML, unknown keys, a key or a name that
+            stands there twice.
     """
     path = _resolve(Path(path))
-    content = _load_yaml(path)
+    loaded = load_yaml(path)
+    content = loaded if isinstance(loaded, dict) else {}
     unknown = [str(key) for key in content if key not in ("defaults", "recipes", "grid")]
     if unknown:
         raise DistillError(
@@ -96,11 +96,3 @@ def _resolve(path: Path) -> Path:
             f"package: {known}."
         )
     return path
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DistillError(f"{path} is not valid YAML: {error}") from error
-    return content if isinstance(content, dict) else {}

@@ -22,9 +22,21 @@ class RunCost:
     num_parameters: int
     num_epochs: int
     num_tokens: int
-    """That it was trained on, over all epochs: those that a teacher in the loop would read."""
+    """That it was trained on, over all epochs."""
+    learns_from_teacher: bool
+    """Whether the distillation term ever has a weight; without one, no loop would ask a teacher."""
     seconds: float
     """Measured: in optimizer steps."""
+
+    @property
+    def teacher_tokens(self) -> int:
+        """Those that a teacher in the loop would read."""
+        return self.num_tokens if self.learns_from_teacher else 0
+
+    @property
+    def teacher_epochs(self) -> int:
+        """Epochs in which it would read them."""
+        return self.num_epochs if self.learns_from_teacher else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +61,7 @@ class Ledger:
     @property
     def loop_tokens(self) -> int:
         """Tokens a teacher in the loop would have read."""
-        return sum(run.num_tokens for run in self.runs)
+        return sum(run.teacher_tokens for run in self.runs)
 
     @property
     def loop_seconds(self) -> float | None:
@@ -74,16 +86,16 @@ class Ledger:
         return self.cache_tokens / self.train_tokens
 
     @property
-    def num_epochs(self) -> int:
-        """Epochs of all students together."""
-        return sum(run.num_epochs for run in self.runs)
+    def teacher_epochs(self) -> int:
+        """Epochs of all students together that learn from the teacher."""
+        return sum(run.teacher_epochs for run in self.runs)
 
     @property
     def paid_by(self) -> str | None:
         """The student in whose training the cache became the cheaper way, or None so far."""
         epochs = 0
         for run in self.runs:
-            epochs += run.num_epochs
+            epochs += run.teacher_epochs
             if epochs >= self.break_even_epochs:
                 return run.name
         return None
@@ -142,8 +154,9 @@ def open_ledger(
             RunCost(
                 name=outcome.name,
                 num_parameters=by_name[outcome.name].num_parameters,
-                num_epochs=by_name[outcome.name].recipe.epochs,
+                num_epochs=by_name[outcome.name].num_epochs,
                 num_tokens=by_name[outcome.name].num_tokens,
+                learns_from_teacher=by_name[outcome.name].recipe.learns_from_teacher,
                 seconds=outcome.seconds,
             )
             for outcome in outcomes

@@ -15,7 +15,7 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from distill.run.progress import console
+from distill.run.progress import console, yardstick_words
 from distill.run.run_folder import METRICS_FILE
 from distill.sweeps.result import FAILED, RunOutcome
 from distill.sweeps.run_size import RunSize
@@ -23,7 +23,7 @@ from distill.sweeps.run_size import RunSize
 WAITING, RUNNING = "waiting", "running"
 REFRESH_SECONDS = 0.5
 """Between two looks at what the runs have logged."""
-COLUMNS = ("epoch", "step", "loss", "val loss", "tokens/s", "time left")
+COLUMNS = ("epoch", "step", "loss", "val KL", "tokens/s", "time left")
 
 
 class LiveTable:
@@ -106,7 +106,7 @@ class RunView:
         self._inode: int | None = None
         self._offset = self._epochs_ended = 0
         self._trained: dict[str, Any] = {}
-        self._val_loss: float | None = None
+        self._validated: dict[str, Any] = {}
         self._first: tuple[int, float] | None = None  # step, and when it was seen
 
     def read(self) -> bool:
@@ -114,7 +114,7 @@ class RunView:
         before = self._epochs_ended
         for line in self._new_lines():
             if "val_loss" in line:
-                self._val_loss = line["val_loss"]
+                self._validated = line
             else:
                 self._trained = line
             # The first step of an epoch ends the one before, where nothing is validated.
@@ -133,20 +133,20 @@ class RunView:
         line = self._trained
         epoch, speed = line.get("epoch", 0), line.get("tokens_per_s")
         return [
-            f"{epoch}/{self.size.recipe.epochs}",
+            f"{epoch}/{self.size.num_epochs}",
             f"{self.step:,}/{self.size.num_steps:,}",
             _number(line.get("train_loss")),
-            _number(self._val_loss),
+            _number(self._validated.get("val_kl")),
             "-" if speed is None or self.status != RUNNING else f"{speed:,.0f}",
             self._time_left(),
         ]
 
     def words(self) -> str:
         """The same as a sentence, after an epoch."""
-        _, step, loss, val_loss, speed, time_left = self.cells()
-        validation = "" if val_loss == "-" else f", validation {val_loss}"
+        _, step, loss, val_kl, speed, time_left = self.cells()
+        validation = "" if val_kl == "-" else f", {yardstick_words(self._validated)}"
         return (
-            f"epoch {self._epochs_ended}/{self.size.recipe.epochs}, step {step}, loss {loss}"
+            f"epoch {self._epochs_ended}/{self.size.num_epochs}, step {step}, loss {loss}"
             f"{validation}, {speed} tokens/s, {time_left} left"
         )
 

@@ -141,8 +141,21 @@ def _reason(code: int, log: Path) -> str:
     _, found, reason = f"\n{text}".rpartition(f"\n{FAILED_BECAUSE}")
     if found and code > 0:
         return reason
+    unwritten = _write_failure(log)
+    if unwritten:
+        return f"{log} could not be written: {unwritten}. It would have said why."
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    return (
-        f"its process was ended {how} before it said why (SIGKILL is most often a lack of memory: "
-        f"try fewer --jobs). The last line of {log}: {text.rpartition(chr(10))[2] or 'nothing'}"
-    )
+    guess = " (most often a lack of memory: try fewer --jobs)" if code == -signal.SIGKILL else ""
+    last_line = text.rpartition("\n")[2] or "nothing"
+    said = f"its process was ended {how} before it said why{guess}"
+    return f"{said}. The last line of {log}: {last_line}"
+
+
+def _write_failure(log: Path) -> str:
+    """Why a process could not tell its log anything; empty if it could."""
+    try:
+        with log.open("ab") as file:
+            file.write(b"\n")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

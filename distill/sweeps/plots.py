@@ -18,7 +18,9 @@ def plot_ledger(ledger: Ledger, folder: Path) -> Path | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     students = np.cumsum([0, *(6.0 * run.num_parameters * run.num_tokens for run in ledger.runs)])
-    teacher = np.cumsum([0, *(ledger.teacher_flops(run.num_tokens) or 0 for run in ledger.runs)])
+    teacher = np.cumsum(
+        [0, *(ledger.teacher_flops(run.teacher_tokens) or 0 for run in ledger.runs)]
+    )
     figure, axes = empty_plot()
     for flops, label, colour in (
         (students + teacher, "teacher in the loop", COLOURS[1]),

@@ -17,7 +17,7 @@ from distill.errors import DistillError
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.sweeps.live_table import REFRESH_SECONDS, LiveTable
-from distill.sweeps.result import FAILED, RunOutcome
+from distill.sweeps.result import FAILED, RunOutcome, reason
 from distill.sweeps.run_recipe import log_path, run_recipe
 
 RETRIES = 2
@@ -82,15 +82,15 @@ def _collect(
 def _outcome(ray: Any, reference: Any, recipe: Recipe, config: SweepConfig) -> RunOutcome:
     try:
         return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # before it trained, as where no log can be
+        why = reason(error.cause)
     except ray.exceptions.RayError as error:
-        return RunOutcome(
-            name=recipe.name,
-            out=config.out / recipe.name,
-            status=FAILED,
-            error=f"its process was lost {RETRIES + 1} times ({type(error).__name__}; most often a "
+        why = (
+            f"its process was lost {RETRIES + 1} times ({type(error).__name__}; most often a "
             "lack of memory: give it more with --cpus-per-job). Its log: "
-            f"{log_path(recipe, config)}",
+            f"{log_path(recipe, config)}"
         )
+    return RunOutcome(name=recipe.name, out=config.out / recipe.name, status=FAILED, error=why)
 
 
 def _train(recipe: Recipe, config: SweepConfig) -> RunOutcome:

@@ -10,7 +10,7 @@ import torch
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
 from distill.run.progress import console
-from distill.run.run_folder import FINISHED, read_run, require_same_run
+from distill.run.run_folder import FINISHED, is_finished, read_run
 from distill.run.train import train
 from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe import Recipe
@@ -46,9 +46,8 @@ def finished_before(recipe: Recipe, config: SweepConfig, reader: CacheReader) ->
     asked = train_config(recipe, config)
     try:
         run = read_run(asked.out)
-        if run is None or run["status"] != FINISHED:
+        if run is None or run["status"] != FINISHED or not is_finished(run, asked, reader):
             return None
-        require_same_run(run, asked, reader)
     except DistillError as error:
         return _failed(asked, error)
     return replace(outcome_of(run, asked.out), status=SKIPPED)

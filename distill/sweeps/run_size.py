@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cache.reading.reader import CacheReader
-from distill.batches.epochs import TRAIN, Epochs
+from distill.batches.epochs import Epochs
 from distill.learning.pretrained import count_parameters
 from distill.learning.student import num_positions
 from distill.settings.recipe import Recipe
@@ -18,10 +18,12 @@ class RunSize:
     """What it trains."""
     num_parameters: int
     """Weights of the student, the tied head counted once."""
+    num_epochs: int
+    """Passes over the cache, the last of which may end early."""
     num_steps: int
     """Optimizer steps."""
     num_tokens: int
-    """Tokens that go through the student in training, over all epochs."""
+    """Tokens that go through the student in training, over all steps."""
 
 
 def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
@@ -34,8 +36,9 @@ def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
     return RunSize(
         recipe=recipe,
         num_parameters=_num_parameters(recipe.student, reader),
+        num_epochs=epochs.num_epochs,
         num_steps=epochs.num_steps,
-        num_tokens=recipe.epochs * int(reader.document_lengths(TRAIN).sum()),
+        num_tokens=epochs.num_tokens,
     )
 
 

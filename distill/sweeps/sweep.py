@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Sequence
-
-from accelerate import PartialState
+from contextlib import nullcontext
 
 from cache.machine.durable import write_json
+from cache.machine.process import launch_number
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
+from distill.learning.precision import process_state
 from distill.run.logs import read_metrics
 from distill.run.plots import plot_runs
 from distill.run.progress import console
 from distill.run.run_folder import METRICS_FILE
+from distill.run.run_lock import directory_lock
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.settings.recipe_files import load_recipes
@@ -39,7 +41,8 @@ def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepRes
 
     Raises:
         DistillError: the file of recipes cannot be used, or has not the recipes asked for;
-            several jobs were asked for in a process that is one of several itself.
+            several jobs were asked for in a process that is one of several itself; another sweep
+            writes to the directory, or nobody can.
         CacheError: the cache is incomplete or damaged.
     """
     if reader is None:
@@ -47,16 +50,17 @@ def sweep(config: SweepConfig, *, reader: CacheReader | None = None) -> SweepRes
             return sweep(config, reader=opened)
     sizes = plan_sweep(config, reader)
     at_once = config.jobs > 1 or config.engine == "ray"
-    is_main = _require_alone(config) if at_once else PartialState().is_main_process
+    is_main = _require_alone(config) if at_once else process_state().is_main_process
     console.quiet = not is_main
     console.print(size_words(sizes), highlight=False)
-    if at_once:
-        outcomes = _side_by_side(sizes, config, reader)
-    else:
-        outcomes = _in_turn([size.recipe for size in sizes], config, reader)
-    result = SweepResult(out=config.out, runs=tuple(outcomes))
-    if is_main:
-        _conclude(result, sizes, config, reader)
+    with directory_lock(config.out) if is_main else nullcontext():
+        if at_once:
+            outcomes = _side_by_side(sizes, config, reader)
+        else:
+            outcomes = _in_turn([size.recipe for size in sizes], config, reader)
+        result = SweepResult(out=config.out, runs=tuple(outcomes))
+        if is_main:
+            _conclude(result, sizes, config, reader)
     return result
 
 
@@ -91,7 +95,7 @@ def choose_recipes(recipes: list[Recipe], config: SweepConfig) -> list[Recipe]:
 
 
 def _require_alone(config: SweepConfig) -> bool:
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    num_processes = launch_number(os.environ, "WORLD_SIZE", 1, DistillError)
     if num_processes > 1:
         raise DistillError(
             f"{config.jobs} jobs on engine {config.engine} were asked for in one of "
@@ -114,7 +118,6 @@ def _in_turn(
 def _side_by_side(
     sizes: Sequence[RunSize], config: SweepConfig, reader: CacheReader
 ) -> list[RunOutcome]:
-    config.out.mkdir(parents=True, exist_ok=True)
     done = {}
     with LiveTable(sizes, config.out) as table:
         for size in sizes:

@@ -5,25 +5,41 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from distill.run.card import YARDSTICK_NAMES, shown_yardstick
 from distill.sweeps.ledger import Ledger
 from distill.sweeps.result import SweepResult
 from distill.sweeps.run_size import RunSize
 
+SWEEP_CAPTION = (
+    "KL from the teacher at T = 1, cross-entropy and top-1 agreement are over all tokens of the "
+    "validation split and compare any two runs. Losses are at each run's own settings."
+)
+
 
 def sweep_table(result: SweepResult) -> Table:
-    """A line for each run of a sweep: status, final losses, time."""
+    """A line for each run of a sweep: status, what compares it, its own losses, time."""
     table = Table(
-        title="Sweep", title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True
+        title="Sweep",
+        title_justify="left",
+        caption=SWEEP_CAPTION,
+        caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
     )
     # A name may be folded where the terminal is narrow; a number is never cut.
     table.add_column("recipe", overflow="fold")
     table.add_column("status", no_wrap=True)
-    for heading in ("train loss", "val loss", "val dist.", "val CE", "seconds"):
+    for heading in ("KL", "cross-ent.", "top-1", "train loss", "val loss", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in result.runs:
         losses = run.losses or {}
-        names = ("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss")
-        numbers = [f"{losses[name]:.4f}" if name in losses else "-" for name in names]
+        numbers = [
+            shown_yardstick(name, losses[f"val_{name}"]) if f"val_{name}" in losses else "-"
+            for name in YARDSTICK_NAMES
+        ]
+        for name in ("train_loss", "val_loss"):
+            numbers.append(f"{losses[name]:.4f}" if name in losses else "-")
         seconds = "-" if run.seconds is None else f"{run.seconds:,.0f}"
         table.add_row(run.name, run.status, *numbers, seconds)
     return table
@@ -45,7 +61,7 @@ def plan_table(sizes: Sequence[RunSize]) -> Table:
     for heading in ("parameters", "epochs", "training tokens", "steps"):
         table.add_column(heading, justify="right")
     for size in sizes:
-        numbers = (size.num_parameters, size.recipe.epochs, size.num_tokens, size.num_steps)
+        numbers = (size.num_parameters, size.num_epochs, size.num_tokens, size.num_steps)
         table.add_row(size.recipe.name, *(f"{number:,}" for number in numbers))
     return table
 
@@ -74,11 +90,12 @@ def ledger_table(ledger: Ledger) -> Table:
 def ledger_words(ledger: Ledger) -> str:
     """When the cache has paid for itself, and what of the ledger was measured."""
     epochs = ledger.break_even_epochs
-    paid = f"{ledger.num_epochs} were trained" + (
+    paid = f"{ledger.teacher_epochs} were trained" + (
         f"; it paid with {ledger.paid_by}." if ledger.paid_by else ", too few so far."
     )
     lines = [
-        f"The cache pays for itself after {epochs:.1f} epochs of any students: {paid}",
+        f"The cache pays for itself after {epochs:.1f} epochs of students that learn from its "
+        f"teacher: {paid}",
         "Measured: tokens, seconds of building the cache and of the students' steps. Computed: "
         "FLOPs (2 and 6 · parameters · tokens), and the loop's seconds at the build's speed.",
     ]

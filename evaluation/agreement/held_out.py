@@ -20,12 +20,14 @@ from cache.errors import CacheError
 from cache.machine.durable import atomic_path
 from cache.reading.reader import CacheReader
 from cache.targets.format import LogitMap
+from cache.teacher.head import linear_of
 from cache.teacher.logit_map import apply_logit_map
+from cache.teacher.probe import require_understood
 from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
 from evaluation.agreement.scores import DocumentSums, TeacherRows, row_values, sum_document
 from evaluation.errors import EvaluationError
-from evaluation.generation.tokens import DECODING, position_limit
+from evaluation.generation.tokens import position_limit
 
 SPLIT = "validation"
 # Padded tokens of a batch; of its rows only hidden states are kept at once, never logits.
@@ -103,6 +105,7 @@ class HeldOut:
                 marks=found.marks[found.token_offsets[place] : found.token_offsets[place + 1]][
                     :limit
                 ],
+                isolated=found.isolated,
             )
             documents.append(document)
             rows.append(self.first_rows[index] + np.arange(document.num_rows))
@@ -118,16 +121,19 @@ class HeldOut:
     def why_not_comparable(self, model: Any, tokenizer: Any) -> str | None:
         """Why no row of the model can be compared with the cache's; None where all can be."""
         try:
-            vocab_size = Teacher(model).vocab_size
+            wrapped = Teacher(model)
+            if wrapped.vocab_size != self.reader.vocab_size:
+                return (
+                    f"its vocabulary has {wrapped.vocab_size:,} tokens and the cache's "
+                    f"{self.reader.vocab_size:,}"
+                )
+            if tokenizer.get_vocab() != self.tokenizer().get_vocab():
+                return "its tokenizer gives the token ids another meaning than the cache's"
+            limit, longest = position_limit(model), int(self.lengths.max())
+            first = self._batch([0], limit).documents
+            require_understood(wrapped, first, longest if limit is None else min(limit, longest))
         except CacheError as error:
             return str(error)
-        if vocab_size != self.reader.vocab_size:
-            return (
-                f"its vocabulary has {vocab_size:,} tokens and the cache's "
-                f"{self.reader.vocab_size:,}"
-            )
-        if tokenizer.get_vocab() != self.tokenizer().get_vocab():
-            return "its tokenizer gives the token ids another meaning than the cache's"
         return None
 
     def tokenizer(self) -> Any:
@@ -205,8 +211,9 @@ class LiveTeacher:
             states[batch.rows] = hidden
             on_done(len(batch.documents))
         assert states is not None
-        head = {"weight": teacher.head.weight, "bias": getattr(teacher.head, "bias", None)}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in head.items() if v is not None}
+        weight, bias = linear_of(teacher.head)
+        head = {"weight": weight, "bias": bias}
+        tensors = {k: v.cpu().contiguous() for k, v in head.items() if v is not None}
         with atomic_path(path, EvaluationError) as partial:
             told = {"logits": json.dumps(asdict(teacher.logit_map))}
             save_file({"hidden": states, **tensors}, partial, metadata=told)
@@ -261,7 +268,10 @@ def _num_bytes(tokenizer: Any, document: Document) -> tuple[int, int]:
     """Bytes of the text after the first token, and after the prompt."""
 
     def size(token_ids: np.ndarray) -> int:
-        return len(tokenizer.decode(token_ids.tolist(), **DECODING).encode())
+        text = tokenizer.decode(
+            token_ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return len(text.encode())
 
     whole = size(document.token_ids)
     prompt = size(document.token_ids[: document.prompt_length])

@@ -31,7 +31,7 @@ class ModelRow:
     pass_at: dict[str, float]
     """Sampled pass@k in [0, 1] by k; empty without samples."""
     pass_at_intervals: dict[str, tuple[float, float]]
-    """95 % bootstrap intervals over problems."""
+    """95 % intervals over problems."""
     bleu: float
     """0 to 100, of the greedy completions alone against canonical solutions."""
     bleu_raw: float | None
@@ -63,7 +63,7 @@ class ModelRow:
     pass_at_uncontaminated: dict[str, float] = field(default_factory=dict)
     """Sampled pass@k on those alone, by k."""
     speedup: float | None = None
-    """Teacher's mean latency over this one's."""
+    """Teacher's median latency over this one's."""
     compression: float | None = None
     """Teacher's bytes over this one's."""
     parameter_ratio: float | None = None
@@ -104,7 +104,7 @@ def compare_with_teacher(rows: list[ModelRow]) -> list[ModelRow]:
     return [
         replace(
             row,
-            speedup=teacher.latency.mean_ms / row.latency.mean_ms,
+            speedup=teacher.latency.median_ms / row.latency.median_ms,
             compression=teacher.size_bytes / row.size_bytes,
             parameter_ratio=teacher.parameters / row.parameters,
             comparison=_compare(row, teacher),

@@ -3,7 +3,7 @@
 import json
 import platform
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -92,7 +92,7 @@ def build_result(
         device=shared.device_name,
         dtype=shared.dtype_name,
         versions=_versions(),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=tuple(notes),
         contamination=contamination,
         self_check=self_check,

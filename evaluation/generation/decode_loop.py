@@ -34,10 +34,12 @@ class DecodeLoop:
         self.device = model.get_input_embeddings().weight.device
         self.ends = end_ids(model, tokenizer)
         self.options = _forward_options(model)
+        accepted = inspect.signature(model.forward).parameters
+        self._has_cache = "past_key_values" in accepted
         self.last_position = (position_limit(model) or 1 << 30) - 1
         self.rows: list[Row] = []
         self.is_open: bool | None = None
-        """Whether rows can leave and join the model's cache; None before its first prompt."""
+        """Whether rows can leave and join at any time; None before the first prompt."""
         self._cache: Any = None
         self._mask = torch.empty(0)  # (B, S) int64
         self._next_ids = torch.empty(0)  # (B, 1)
@@ -48,6 +50,11 @@ class DecodeLoop:
 
         Joins the rows that run, if any do, which needs an open cache.
         """
+        if not self._has_cache:
+            self.is_open = True
+            self._choose(rows, self._read_whole(rows))
+            self.rows = self.rows + rows
+            return
         prompts = [row.request.prompt_ids for row in rows]
         if self.is_open is None:
             self.is_open = holds_every_position(self._read(prompts[:1])[2])
@@ -72,6 +79,9 @@ class DecodeLoop:
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row."""
+        if not self._has_cache:
+            self._choose(self.rows, self._read_whole(self.rows))
+            return
         one = self._mask.new_ones(len(self.rows), 1)
         self._mask = torch.cat([self._mask, one], dim=-1)
         logits, self._cache = self._forward(self._next_ids, self._mask, self._cache)
@@ -82,6 +92,8 @@ class DecodeLoop:
         ended = [row for row in self.rows if row.finish is not None]
         if len(ended) == len(self.rows):
             self.rows, self._cache = [], None
+        elif not self._has_cache:
+            self.rows = [row for row in self.rows if row.finish is None]
         elif self.is_open and len(ended) >= REFILL_SHARE * batch_size:
             kept = [index for index, row in enumerate(self.rows) if row.finish is None]
             places = torch.tensor(kept, device=self.device)
@@ -101,6 +113,20 @@ class DecodeLoop:
         empty = DynamicCache() if self.is_open else None  # None: the model's own kind
         logits, cache = self._forward(ids.to(self.device), mask, empty)
         return logits, mask, cache
+
+    def _read_whole(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Logits (B, V) after the last token of every row.
+
+        For models whose state is no key-value cache (Mamba, RWKV): the whole texts are read again
+        for each token. Padded on the right, which a causal model never looks at.
+        """
+        texts = [torch.tensor([*row.request.prompt_ids, *row.token_ids]) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(
+            texts, batch_first=True, padding_value=padding_id(self.tokenizer)
+        )
+        logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits  # (B, S, V)
+        last = torch.tensor([len(text) - 1 for text in texts], device=logits.device)
+        return logits[torch.arange(len(rows), device=logits.device), last].float()
 
     def _forward(
         self, ids: torch.Tensor, mask: torch.Tensor, cache: Any

@@ -3,31 +3,42 @@
 B batch, S positions.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from cache.data.tokenise import encode, prefix_of
+from cache.teacher.teacher import max_positions_of
 
-DECODING: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+# Nothing is left out: a token dropped from the middle of a text would join what it parted.
+DECODING: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+# How tokenizers write marks of documents and chats that they do not call special (Qwen, DeepSeek).
+_MARK = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
 
 
 def position_limit(model: Any) -> int | None:
     """Most positions the model can take; None where its configuration names no limit."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else None
-    for name in ("max_position_embeddings", "n_positions"):
-        limit = getattr(config or model.config, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None
+    return max_positions_of(model)
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Token ids that end a text: the tokenizer's and those of the generation settings."""
+    """Token ids that end a text.
+
+    Those of the generation settings, every special token (a code model goes on after a file
+    with `<file_sep>`, which is no end-of-text), marks such as `<|file_sep|>`, and ids that stand
+    for no text at all: a vocabulary padded to a round number has some.
+    """
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = [named] if isinstance(named, int) else list(named or ())
-    return frozenset(i for i in [tokenizer.eos_token_id, *ids] if i is not None)
+    ids = {named} if isinstance(named, int) else set(named or ())
+    ids |= {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        if token.special or _MARK.fullmatch(token.content):
+            ids.add(token_id)
+    size = model.get_input_embeddings().weight.shape[0]
+    ids |= set(range(size)) - set(tokenizer.get_vocab().values())
+    return frozenset(ids - {None})
 
 
 def padding_id(tokenizer: Any) -> int:

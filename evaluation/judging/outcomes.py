@@ -18,6 +18,7 @@ KINDS = {
     "exit": "exit",
     "forged": "forged report",
     "empty": "empty",
+    "too_large": "too large",
     "prompt_too_long": "prompt too long",
 }
 

@@ -1,10 +1,11 @@
-"""Sample files of any tool to scores: judge, count, say what it means. No model is needed."""
+"""Sample files to scores: judge, count, say what it means. No model is needed."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -12,16 +13,24 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cache.machine.durable import write_text
+from cache.errors import CacheError
+from cache.machine.durable import make_directory, write_text
 from evaluation.config import ScoreConfig
 from evaluation.errors import EvaluationError
-from evaluation.generation.completions import Sample, read_samples
+from evaluation.generation.completions import Sample
+from evaluation.judging.extract import extract_code
 from evaluation.judging.outcomes import count_failed_at_limit, group_outcomes
 from evaluation.judging.progress import Stages
+from evaluation.judging.sample_files import read_samples
 from evaluation.judging.scoring import judge, save_verdicts, summarize
 from evaluation.judging.self_check import prove_benchmark
-from evaluation.metrics.intervals import Interval, wilson_interval
-from evaluation.problems.benchmarks import Benchmark, load_benchmark, remark_on_judging
+from evaluation.metrics.intervals import Interval
+from evaluation.problems.benchmarks import (
+    Benchmark,
+    BenchmarkProblem,
+    load_benchmark,
+    remark_on_judging,
+)
 from evaluation.sandbox.checks import Verdict, sandbox_level
 
 USUAL_KS = (1, 10, 100)
@@ -34,7 +43,7 @@ class SampleScore:
     pass_at: dict[str, float]
     """pass@k in [0, 1] by k, the mean over problems."""
     intervals: dict[str, Interval]
-    """95 % by k: Wilson's with one sample a problem, else a bootstrap over problems."""
+    """95 % by k, over problems; Wilson's with one sample a problem."""
     outcomes: dict[str, int]
     """Number of samples by outcome, most frequent first."""
     failed_at_token_limit: int
@@ -55,7 +64,9 @@ class SampleScore:
 
 
 def score_samples(config: ScoreConfig) -> SampleScore:
-    """Judge the completions as they stand; cutting at stop sequences is up to who wrote them.
+    """Judge the completions as they stand, or with `extract` the code that is found in them.
+
+    Cutting at stop sequences is up to who wrote them.
 
     Writes the samples with their verdicts to `<name>.results.jsonl` beside the file, and the
     score to `<name>.score.json`.
@@ -63,19 +74,16 @@ def score_samples(config: ScoreConfig) -> SampleScore:
     Raises: EvaluationError when the file is malformed, names unknown problems, or lacks some;
         when a k exceeds the samples; when the benchmark fails its self-check.
     """
-    samples = read_samples(config.samples)
-    benchmark, samples = _scored_problems(config, samples)
+    _require_writable(config.samples.parent)
+    benchmark, samples = _scored_problems(config)
     counts = Counter(sample.task_id for sample in samples)
     fewest, most = min(counts.values()), max(counts.values())
     ks = _choose_ks(config, fewest)
     notes, verdicts = _check_and_judge(config, benchmark, samples)
     scores = summarize(samples, verdicts, ks)
-    intervals = dict(scores.intervals)
-    if most == 1:
-        intervals[1] = wilson_interval(sum(v.passed for v in verdicts), len(verdicts))
     result = SampleScore(
         pass_at={str(k): rate for k, rate in scores.pass_at.items()},
-        intervals={str(k): interval for k, interval in intervals.items()},
+        intervals={str(k): interval for k, interval in scores.intervals.items()},
         outcomes=scores.outcomes,
         failed_at_token_limit=count_failed_at_limit(samples, verdicts),
         num_problems=len(counts),
@@ -83,13 +91,14 @@ def score_samples(config: ScoreConfig) -> SampleScore:
         samples_per_problem=(fewest, most),
         signature=(
             f"{benchmark.name}|problems:{len(counts)}"
+            f"{'' if config.extract == 'nothing' else f'|extract:{config.extract}'}"
             f"|{config.limits.signature}"
             f"|sandbox:{sandbox_level(config.allow_weak_sandbox)}"
         ),
         benchmark_source=benchmark.source,
         notes=tuple(notes),
         config=json.loads(json.dumps(asdict(config), default=str)),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     stem = config.stem
     save_verdicts(stem.with_name(f"{stem.name}.results.jsonl"), samples, verdicts)
@@ -117,11 +126,28 @@ def _check_and_judge(
     return remarks, verdicts
 
 
-def _scored_problems(
-    config: ScoreConfig, samples: Sequence[Sample]
-) -> tuple[Benchmark, list[Sample]]:
+def _require_writable(folder: Path) -> None:
+    """Before the judging, which may take hours."""
+    try:
+        make_directory(folder)
+    except CacheError as error:
+        raise EvaluationError(
+            f"{folder} cannot be written to, and verdicts go beside the samples. Copy the samples "
+            "to a folder of yours"
+        ) from error
+
+
+def _extracted(sample: Sample, problem: BenchmarkProblem) -> Sample:
+    code, is_function = extract_code(sample.completion, problem.entry_point, problem.preamble)
+    if is_function and not sample.whole:
+        code = f"    pass\n\n{code}"  # the prompt ends in the function's head; this one replaces it
+    return replace(sample, completion=code, raw=sample.completion)
+
+
+def _scored_problems(config: ScoreConfig) -> tuple[Benchmark, list[Sample]]:
     """The problems that the samples are of, and the samples, without what the benchmark skips."""
     benchmark = load_benchmark(config.benchmark, dataset=config.dataset, template=config.template)
+    samples = read_samples(config.samples, benchmark)
     skipped = {text.partition(":")[0] for text in benchmark.skipped}
     samples = [sample for sample in samples if sample.task_id not in skipped]
     if not samples:
@@ -131,19 +157,15 @@ def _scored_problems(
         )
     known = {problem.task_id for problem in benchmark.problems}
     found = {sample.task_id for sample in samples}
-    unknown = sorted(found - known)
-    if unknown:
-        raise EvaluationError(
-            f"{config.samples} has samples of {len(unknown)} problems that {config.benchmark} "
-            f"does not have, such as {unknown[0]}. Name the benchmark they were drawn for "
-            "(--benchmark, --dataset)"
-        )
     if len(found) < len(known) and not config.partial:
         raise EvaluationError(
             f"{config.samples} has samples of {len(found)} of the {len(known)} problems of "
             f"{config.benchmark}. A score over all needs all; --partial scores those that are there"
         )
     problems = tuple(problem for problem in benchmark.problems if problem.task_id in found)
+    if config.extract == "code":
+        by_id = {problem.task_id: problem for problem in problems}
+        samples = [_extracted(sample, by_id[sample.task_id]) for sample in samples]
     return replace(benchmark, problems=problems), samples
 
 

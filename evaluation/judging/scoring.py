@@ -22,7 +22,7 @@ class Scores:
     pass_at: dict[int, float]
     """pass@k in [0, 1] by k, the mean over problems."""
     intervals: dict[int, tuple[float, float]]
-    """95 % bootstrap interval over problems by k."""
+    """95 % interval over problems by k."""
     outcomes: dict[str, int]
     """Number of samples by outcome, most frequent first."""
     num_problems: int
@@ -42,18 +42,20 @@ def judge(
     to_run = [index for index, verdict in enumerate(verdicts) if verdict is None]
     for _ in range(len(samples) - len(to_run)):
         on_done()
-    programs = [by_id[samples[i].task_id].program(samples[i].completion) for i in to_run]
+    programs = [
+        by_id[samples[i].task_id].program(samples[i].completion, whole=samples[i].whole)
+        for i in to_run
+    ]
     for index, verdict in zip(to_run, run_many(programs, limits, workers, on_done), strict=True):
         verdicts[index] = verdict
     return [verdict for verdict in verdicts if verdict is not None]
 
 
 def _without_running(sample: Sample) -> Verdict | None:
-    if sample.finish == "prompt_too_long":
-        return Verdict(passed=False, outcome="prompt_too_long", seconds=0.0, mode="not_run")
-    if not sample.completion.strip():
-        return Verdict(passed=False, outcome="empty", seconds=0.0, mode="not_run")
-    return None
+    if sample.completion.strip():
+        return None  # whatever its file says of it
+    outcome = "prompt_too_long" if sample.finish == "prompt_too_long" else "empty"
+    return Verdict(passed=False, outcome=outcome, seconds=0.0, mode="not_run")
 
 
 def summarize(samples: Sequence[Sample], verdicts: Sequence[Verdict], ks: Sequence[int]) -> Scores:

@@ -7,7 +7,8 @@ import datasets
 import evaluate
 
 from evaluation.metrics.bleu import completion_bleu
-from evaluation.metrics.passk import bootstrap_interval, pass_at_k_per_problem
+from evaluation.metrics.intervals import mean_interval
+from evaluation.metrics.passk import pass_at_k_per_problem
 
 CHEN = """@article{chen2021evaluating,
   title={Evaluating Large Language Models Trained on Code},
@@ -40,7 +41,7 @@ class PassAtK(evaluate.Metric):
         for k in ks:
             per_problem = pass_at_k_per_problem(predictions, k)
             scores[f"pass@{k}"] = float(per_problem.mean())
-            scores[f"pass@{k}_interval"] = bootstrap_interval(per_problem)
+            scores[f"pass@{k}_interval"] = mean_interval(per_problem)
         return scores
 
 

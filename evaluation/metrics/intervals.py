@@ -1,11 +1,11 @@
 """Intervals for rates and their differences, and the resampling that pairs them.
 
-Closed forms are used where the data are one yes or no a problem: with no pass at all a
-bootstrap has no width, while these still say how much may have been missed.
+Closed forms are used for pass rates: with no pass at all a bootstrap has no width, while these
+still say how much may have been missed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -28,16 +28,68 @@ def wilson_interval(num_passed: int, num_problems: int, *, level: float = 0.95) 
             f"{num_passed} of {num_problems} problems passed; need at least one problem and "
             "no more passed than there are"
         )
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    rate = num_passed / num_problems
-    scale = 1 + z * z / num_problems
-    centre = (rate + z * z / (2 * num_problems)) / scale
-    spread = rate * (1 - rate) / num_problems + z * z / (4 * num_problems**2)
+    return _wilson(num_passed / num_problems, num_problems, _z(level))
+
+
+def mean_interval(scores: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
+    """Interval of a mean over problems, each with a score in [0, 1], such as its pass@k.
+
+    It says how far the mean would move with other problems of the same kind, and has width where
+    all scores are equal, at 0 and 1 too. It is Wilson's for the number of yes-or-no problems whose
+    rate would spread as much as this mean: as many as there are where all scores are 0 or 1. The
+    spread is estimated with half a problem more at 0 and half at 1, as a few equal scores say
+    little of it.
+
+    Args:
+        scores: (num_problems,).
+
+    Raises: EvaluationError when there are none.
+    Source: Wilson 1927; the effective number as in Korn and Graubard 1998, "Confidence intervals
+        for proportions with small expected number of positive counts estimated from survey data".
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if len(values) == 0:
+        raise EvaluationError("a mean over no problems has no interval; give at least one problem")
+    mean = (values.sum() + 0.5) / (len(values) + 1)
+    variance = ((values**2).sum() + 0.5) / (len(values) + 1) - mean**2
+    number = len(values) * mean * (1 - mean) / variance
+    rate = min(max(float(values.mean()), 0.0), 1.0)
+    return _wilson(rate, float(number), _z(level))
+
+
+def ratio_interval(
+    both: int, only_first: int, only_second: int, *, level: float = 0.95
+) -> Interval:
+    """Interval of the first's rate over the second's, both on the same problems.
+
+    It joins two Wilson intervals of a width that allows for how the verdicts go together.
+
+    Raises: EvaluationError where the second passed nothing: there is no ratio.
+    Source: Bonett and Price 2006, "Confidence intervals for a ratio of binomial proportions based
+        on paired data"; recommended by Fagerland, Lydersen and Laake 2014.
+    """
+    first, second = both + only_first, both + only_second
+    if second == 0:
+        raise EvaluationError("a ratio to a model that passes nothing is undefined")
+    total = both + only_first + only_second
+    joint = math.sqrt((only_first + only_second + 2) / ((first + 1) * (second + 1)))
+    apart = sum(math.sqrt((1 - (x + 1) / (total + 2)) / (x + 1)) for x in (first, second))
+    z = _z(level) * joint / apart
+    low_1, high_1 = _wilson(first / total, total, z)
+    low_2, high_2 = _wilson(second / total, total, z)
+    return low_1 / high_2, high_1 / low_2
+
+
+def _z(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _wilson(rate: float, number: float, z: float) -> Interval:
+    scale = 1 + z * z / number
+    centre = (rate + z * z / (2 * number)) / scale
+    spread = rate * (1 - rate) / number + z * z / (4 * number**2)
     half = z * math.sqrt(spread) / scale
-    return (
-        0.0 if num_passed == 0 else centre - half,
-        1.0 if num_passed == num_problems else centre + half,
-    )
+    return (0.0 if rate == 0 else centre - half, 1.0 if rate == 1 else centre + half)
 
 
 def paired_difference_interval(

@@ -10,8 +10,9 @@ import numpy as np
 from evaluation.errors import EvaluationError
 from evaluation.metrics.intervals import (
     Interval,
-    bootstrap_over_problems,
+    mean_interval,
     paired_difference_interval,
+    ratio_interval,
 )
 
 
@@ -33,12 +34,11 @@ class Comparison:
     sampled_difference: float | None
     """Student's sampled pass@1 minus the teacher's; None without samples."""
     sampled_difference_interval: Interval | None
-    """95 % paired bootstrap over problems."""
+    """95 %, of the problems' differences; see `mean_interval`."""
     kept_percent: float | None
     """Greedy pass@1 in percent of the teacher's; None where the teacher solves nothing."""
     kept_percent_interval: Interval | None
-    """95 % paired bootstrap over problems; resamples in which the teacher solves nothing are
-    left out, and there is no interval where those are more than half."""
+    """95 %, Bonett and Price's for paired rates."""
 
     @property
     def num_problems(self) -> int:
@@ -91,7 +91,7 @@ def compare_verdicts(
     only_student, only_teacher = int((student & ~teacher).sum()), int((teacher & ~student).sum())
     neither = len(tasks) - both - only_student - only_teacher
     sampled, sampled_interval = _sampled_difference(student_sampled, teacher_sampled)
-    kept, kept_interval = _kept_percent(student, teacher)
+    kept, kept_interval = _kept_percent(both, only_student, only_teacher)
     return Comparison(
         both=both,
         only_student=only_student,
@@ -109,18 +109,14 @@ def compare_verdicts(
     )
 
 
-def _kept_percent(student: np.ndarray, teacher: np.ndarray) -> tuple[float | None, Interval | None]:
-    """Percent of the teacher's passes, and its interval; both arguments (num_problems,) bool."""
-    if not teacher.any():
+def _kept_percent(
+    both: int, only_student: int, only_teacher: int
+) -> tuple[float | None, Interval | None]:
+    if both + only_teacher == 0:
         return None, None
-
-    def percent(chosen: np.ndarray) -> np.ndarray:
-        passed = teacher[chosen].sum(axis=1).astype(float)
-        passed[passed == 0] = np.nan
-        return 100 * student[chosen].sum(axis=1) / passed
-
-    kept = 100 * float(student.sum()) / float(teacher.sum())
-    return kept, bootstrap_over_problems(percent, len(teacher))
+    low, high = ratio_interval(both, only_student, only_teacher)
+    kept = 100 * (both + only_student) / (both + only_teacher)
+    return kept, (100 * low, 100 * high)
 
 
 def _sampled_difference(
@@ -133,10 +129,8 @@ def _sampled_difference(
         [student[task][0] / student[task][1] - teacher[task][0] / teacher[task][1]
          for task in sorted(teacher)]
     )  # fmt: skip
-    interval = bootstrap_over_problems(
-        lambda chosen: differences[chosen].mean(axis=1), len(differences)
-    )
-    return float(differences.mean()), interval
+    low, high = mean_interval((differences + 1) / 2)
+    return float(differences.mean()), (2 * low - 1, 2 * high - 1)
 
 
 def _require_same(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:

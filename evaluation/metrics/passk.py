@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluation.errors import EvaluationError
-from evaluation.metrics.intervals import RESAMPLES, Interval, bootstrap_over_problems
 
 
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
@@ -36,19 +35,3 @@ def pass_at_k_per_problem(verdicts: Sequence[Sequence[bool]], k: int) -> np.ndar
     if not verdicts:
         raise EvaluationError("pass@k of no problems is undefined; give at least one problem")
     return np.array([pass_at_k(len(row), sum(map(bool, row)), k) for row in verdicts])
-
-
-def bootstrap_interval(
-    scores: Sequence[float] | np.ndarray, *, level: float = 0.95, resamples: int = RESAMPLES
-) -> Interval:
-    """Percentile interval of the mean over problems, resampling problems with a fixed seed.
-
-    It says how far the score would move with other problems of the same kind. With all scores
-    equal it has no width: zero passes in n problems still allow a rate of about 3/n.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    interval = bootstrap_over_problems(
-        lambda chosen: values[chosen].mean(axis=1), len(values), level=level, resamples=resamples
-    )
-    assert interval is not None, "a mean is defined in every resample"
-    return interval

@@ -72,6 +72,7 @@ def measure_latency(
     that stops early would look fast.
 
     Args:
+        model: as `load_model` gives it, without generation settings of its own.
         prompts: the benchmark's; the first ones are used, again from the start where they end.
         on_done: called after each of the `settings.generations`.
 
@@ -145,11 +146,6 @@ class _Clock:
                 pad_token_id=self.pad_id,
                 use_cache=True,
                 stopping_criteria=StoppingCriteriaList([first_token]),
-                # A teacher's own sampling defaults must not slow it down, nor cause warnings.
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=None,
             )
         except torch.OutOfMemoryError as error:
             raise EvaluationError(

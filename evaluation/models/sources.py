@@ -13,6 +13,10 @@ from cache.machine.precision import default_device, dtype_name
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from evaluation.errors import EvaluationError
 
+# What transformers loads; `consolidated.safetensors`, a half-precision variant or an adapter in the
+# same folder is not the model.
+MODEL_FILE, MODEL_INDEX = "model.safetensors", "model.safetensors.index.json"
+MODEL_PATTERNS = [MODEL_FILE, MODEL_INDEX, "model-*-of-*.safetensors"]
 # What a checkpoint's behaviour depends on; notes and logs beside it do not.
 IDENTITY_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 IDENTITY_FILES = (
@@ -124,36 +128,29 @@ def _unique_labels(paths: tuple[Path, ...]) -> list[str]:
 def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     """Model in evaluation mode on the device, and its tokenizer.
 
-    Raises: EvaluationError when it cannot be loaded, or has no tokenizer.
+    Of its generation settings what ends a text is kept. Penalties, beams, time limits and the
+    like are its author's taste: they would cost time, and every model is measured alike.
+
+    Raises: EvaluationError when it cannot be loaded, lacks weights, or has no tokenizer.
     """
-    if source.is_teacher:
-        device_map = str(device) if device.type == "cuda" else None
-        try:
-            model = load_causal_lm(
-                source.source, revision=source.revision, dtype=dtype, device_map=device_map
-            )
-            tokenizer = load_tokenizer(source.source, source.revision)
-        except CacheError as error:
-            raise EvaluationError(str(error)) from error
-        return model.to(device).eval(), tokenizer
-    return _load_checkpoint(source, dtype, device)
+    from transformers import GenerationConfig
 
-
-def _load_checkpoint(
-    source: ModelSource, dtype: torch.dtype, device: torch.device
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model: Any
+    device_map = str(device) if device.type == "cuda" else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.source)
-        model = AutoModelForCausalLM.from_pretrained(source.source, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EvaluationError(
-            f"checkpoint {source.source} cannot be loaded: {error}. "
-            "Need config.json, *.safetensors and the tokenizer's files, as training writes them"
-        ) from error
-    return model.to(device).eval(), tokenizer
+        model = load_causal_lm(
+            source.source, revision=source.revision, dtype=dtype, device_map=device_map
+        )
+        tokenizer = load_tokenizer(source.source, source.revision)
+    except CacheError as error:
+        raise EvaluationError(str(error)) from error
+    saved = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=saved.bos_token_id,
+        eos_token_id=saved.eos_token_id,
+        pad_token_id=saved.pad_token_id,
+        decoder_start_token_id=saved.decoder_start_token_id,
+    )
+    return model.to(device), tokenizer
 
 
 def num_parameters(model: Any) -> int:
@@ -209,7 +206,7 @@ def safetensors_bytes(source: ModelSource, model: Any) -> tuple[int, str]:
     path = Path(source.source)
     folder: Path | None = path if path.is_dir() else None
     if folder is None and not path.is_file():
-        folder = _hub_folder(source, ["*.safetensors", "*.safetensors.index.json"])
+        folder = _hub_folder(source, MODEL_PATTERNS)
     files = _weight_files(folder) if folder is not None else []
     if files:
         return sum(file.stat().st_size for file in files), f"file ({_stored_dtypes(files)})"
@@ -219,11 +216,13 @@ def safetensors_bytes(source: ModelSource, model: Any) -> tuple[int, str]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    if (folder / MODEL_FILE).is_file():
+        return [folder / MODEL_FILE]
+    index = folder / MODEL_INDEX
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(folder / Path(name).name for name in names)
-    return sorted(folder.glob("*.safetensors"))
+    return []
 
 
 def _stored_dtypes(files: list[Path]) -> str:

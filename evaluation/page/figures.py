@@ -207,20 +207,20 @@ def loss_curves(rows: Sequence[Row]) -> str:
 
 
 def _validation_figure(runs: Sequence[tuple[int, Row, list[dict[str, Any]]]]) -> str:
-    """Cross-entropy means the same at every temperature and alpha; losses do not."""
+    """The KL at T = 1 means the same whatever a student is trained with; losses do not."""
     series = [
         Line(label=row["label"], points=points, style=colour_class(index, False), dots=True)
         for index, row, metrics in runs
-        if (points := _series(metrics, "val_ce_loss"))
+        if (points := _series(metrics, "val_kl"))
     ]
     if not series:
         return ""
-    said = "Validation cross-entropy by step. " + "; ".join(
+    said = "Validation KL from the teacher at T = 1 by step. " + "; ".join(
         f"{line.label} ends at {short(line.points[-1][1])}" for line in series
     )
     keys = " ".join(model_number(index, row) for index, row, _ in runs)
     return (
-        f"<figure>{lines(series, 'step', 'validation cross-entropy, nats', said)}"
+        f"<figure>{lines(series, 'step', 'validation KL at T = 1, nats', said)}"
         f"<figcaption>Comparable across runs: {keys}</figcaption></figure>"
     )
 

@@ -46,7 +46,7 @@ def rewrite_html(folder: Path) -> Path:
     path = folder / "results.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(
             f"{path} cannot be read: {error}. Name a folder that evaluate has written its "
             "results to"

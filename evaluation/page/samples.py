@@ -117,9 +117,9 @@ class _Packed:
         outcome = verdict["outcome"]
         return [
             self._number(self._cut(verdict["completion"])),
-            self._number(outcome_kind(outcome)),
+            self._number(self._cut(outcome_kind(outcome))),
             self._number(self._cut(verdict.get("message") or "")),
-            self._number(verdict.get("finish") or ""),
+            self._number(self._cut(verdict.get("finish") or "")),
             verdict.get("tokens") or 0,
         ]
 

@@ -1,7 +1,5 @@
 """Benchmarks to problems: HumanEval from its package, MBPP's test split, or a file of either."""
 
-import gzip
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,18 +10,35 @@ from cache.data.problems import DEFAULT_DATASET, Problem, load_problems
 from cache.data.templates import TEMPLATES
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
+from evaluation.problems.in_child import told_expected
+from evaluation.problems.json_lines import parse_lines, read_text
 from evaluation.problems.tested_names import prompt_helpers, read_tests
 from evaluation.sandbox.checks import Program
 
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
-# Source: Chen et al. 2021, section 3.3; the last two from bigcode's evaluation harness.
-HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
-# What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers.
-MBPP_STOPS = ("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|")
+# Source: Chen et al. 2021, section 3.3; the last three from bigcode's evaluation harness.
+HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```", "<file_sep>")
+# What follows a finished answer to an MBPP prompt: the next problem, its tests, chat markers, the
+# next file.
+MBPP_STOPS = (
+    *("\nInstruction:", "\nTest list:", "\nassert ", "\nprint(", '\n"""', "\n```", "\n<|"),
+    "<file_sep>",
+)
 
-# Tests that a trivial body passes prove nothing. Of MBPP's test split these alone: MBPP/404.
+# Tests that a trivial body passes prove nothing. Of MBPP's test split these alone: MBPP/203, 339
+# and 404.
 ACCEPT_TRIVIAL: dict[tuple[str, ...], str] = {
+    (
+        "assert hamming_Distance(4,8) == 2",
+        "assert hamming_Distance(2,4) == 2",
+        "assert hamming_Distance(1,2) == 2",
+    ): "its tests are passed by a function that always returns 2",
+    (
+        "assert find_Divisor(2,2) == 2",
+        "assert find_Divisor(2,5) == 2",
+        "assert find_Divisor(5,10) == 2",
+    ): "its tests are passed by a function that always returns 2",
     (
         "assert minimum(1,2) == 1",
         "assert minimum(-5,-4) == -5",
@@ -57,10 +72,14 @@ class BenchmarkProblem:
     """The helpers build objects of the completion's own types: they run beside it, not in the
     judge."""
 
-    def program(self, completion: str) -> Program:
-        """The program whose success means that the completion is right."""
+    def program(self, completion: str, *, whole: bool = False) -> Program:
+        """The program whose success means that the completion is right.
+
+        Args:
+            whole: it is a whole program, and does not continue the prompt.
+        """
         return Program(
-            candidate=self.preamble + completion,
+            candidate=completion if whole else self.preamble + completion,
             test=self.test,
             entry_points=(self.entry_point, *self.other_entry_points),
             helpers=self.helpers,
@@ -75,8 +94,8 @@ def remark_on_judging(problems: Sequence[BenchmarkProblem]) -> list[str]:
         return []
     return [
         f"{len(found)} of {len(problems)} problems are judged in mode:in_child "
-        f"({', '.join(found)}): the program builds the tests' arguments itself; expected values "
-        "stay with the judge"
+        f"({', '.join(found)}): the program builds the tests' arguments itself, and its claims of "
+        "values are compared by the judge"
     ]
 
 
@@ -91,6 +110,13 @@ class Benchmark:
     skipped: tuple[str, ...] = ()
     """Problems left out, as `task_id: reason`: the prompt template cannot express them, or their
     tests check too little."""
+    task_ids: tuple[str, ...] = ()
+    """All problems of the source, in its order, those left out among them."""
+
+    @property
+    def is_mbpp(self) -> bool:
+        """Whether its problems have MBPP's schema, and its numbers for names."""
+        return self.name == "mbpp"
 
 
 def load_benchmark(
@@ -140,7 +166,12 @@ def _humaneval(dataset: str | None, strip_prompt: bool) -> Benchmark:
         source, rows = dataset, list(_read_hub(dataset))
     problems = tuple(_humaneval_problem(row, where, strip_prompt) for where, row in rows)
     _require_unique(problems, source)
-    return Benchmark(name="humaneval", source=source, problems=problems)
+    return Benchmark(
+        name="humaneval",
+        source=source,
+        problems=problems,
+        task_ids=tuple(problem.task_id for problem in problems),
+    )
 
 
 def _packaged_humaneval() -> Any:
@@ -191,14 +222,27 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
             skipped.append(f"MBPP/{row.task_id}: {ACCEPT_TRIVIAL[tuple(row.test_list)]}")
             continue
         try:
-            problems.append(_mbpp_problem(row, template))
+            problem = _mbpp_problem(row, template)
         except CacheError as error:
             skipped.append(f"MBPP/{row.task_id}: {error}")
+            continue
+        functions = (problem.entry_point, *problem.other_entry_points)
+        told = told_expected(problem.test, functions) if problem.in_child else None
+        if told is None:
+            problems.append(problem)
+        else:
+            skipped.append(f"{problem.task_id}: its test tells the program what it expects: {told}")
     if not problems:
         raise EvaluationError(
             f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"
         )
-    return Benchmark(name="mbpp", source=dataset, problems=tuple(problems), skipped=tuple(skipped))
+    return Benchmark(
+        name="mbpp",
+        source=dataset,
+        problems=tuple(problems),
+        skipped=tuple(skipped),
+        task_ids=tuple(f"MBPP/{row.task_id}" for row in rows),
+    )
 
 
 def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
@@ -224,38 +268,10 @@ def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of the file with `<file>, line <number>`."""
-    empty = True
-    try:
-        with _open_text(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    empty = False
-                    yield _parsed(line, f"{path}, line {number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"{path} cannot be read: {error}. Need JSON lines in UTF-8, plain or gzipped"
-        ) from error
-    if empty:
+    rows = list(parse_lines(read_text(path), path))
+    if not rows:
         raise EvaluationError(f"{path} holds no problem; need one JSON object a line")
-
-
-def _open_text(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
-def _parsed(line: str, where: str) -> tuple[str, dict[str, Any]]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(
-            f"{where} is not JSON: {error.msg} (column {error.colno}). "
-            "Every line must hold one JSON object; mend or remove the line"
-        ) from error
-    if not isinstance(row, dict):
-        raise EvaluationError(f"{where} holds a {type(row).__name__}; need one JSON object a line")
-    return where, row
+    yield from rows
 
 
 def _read_hub(dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:

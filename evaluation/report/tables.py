@@ -110,7 +110,7 @@ GREEDY = Column(
 
 
 def _sampled(k: str) -> Column:
-    meaning = f"Unbiased pass@{k} of the samples; 95 % bootstrap interval over problems."
+    meaning = f"Unbiased pass@{k} of the samples; 95 % interval over problems."
     return Column(
         f"pass@{k}", f"pass@{k}", f"pass_at.{k}", forms.SHARE, meaning, f"pass_at_intervals.{k}"
     )
@@ -127,7 +127,7 @@ AGAINST_THE_TEACHER = [
     Column(field, name, f"comparison.{field}", form, meaning, interval)
     for field, name, form, meaning, interval in (
         ("kept_percent", "of the teacher's", forms.OF_HUNDRED,
-         "Greedy pass@1 in percent of the teacher's; 95 % paired bootstrap interval.",
+         "Greedy pass@1 in percent of the teacher's; 95 % interval of paired rates.",
          "comparison.kept_percent_interval"),
         ("greedy_difference", "greedy, points", forms.POINTS,
          "Greedy pass@1 minus the teacher's, in points; 95 % paired interval (Newcombe).",
@@ -135,7 +135,7 @@ AGAINST_THE_TEACHER = [
         ("mcnemar_p", "McNemar p", forms.P_VALUE,
          "Two-sided exact p that the problems solved by one alone fall to either alike.", ""),
         ("sampled_difference", "sampled, points", forms.POINTS,
-         "Sampled pass@1 minus the teacher's, in points; 95 % paired bootstrap interval.",
+         "Sampled pass@1 minus the teacher's, in points; 95 % paired interval.",
          "comparison.sampled_difference_interval"),
         ("both", "both", forms.COUNT, "Problems that this model and the teacher solve.", ""),
         ("only_student", "it alone", forms.COUNT, "Problems that this model alone solves.", ""),
@@ -153,7 +153,7 @@ COST = [
         ("parameter_ratio", "fewer parameters", forms.RATIO, "The teacher's over this one's."),
         ("compression", "smaller", forms.RATIO, "The teacher's bytes over this one's."),
         ("peak_memory_bytes", "peak memory", forms.GIBIBYTES, "Most the CUDA device held."),
-        ("speedup", "speed-up", forms.RATIO, "The teacher's mean latency over this one's."),
+        ("speedup", "speed-up", forms.RATIO, "The teacher's median latency over this one's."),
     )
 ]  # fmt: skip
 BATCH = Column("latency_batch", "batch", "latency.batched.batch", forms.COUNT, "Prompts at once.")

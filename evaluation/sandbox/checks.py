@@ -21,6 +21,9 @@ from evaluation.sandbox.confine import missing_layers
 from evaluation.sandbox.processes import STARTUP_SECONDS, Forked, server
 from evaluation.sandbox.wire import RefusedValue, pack, unpack
 
+MAX_SOURCE_BYTES = 1 << 20
+"""Of a program. Nothing that a model writes in earnest comes near."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
@@ -36,7 +39,8 @@ class Program:
     """Trusted source that the test needs; runs in the judge before it."""
     in_child: bool = False
     """Helpers build objects that cannot cross, such as a tree: they run in the program, which
-    then evaluates the sides of the test's comparisons. Comparing is still left to the judge."""
+    then evaluates the sides of the test's comparisons. The judge compares; a function of the
+    helpers that compares would run in the program, and be its to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ class Verdict:
       value too large or too deep;
     - forged: it wrote something else than answers to its channel;
     - empty: nothing was completed; not run;
+    - too_large: it is longer than MAX_SOURCE_BYTES; not run;
     - prompt_too_long: the model could not read the prompt; not run.
     """
     seconds: float
@@ -76,6 +81,8 @@ def run_program(program: Program, limits: SandboxLimits) -> Verdict:
 
     Raises: EvaluationError when the sandbox does not start, or is weaker than it must be.
     """
+    if len(program.candidate.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+        return Verdict(passed=False, outcome="too_large", seconds=0.0, mode="not_run")
     return _run(program, limits, sandbox_level(limits.allow_weak))
 
 
@@ -184,7 +191,7 @@ def _send(report: socket.socket, program: Program, seconds: float) -> None:
             }
         )
     except RefusedValue as error:
-        raise EvaluationError(f"a program cannot be run: {error}. Shorten it") from error
+        raise EvaluationError(f"a test cannot be run: {error}. Shorten it") from error
     try:
         report.sendall(frame)
     except OSError:

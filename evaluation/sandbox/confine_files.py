@@ -1,7 +1,7 @@
 """Which files a program may read, and landlock, which lets it read no others.
 
-Readable are Python's standard library and the system's shared libraries. Folders of installed
-packages are hidden even inside them: a benchmark's package brings its tests along.
+Readable are Python's standard library, the system's shared libraries and time zones. Folders of
+installed packages are hidden even inside them: a benchmark's package brings its tests along.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ from evaluation.sandbox.confine_libc import call, syscall
 
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 LINKER_CACHE = "/etc/ld.so.cache"
+TIME_ZONES = "/usr/share/zoneinfo"
 PACKAGES = ("site-packages", "dist-packages")
 
 # Source: linux/landlock.h.
@@ -37,6 +38,8 @@ def readable_folders() -> list[tuple[str, tuple[str, ...]]]:
         if os.path.isdir(folder) and not os.path.islink(folder):
             hidden = [name for name in os.listdir(folder) if name.startswith("python")]
             folders.append((folder, tuple(hidden)))
+    if os.path.isdir(TIME_ZONES):
+        folders.append((TIME_ZONES, ()))
     dynamic = [p for p in map(os.path.realpath, sys.path) if p.endswith("/lib-dynload")]
     for folder in dict.fromkeys((*dynamic, standard)):
         if os.path.isdir(folder):

@@ -14,7 +14,8 @@ from typing import Any
 
 from evaluation.sandbox.wire import RefusedValue, decode, encode, pack, unpack
 
-MAX_MESSAGE = 300
+# Of all that a program says, whatever its side of the channel has made of it.
+MAX_NAME, MAX_MESSAGE = 80, 300
 MEMORY_BYTES = 2 << 30
 
 
@@ -63,6 +64,7 @@ def _test(job: dict[str, Any], link: "_Link") -> None:
             namespace[_Reached.NAME] = lambda source: link.ask({"evaluate": source})
         else:
             exec(compile(job["helpers"], "<helpers>", "exec", dont_inherit=True), namespace)
+            link.exceptions = dict(namespace)
             test = compile(job["test"], "<test>", "exec", dont_inherit=True)
             for name in job["entry_points"]:
                 namespace[name] = link.function(name)
@@ -113,6 +115,8 @@ class _Link:
         self._channel = channel
         self.raised: BaseException | None = None
         self.raised_name = ""
+        self.exceptions: dict[str, Any] = {}
+        """What the helpers define: the test may expect an exception of theirs by name."""
         self.failed: _Failed | None = None
 
     def receive_layers(self) -> list[str]:
@@ -174,19 +178,19 @@ class _Link:
     def _raised(self, parts: Any) -> BaseException:
         if not (isinstance(parts, list) and [type(part) for part in parts] == [str, str, bool]):
             return self._fail("forged", "an exception without a name")
-        name, message, denied = parts
+        name, message, denied = parts[0][:MAX_NAME], parts[1][:MAX_MESSAGE], parts[2]
         if denied:
             return self._fail("sandbox", f"{name}: {message}")
         if name == "MemoryError":
             return self._fail("memory", message)
         if name == "SystemExit":
             return self._fail("exit", message)
-        kind = getattr(builtins, name, None)
+        kind = self.exceptions.get(name, getattr(builtins, name, None))
         error: Exception = CandidateError(message)
         if isinstance(kind, type) and issubclass(kind, Exception):
             try:
                 error = kind(message)
-            except TypeError:
+            except Exception:
                 pass  # such as UnicodeDecodeError, which wants more than a message
         self.raised, self.raised_name = error, name if name.isidentifier() else "Exception"
         return error

@@ -8,6 +8,7 @@ status arrives there.
 """
 
 import gc
+import io
 import json
 import os
 import random
@@ -49,6 +50,8 @@ def main(role: str, number: int) -> None:
         confinement = ProgramConfinement()
         if "pid" in layers:
             end_with_parent()  # once more: the kernel forgets it when the user changes
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair is no error
     for name in PREIMPORTED:
         import_module(name)
     random.seed(0)

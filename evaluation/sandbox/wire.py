@@ -1,8 +1,9 @@
 """Values between judge and program: JSON with a tag on every type JSON does not have.
 
-Only what is listed here crosses, by exact type: a subclass, which could bring an `__eq__` of
-its own, is refused, and so is anything too large or too deep. What arrives is rebuilt from
-plain constructors; no code of the other side takes part. Stdlib alone.
+Only what is listed here crosses. Of a subclass, which could bring an `__eq__` of its own, what it
+holds crosses, as a value of the listed type: a namedtuple as a tuple, an IntEnum's member as an
+int. Anything else is refused, and so is what is too large or too deep. What arrives is rebuilt
+from plain constructors; no code of the other side takes part. Stdlib alone.
 
 JSON's null, true, false, strings, numbers stand for themselves; all else is `[tag, ...]`.
 Frames are a length of 4 bytes, big-endian, and a JSON object.
@@ -11,8 +12,11 @@ Frames are a length of 4 bytes, big-endian, and a JSON object.
 import json
 import math
 import struct
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 MAX_BYTES = 4 << 20
@@ -33,7 +37,23 @@ MAPPINGS: dict[type, str] = {
     Counter: "Counter",
     OrderedDict: "OrderedDict",
     defaultdict: "defaultdict",
+    # Equal to a dict of the same items, and crossing as one.
+    UserDict: "dict",
+    ChainMap: "dict",
+    MappingProxyType: "dict",
 }
+# Single values, each with what makes one of the very type of an object of a subclass.
+SINGLES: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
+    Decimal: Decimal,
+    Fraction: lambda value: Fraction(value.numerator, value.denominator),
+}
+LISTED = frozenset((type(None), bool, range, *SINGLES, *SEQUENCES, *MAPPINGS))
 SEQUENCE_TYPES = {tag: kind for kind, tag in SEQUENCES.items()}
 # A default factory is code and stays behind; equality does not ask for it.
 MAPPING_TYPES: dict[str, Callable[[dict], Any]] = {
@@ -62,6 +82,9 @@ class _Encoder:
 
     def encode(self, value: Any, depth: int) -> Any:
         kind = type(value)
+        if kind not in LISTED:
+            kind = _base(kind)
+            value = SINGLES[kind](value) if kind in SINGLES else value
         self._spend(1 + len(value) if kind in (str, bytes, bytearray) else 1)
         if kind is str:
             return value if _is_text(value) else ["str", value.encode(*HALVES).hex()]
@@ -80,25 +103,41 @@ class _Encoder:
                 "range",
                 *(self.encode(n, depth) for n in (value.start, value.stop, value.step)),
             ]
-        if kind not in SEQUENCES and kind not in MAPPINGS:
-            raise RefusedValue(f"a value of type {kind.__name__} cannot cross")
+        if kind is Decimal:
+            return ["Decimal", self._text(str(value))]
+        if kind is Fraction:
+            parts = (value.numerator, value.denominator)
+            return ["Fraction", *(self.encode(part, depth) for part in parts)]
         if depth >= MAX_DEPTH:
             raise RefusedValue(f"a value is nested more than {MAX_DEPTH} deep")
         if kind in SEQUENCES:
-            return [SEQUENCES[kind], *(self.encode(item, depth + 1) for item in value)]
-        flat = (self.encode(part, depth + 1) for item in value.items() for part in item)
-        return [MAPPINGS[kind], *flat]
+            items = kind.__iter__(value)  # type: ignore[attr-defined]
+            return [SEQUENCES[kind], *(self.encode(item, depth + 1) for item in items)]
+        pairs = kind.items(value)  # type: ignore[attr-defined]
+        return [MAPPINGS[kind], *(self.encode(part, depth + 1) for pair in pairs for part in pair)]
 
     def _spend(self, amount: int) -> None:
         self.left -= amount
         if self.left < 0:
             raise RefusedValue(f"a value is larger than {MAX_BYTES >> 20} MiB")
 
+    def _text(self, text: str) -> str:
+        self._spend(len(text))
+        return text
+
     def _hex(self, value: int) -> str:
         if value.bit_length() > MAX_BITS:
             raise RefusedValue(f"an integer has more than {MAX_BITS} bits")
         self._spend(value.bit_length() // 4)
         return hex(value)
+
+
+def _base(kind: type) -> type:
+    """The first of the types it derives from that crosses."""
+    for base in kind.__mro__:
+        if base in LISTED:
+            return base
+    raise RefusedValue(f"a value of type {kind.__name__} cannot cross")
 
 
 def _is_text(value: str) -> bool:
@@ -111,7 +150,7 @@ def _is_text(value: str) -> bool:
 
 
 def decode(data: Any, depth: int = 0) -> Any:
-    """The value that `encode` was given, as a new object of exactly its type.
+    """The value that `encode` was given, as a new object of exactly the listed type.
 
     Raises: RefusedValue when the data is nothing that `encode` returns.
     """
@@ -129,7 +168,7 @@ def decode(data: Any, depth: int = 0) -> Any:
             flat = [decode(part, depth + 1) for part in parts]
             return MAPPING_TYPES[tag](dict(zip(flat[::2], flat[1::2], strict=True)))
         return _decode_single(tag, parts)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, RefusedValue):
             raise
         raise RefusedValue(f"a malformed value with tag {tag[:20]!r}") from error
@@ -142,11 +181,16 @@ def _decode_single(tag: str, parts: list) -> Any:
     if tag == "complex":
         real, imaginary = parts
         return complex(float(real), float(imaginary))
+    if tag == "Fraction":
+        numerator, denominator = (decode(part) for part in parts)
+        return Fraction(numerator, denominator)
     (text,) = parts
     if type(text) is not str:
         raise RefusedValue(f"a malformed value with tag {tag[:20]!r}")
     if tag == "int" and 4 * len(text) <= MAX_BITS + 16:
         return int(text, 16)
+    if tag == "Decimal":
+        return Decimal(text)
     if tag == "float" and text in ("nan", "inf", "-inf"):
         return float(text)
     if tag in ("bytes", "bytearray", "str"):

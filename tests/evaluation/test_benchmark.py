@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cache.data.problems import load_problems
+from cache.machine.lock import writer_lock
 from evaluation.benchmark import run_benchmark
 from evaluation.comparison import measure
 from evaluation.config import BenchmarkConfig
@@ -59,7 +60,7 @@ def test_whole_comparison_of_two_models(config, loaded):
     assert teacher.speedup == teacher.compression == teacher.parameter_ratio == 1
     assert student.compression == teacher.size_bytes / student.size_bytes > 1
     assert student.parameter_ratio == teacher.parameters / student.parameters > 1
-    assert student.speedup == teacher.latency.mean_ms / student.latency.mean_ms
+    assert student.speedup == teacher.latency.median_ms / student.latency.median_ms
     assert set(student.pass_at) == {"1", "2"}
     assert sum(student.greedy_outcomes.values()) == 2
     assert sum(student.sampled_outcomes.values()) == 4
@@ -173,6 +174,14 @@ def test_interrupted_run_leaves_whole_files_and_goes_on(config, loaded, monkeypa
     assert loaded == ["student"]
 
 
+def test_a_second_process_on_one_folder_is_refused_and_loads_nothing(config, loaded):
+    config.out.mkdir()
+    words = "out is being written by host .*, pid"
+    with writer_lock(config.out), pytest.raises(EvaluationError, match=words):
+        run_benchmark(config)
+    assert not loaded and not list(config.out.iterdir())
+
+
 def test_prompts_beyond_the_positions_are_reported(config, tmp_path):
     small = save_tiny(tmp_path / "small", 3, positions=64, width=16)
     result = run_benchmark(replace(config, checkpoints=(small,), teacher=None, samples=0))
@@ -200,8 +209,8 @@ def test_cache_option_rates_models_on_uncontaminated_problems_too(config, tmp_pa
             "task_id": f"T/{i}",
             "prompt": prompt,
             "entry_point": "f",
-            "canonical_solution": "    return 7\n",
-            "test": "def check(candidate):\n    assert candidate() == 7\n",
+            "canonical_solution": f"    return {7 + i}\n",
+            "test": f"def check(candidate):\n    assert candidate() == {7 + i}\n",
         }
         for i, prompt in enumerate((f'"""\n{leaked.code}\n"""\n\ndef f():\n', "def f():\n"))
     ]

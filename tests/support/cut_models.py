@@ -11,7 +11,7 @@ from transformers import (
     Starcoder2Config,
 )
 
-from distill.cutting.blocks import blocks_of
+from distill.learning.blocks import blocks_of
 
 COMMON = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,

@@ -1,5 +1,7 @@
 """A cache in memory with what `CacheReader` promises, and a teacher simple enough to imitate."""
 
+import resource
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,4 +154,21 @@ class Interrupt:
 
 
 def checkpoints(out):
-    return [path.name for path in (out / "checkpoints").iterdir()]
+    return sorted(path.name for path in (out / "checkpoints").iterdir())
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@contextmanager
+def files_of_at_most(num_bytes):
+    """Writing past so many bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

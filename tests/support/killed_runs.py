@@ -18,12 +18,16 @@ from types import SimpleNamespace
 import torch
 
 import distill.run.checkpoint
+import distill.run.checkpoint_folder
 import distill.run.run_folder
 import distill.run.train
+import distill.sweeps.sweep
+from cache.machine.lock import writer_lock
+from distill.errors import DistillError
 from distill.learning.learner import Learner
 from distill.run.run_folder import FINISHED, read_run
 from distill.run.train import train
-from distill.settings.config import TrainConfig
+from distill.settings.config import SweepConfig, TrainConfig
 from tests.support.distill_fakes import FakeReader, small_recipe
 from tests.support.learners import batches, gradient, make_learner
 
@@ -41,6 +45,8 @@ UNEVEN = {"dropout": 0.0, "accumulate": 3, "epochs": 2}
 """Three microbatches a step: the second process goes without in half of the turns."""
 PACKED = {"dropout": 0.0, "batching": "packed", "epochs": 2}
 """Documents of a step end to end in rows: the second process often goes without."""
+
+SWEPT = "recipes: [{name: only, student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 1}]"
 
 
 def train_whole(folder: Path, name: str, recipe: dict[str, object]) -> None:
@@ -91,6 +97,40 @@ def hand_over(folder: Path, name: str) -> None:
     train_whole(folder, name, UNEVEN)
 
 
+def sweep_pair(folder: Path, name: str) -> None:
+    """Two processes share a sweep."""
+    assert [wait(child) for child in start_pair(sweep_here, folder, name)] == [0, 0]
+
+
+def find_it_taken(folder: Path, name: str) -> None:
+    """A pair finds that another process trains in FOLDER/name: both fail, and say why."""
+    (folder / name).mkdir()
+    with writer_lock(folder / name):
+        assert [wait(child) for child in start_pair(note_failure, folder, name)] == [0, 0]
+
+
+def note_failure(folder: Path, name: str) -> None:
+    """FOLDER/name-RANK.txt gets the reason why FOLDER/name cannot be trained."""
+    try:
+        train_here(folder, name)
+    except DistillError as error:
+        (folder / f"{name}-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def sweep_here(folder: Path, name: str) -> None:
+    """A sweep of one recipe, in this process, which is a child."""
+    distill.run.train.plot_run = lambda *args: None
+    for part in ("plot_runs", "plot_ledger"):
+        setattr(distill.sweeps.sweep, part, lambda *args: None)
+    recipes = folder / f"{name}-{os.environ['RANK']}.yaml"
+    recipes.write_text(SWEPT)
+    reader = FakeReader(folder / "cache")
+    config = SweepConfig(
+        cache=reader.path, recipes=recipes, out=folder / name, wandb="disabled",
+    )  # fmt: skip
+    assert not distill.sweeps.sweep.sweep(config, reader=reader).failed
+
+
 def save_gradients(folder: Path, name: str) -> None:
     """FOLDER/name gets the gradient of one step over MICROBATCHES, of one process and of two."""
     (folder / name).mkdir()
@@ -128,18 +168,19 @@ def after(count: int, function):
 def arm(moment: str, reader: FakeReader) -> None:
     """Put the kill in place: an epoch has 6 steps, and reads 12 and 3 microbatches.
 
-    Checkpoints are those of steps 4, 6, 10, 12, 16 and 18.
+    The first 3 are read before the first step. Checkpoints are those of steps 4, 6, 10, 12, 16
+    and 18.
     """
     if moment == "first_epoch":
-        reader.read = after(7, reader.read)
+        reader.read = after(3 + 7, reader.read)
     elif moment == "mid_epoch":
-        reader.read = after(15 + 15 + 8, reader.read)
+        reader.read = after(3 + 15 + 15 + 8, reader.read)
     elif moment == "mid_step":
         Learner.accumulate_gradients = after(16, Learner.accumulate_gradients)
     elif moment == "mid_checkpoint":  # the second checkpoint has a model, but no random states
         distill.run.checkpoint.torch.save = after(3, torch.save)
-    elif moment == "between_checkpoints":  # written under its name, the old one still there
-        distill.run.checkpoint.shutil = SimpleNamespace(rmtree=die)
+    elif moment == "between_checkpoints":  # the third is written, the first still there
+        distill.run.checkpoint_folder.shutil = SimpleNamespace(rmtree=die)
     elif moment == "mid_finish":
         distill.run.run_folder.write_json = die
 

@@ -27,7 +27,7 @@ CHEATS: dict[str, tuple[str, str | tuple[str, ...]]] = {
             def __eq__(self, other): return True
         def add(a, b): return Int(6)
         """,
-        "refused_value",
+        "wrong_answer",
     ),
     "subclass of str in a list": (
         """
@@ -36,7 +36,7 @@ CHEATS: dict[str, tuple[str, str | tuple[str, ...]]] = {
             def __eq__(self, other): return True
         def add(a, b): return [Text("6")]
         """,
-        "refused_value",
+        "wrong_answer",
     ),
     "object that calls itself int": (
         """
@@ -178,6 +178,21 @@ CHEATS: dict[str, tuple[str, str | tuple[str, ...]]] = {
                 except OSError: pass
         """,
         ("wrong_answer", "forged"),
+    ),
+    "exception with an endless name": (
+        """
+        import json, os, struct, sys, time
+        def add(a, b):
+            frame = sys._getframe()
+            while "request" not in frame.f_locals: frame = frame.f_back
+            raised = ["a" * 8_000_000, "m", False]
+            body = json.dumps({{"id": frame.f_locals["request"]["id"], "raised": raised}}).encode()
+            body = struct.pack(">I", len(body)) + body
+            channel = frame.f_back.f_locals["channel"]
+            while body: body = body[os.write(channel, body):]
+            time.sleep(60)
+        """,
+        f"exception:{'a' * 80}",
     ),
     "garbage to the judge": (
         "import os\nfor n in range(3, 64):\n    try: os.write(n, b'\\xff' * 64)\n"

@@ -139,7 +139,10 @@ INTRUSIONS: dict[str, tuple[str, str | tuple[str, ...]]] = {
         "import socket; socket.socket(socket.AF_UNIX).bind(chr(0) + 'meeting')",
         "sandbox",
     ),
-    "pair of sockets": ("import socket; socket.socketpair()", "sandbox"),
+    "pair of datagram sockets": (
+        "import socket; socket.socketpair(type=socket.SOCK_DGRAM)",
+        "sandbox",
+    ),
     "system calls by number": (
         """
         import ctypes, os

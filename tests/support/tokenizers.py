@@ -47,6 +47,33 @@ def byte_level(adds: str = "", chat_template: str | None = None) -> PreTrainedTo
     return _fast(tokenizer, adds, chat_template)
 
 
+def prefix_space() -> PreTrainedTokenizerFast:
+    """Like `byte_level`, and a text begins with a space, as in RoBERTa and some of GPT-2's kin."""
+    made = byte_level()
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return made
+
+
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """As `sentencepiece`, with bytes for what it lacks, and tokens that span the ends of lines."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, show_progress=False,
+        special_tokens=["<unk>", *SPECIAL, *(f"<0x{i:02X}>" for i in range(256))],
+    )  # fmt: skip
+    tokenizer.train_from_iterator(examples(), trainer)
+    return _fast(tokenizer, "b", None)
+
+
 def sentencepiece(adds: str = "b", chat_template: str | None = None) -> PreTrainedTokenizerFast:
     """Like Llama 2's: a normaliser that puts a space before whatever it is given."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))

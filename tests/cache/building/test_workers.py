@@ -214,6 +214,25 @@ def test_shares_and_gpus_are_divided_evenly():
             parse_worker(words)
     assert launched_worker({}) is None and launched_worker({"WORLD_SIZE": "1", "RANK": "0"}) is None
     assert launched_worker({"WORLD_SIZE": "4", "RANK": "2"}) == Worker(rank=2, count=4)
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x'"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "worker 5/2: workers are counted from 0"),
+    ],
+)
+def test_an_environment_that_names_no_worker_is_a_sentence(environment, name):
+    with pytest.raises(CacheError, match=name):
+        launched_worker(environment)
+
+
+def test_a_launch_on_a_node_without_ranks_is_a_sentence():
+    with pytest.raises(CacheError, match="LOCAL_RANK is ''"):
+        own_gpus({"LOCAL_WORLD_SIZE": "2"}, 4)
     launch = {"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     assert own_gpus(launch, 8) == ["4", "5", "6", "7"]
     assert own_gpus({**launch, "CUDA_VISIBLE_DEVICES": "3,5,6,7"}, 4) == ["6", "7"]

@@ -41,6 +41,12 @@ def row(**changes) -> str:
         (row(code=None), "field 'code' must be str, found NoneType"),
         (row(task_id="7"), "field 'task_id' must be int"),
         (row(), "holds task_id 601 twice"),
+        (row(code="x = '\ud800'"), "line 2, field 'code': the text has half a character"),
+        (row(test_setup_code=["import x"]), "'test_setup_code' holds list instead of text"),
+        (row(test_list=[5]), "'test_list' holds int instead of text"),
+        (row(challenge_test_list=5), "'challenge_test_list' must be list, found int"),
+        ('{"task_id": ' + "9" * 5000 + "}", "line 2 is not JSON that can be read: Exceeds"),
+        ("[" * 100_000, "line 2 is not JSON that can be read: maximum recursion"),
     ],
 )
 def test_a_malformed_line_is_named_by_number(tmp_path, line, message):
@@ -48,6 +54,22 @@ def test_a_malformed_line_is_named_by_number(tmp_path, line, message):
     path.write_text(row() + "\n" + line + "\n")
     with pytest.raises(CacheError, match=message):
         load_problems(str(path), "train")
+
+
+def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_no_text(tmp_path):
+    text = "a\u2028b\u2029c\x85d"
+    raw = json.dumps(json.loads(row(text=text)), ensure_ascii=False)
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + raw.encode() + b"\r\n\n" + row(task_id=602).encode())
+    assert [p.text for p in load_problems(str(path), "train")] == [text, "t"]
+
+
+@pytest.mark.parametrize("code", ["def f(x):\n    return 1\0", "x = " + "-" * 50_000 + "1"])
+def test_code_that_pythons_parser_gives_up_on_is_left_out(tokenizer, code):
+    documents, dropped = build_documents(
+        [problem_of(code)], tokenizer, template="signature", max_length=512
+    )
+    assert not documents and "code does not parse" in dropped[0].reason
 
 
 def test_bad_sources_say_what_to_do(tmp_path):

@@ -3,11 +3,13 @@
 import pytest
 
 from cache.data.documents import ASSISTANT, BEGINS, build_documents
-from cache.data.problems import Problem
+from cache.data.problems import Problem, load_problems
+from cache.data.templates import TEMPLATES
 from cache.data.text_format import TextFormat
 from cache.data.tokenise import encode, encode_pair, prefix_of
 from cache.errors import CacheError
-from tests.support.tokenizers import byte_level, sentencepiece
+from tests.support.paths import EXAMPLES
+from tests.support.tokenizers import byte_fallback, byte_level, prefix_space, sentencepiece
 
 PROBLEM = Problem(
     task_id=1, text="Write it.", code="class Pair(object):\n    x = '</s>'",
@@ -73,6 +75,32 @@ def test_prompt_and_completion_join_as_the_text_does(make, prompt, completion):
     first, second = encode_pair(tokenizer, prompt, completion, parse_special=False)
     assert tokenizer.decode([*first, *second]) == prompt + completion
     assert first == encode(tokenizer, prompt, parse_special=False)
+
+
+@pytest.mark.parametrize("make", [byte_level, prefix_space, sentencepiece, byte_fallback])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_joins_in_every_kind_of_tokenizer(make, template):
+    tokenizer = make()
+    problems = load_problems(str(EXAMPLES), "train")
+    pairs = [TEMPLATES[template](problem) for problem in problems]
+    for prompt, completion in pairs:
+        first, second = encode_pair(tokenizer, prompt, completion, parse_special=False)
+        whole = encode(tokenizer, prompt + completion, parse_special=False)
+        assert tokenizer.decode([*first, *second]) == tokenizer.decode(whole)
+        assert tokenizer.decode([*first, *second]).strip() == (prompt + completion).strip()
+        assert first == encode(tokenizer, prompt, parse_special=False)
+
+
+def test_a_token_that_spans_the_lines_end_does_not_hinder_a_body_behind_it():
+    tokenizer = byte_fallback()
+    prompt, completion = "def f(x):\n", "    return x"
+    whole = tokenizer.convert_ids_to_tokens(
+        encode(tokenizer, prompt + completion, parse_special=False)
+    )
+    assert any("\n" in token.rstrip("\n") for token in whole)  # the boundary is inside of one
+    first, second = encode_pair(tokenizer, prompt, completion, parse_special=False)
+    assert tokenizer.decode(first) == prompt
+    assert tokenizer.decode([*first, *second]) == prompt + completion
 
 
 def test_nothing_is_no_prompt():

@@ -114,7 +114,7 @@ def test_a_pull_cut_in_the_middle_is_no_cache_and_goes_on(tiny_cache, url, line,
     with pytest.raises(CacheError, match="`cache pull`, give that command again"):
         CacheReader(tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.partial"))
-    (tmp_path / "c" / "train" / "x.h5.host-1.partial").write_bytes(b"of a killed pull")
+    (tmp_path / "c" / "train" / "shard-00000.h5.host-1.partial").write_bytes(b"of a killed pull")
     done = pull(url, tmp_path / "c")
     assert not list((tmp_path / "c").rglob("*.partial"))
     assert done.num_kept > 0 and 0 < done.num_bytes < manifest.num_bytes
@@ -133,6 +133,30 @@ def test_a_byte_flipped_on_the_remote_is_refused_by_name_and_does_not_land(
         pull(url, tmp_path / "c")
     assert not (tmp_path / "c" / name).exists()
     assert not (tmp_path / "c" / MANIFEST_NAME).exists()
+
+
+def test_a_push_that_reads_back_mends_a_damaged_remote_and_one_that_replaces_trusts_nothing(
+    tiny_cache, url, tmp_path
+):
+    num_files = len(Manifest.read(tiny_cache).files)
+    push(tiny_cache, url, card=CARD)
+    name = "validation/shard-00000.h5"
+    damaged = bytearray((tiny_cache / name).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    remote = open_remote(url)
+    remote.write({name: bytes(damaged)})
+    assert push(tiny_cache, url, card=CARD).num_files == 0
+    with pytest.raises(CacheError, match=f"cache push DIR {url} --verify"):
+        pull(url, tmp_path / "c")
+    assert push(tiny_cache, url, card=CARD, verify=True).num_files == 1
+    pull(url, tmp_path / "c")
+    assert verify_cache(tmp_path / "c") == []
+
+    remote.write({name: bytes(damaged)})
+    assert push(tiny_cache, url, card=CARD, replace=True, verify=True).num_files == 1
+    remote.write({name: bytes(damaged)})
+    assert push(tiny_cache, url, card=CARD, replace=True).num_files == num_files
+    assert remote.read(name) == (tiny_cache / name).read_bytes()
 
 
 def test_missing_buckets_and_credentials_are_sentences(tiny_cache, line, monkeypatch, tmp_path):

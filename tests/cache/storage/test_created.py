@@ -23,7 +23,7 @@ def test_a_build_records_the_teachers_size_and_time(tiny_cache, tiny_teacher):
 
 def test_caches_made_from_caches_keep_what_the_teacher_cost(tmp_path, tiny_cache):
     cost = merged_created([Manifest.read(tiny_cache)])
-    assert set(cost) == {"teacher_parameters", "teacher_rows", "teacher_seconds"}
+    assert set(cost) == {"teacher_parameters", "teacher_rows", "teacher_seconds", "teacher_stamp"}
     merged = merge_caches(tmp_path / "merged", [tiny_cache])
     fewer = reencode_cache(tiny_cache, tmp_path / "fewer", TargetFormat(top_k=4, tail="mass"))
     assert merged_created([merged]) == merged_created([fewer]) == cost
@@ -36,4 +36,6 @@ def test_the_costs_of_two_runs_of_one_teacher_add_up(tiny_cache):
     assert two["teacher_rows"] == 2 * one["teacher_rows"]
     assert two["teacher_seconds"] == 2 * one["teacher_seconds"]
     manifest.created.pop("teacher_seconds")
+    assert set(merged_created([manifest, Manifest.read(tiny_cache)])) == {"teacher_stamp"}
+    manifest.created["teacher_stamp"] = "of other files"
     assert merged_created([manifest, Manifest.read(tiny_cache)]) == {}

@@ -43,6 +43,7 @@ MODELS = {
                          "full_attention"]), LogitMap(),
     ),
     "untied": (LlamaConfig(**SMALL, tie_word_embeddings=False), LogitMap()),
+    "large": (LlamaConfig(**SMALL, tie_word_embeddings=False), LogitMap()),
 }  # fmt: skip
 
 
@@ -55,6 +56,10 @@ def made(request, tmp_path_factory):
     model = AutoModelForCausalLM.from_config(config)
     if model.get_output_embeddings().bias is not None:
         torch.nn.init.normal_(model.get_output_embeddings().bias, std=2.0)
+    if request.param == "large":  # hidden states beyond fp16, the same logits
+        with torch.no_grad():
+            model.model.norm.weight.mul_(2.0**16)
+            model.lm_head.weight.div_(2.0**16)
     model.save_pretrained(folder / "teacher")
     save_tokenizer(folder / "teacher")
     for tail in ("hidden", "lowrank"):

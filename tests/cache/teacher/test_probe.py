@@ -9,6 +9,7 @@ from transformers import (
     LlamaConfig,
     MixtralConfig,
     Phi3Config,
+    XLMConfig,
     XLNetConfig,
 )
 
@@ -45,12 +46,20 @@ def test_a_causal_teacher_is_understood():
     require_understood(teacher_of(LLAMA), [document(30)], 200)
 
 
-def test_a_teacher_that_is_not_causal_is_refused():
-    config = XLNetConfig(
-        vocab_size=384, d_model=32, n_layer=2, n_head=4, d_inner=48, initializer_range=0.3
-    )
-    with pytest.raises(CacheError, match="is not causal: another last token changes the rows"):
-        require_understood(teacher_of(config), [document(30)], 60)
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        (XLNetConfig(vocab_size=384, d_model=32, n_layer=2, n_head=4, d_inner=48), torch.float32),
+        (XLMConfig(vocab_size=384, emb_dim=32, n_layers=2, n_heads=4, init_std=0.3), torch.float32),
+        (
+            XLMConfig(vocab_size=384, emb_dim=32, n_layers=2, n_heads=4, init_std=0.3),
+            torch.bfloat16,
+        ),
+    ],
+)
+def test_a_teacher_that_is_not_causal_is_refused(config, dtype):
+    with pytest.raises(CacheError, match="is not causal: other last tokens change the rows"):
+        require_understood(teacher_of(config, dtype), [document(30)], 60)
 
 
 def test_a_teacher_whose_positions_depend_on_the_longest_text_is_refused():

@@ -1,6 +1,7 @@
 """More documents for a cache: the same rows as a build of all at once, and readers undisturbed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cache.building.local import build_cache
 from cache.data.corpus import Corpus
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
-from cache.storage.manifest import Manifest
+from cache.storage.manifest import Manifest, Plan
 from cache.targets.format import TargetFormat
 from cache.tools.extend import EXTENSION_DIR, extend_cache
 from cache.tools.verify import verify_cache
@@ -112,20 +113,93 @@ def test_a_call_killed_while_it_takes_shards_over_goes_on(tmp_path, made, monkey
     assert files_of(directory) == files_of(whole)
 
 
-def test_a_call_killed_right_after_its_manifest_adds_nothing_twice(tmp_path, made, monkeypatch):
+class Killed(BaseException):
+    """A process that ends here."""
+
+
+def die(*_, **__):
+    raise Killed
+
+
+def shards_go_and_then_die(path, **_):
+    for shard in Path(path).rglob("*.h5"):
+        shard.unlink()
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    "removing", [None, die, shards_go_and_then_die], ids=["plan", "removing", "half removed"]
+)
+def test_a_call_killed_after_its_manifest_adds_nothing_twice(tmp_path, made, monkeypatch, removing):
     directory, dataset = made("c", 0, 4), more(tmp_path, 4, 3)
-
-    def die_at_the_end(path, **options):
-        assert path != directory / EXTENSION_DIR, "killed"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache.tools.extend.shutil, "rmtree", die_at_the_end)
-        with pytest.raises(AssertionError, match="killed"):
-            extend_cache(directory, splits=("train",), dataset=dataset)
-    extend_cache(directory, splits=("train",), dataset=dataset)
+    write = Plan.write
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if removing:
+            patch.setattr(cache.tools.extend.shutil, "rmtree", removing)
+        else:
+            patch.setattr(
+                Plan, "write", lambda plan, out: die() if out == directory else write(plan, out)
+            )
+        extend_cache(directory, splits=("train",), dataset=dataset)
+    monkeypatch.setattr(cache.tools.extend, "build_cache", None)
+    added = extend_cache(directory, splits=("train",), dataset=dataset)
+    assert added.num_documents == 3
     with CacheReader(directory) as reader:
         assert reader.num_documents("train") == 7
     assert verify_cache(directory) == [] and not (directory / EXTENSION_DIR).exists()
+
+
+def test_another_extension_goes_on_after_one_that_was_killed_at_its_end(
+    tmp_path, made, monkeypatch
+):
+    directory = made("c", 0, 4)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(cache.tools.extend.shutil, "rmtree", die)
+        extend_cache(directory, splits=("train",), dataset=more(tmp_path, 4, 3))
+    assert extend_cache(directory, splits=("train",), dataset=more(tmp_path, 7, 2)).num_rows > 0
+    with CacheReader(directory) as reader:
+        assert reader.num_documents("train") == 9
+    assert verify_cache(directory) == []
+
+
+def test_a_refused_call_leaves_nothing_behind(tmp_path, made, monkeypatch):
+    directory = made("c", 0, 4)
+    for words in (
+        {"dataset": str(tmp_path / "nothing.jsonl")},
+        {"dataset": more(tmp_path, 3, 3)},
+        {"dataset": more(tmp_path, 4, 3), "teacher": str(tmp_path / "nobody")},
+    ):
+        with pytest.raises(CacheError):
+            extend_cache(directory, splits=("train",), **words)
+        assert not (directory / EXTENSION_DIR).exists()
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # nothing was computed
+        patch.setattr(cache.building.local, "_compute", die)
+        extend_cache(directory, splits=("train",), dataset=more(tmp_path, 4, 3))
+    assert (directory / EXTENSION_DIR / "plan.json").is_file()
+    extend_cache(directory, splits=("train",), dataset=more(tmp_path, 7, 2))
+    assert verify_cache(directory) == []
+
+
+def test_a_folder_of_that_name_that_no_call_made_is_left_alone(tmp_path, made):
+    directory = made("c", 0, 4)
+    (directory / EXTENSION_DIR).mkdir()
+    (directory / EXTENSION_DIR / "notes.txt").write_text("mine")
+    with pytest.raises(CacheError, match="holds something else"):
+        extend_cache(directory, splits=("train",), dataset=more(tmp_path, 4, 3))
+    assert (directory / EXTENSION_DIR / "notes.txt").read_text() == "mine"
+
+
+def test_an_unfinished_extension_of_other_documents_is_named_with_both_ways_out(
+    tmp_path, made, monkeypatch
+):
+    directory, begun = made("c", 0, 4), more(tmp_path, 4, 3)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(cache.building.local, "_finish", die)
+        extend_cache(directory, splits=("train",), dataset=begun)
+    with pytest.raises(CacheError, match="Give its command again to finish it, or remove that"):
+        extend_cache(directory, splits=("train",), dataset=more(tmp_path, 7, 2))
+    assert extend_cache(directory, splits=("train",), dataset=begun).num_documents == 3
+    assert verify_cache(directory) == []
 
 
 def test_sigkill_during_the_teachers_run_leaves_the_cache_and_goes_on(tmp_path, made):
@@ -164,6 +238,18 @@ def test_another_teacher_is_refused_before_it_runs(tmp_path, made, monkeypatch):
             directory, splits=("train",), dataset=more(tmp_path, 4, 3),
             teacher=str(tmp_path / "other"),
         )  # fmt: skip
+
+
+def test_the_teacher_under_another_configuration_is_refused(tmp_path, made, tiny_teacher):
+    directory = made("c", 0, 4, targets=TargetFormat(top_k=8, tail="mass"))
+    shutil.copytree(tiny_teacher, tmp_path / "bent")
+    settings = json.loads((tmp_path / "bent" / "config.json").read_text())
+    (tmp_path / "bent" / "config.json").write_text(json.dumps(settings | {"norm_epsilon": 0.5}))
+    given = {"dataset": more(tmp_path, 4, 3), "teacher": str(tmp_path / "bent")}
+    with pytest.raises(
+        CacheError, match=r"configuration.norm_epsilon: (.|\n)*name its own teacher"
+    ):
+        extend_cache(directory, splits=("train",), **given)
 
 
 def test_an_older_format_is_sent_to_merge(tmp_path):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import cache.machine.lock
+import cache.teacher.teacher
 import cache.tools.merge
 import cache.tools.source
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.data.corpus import Corpus
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 from cache.machine.durable import json_sha256, write_sealed_json
 from cache.reading.reader import CacheReader
 from cache.storage.manifest import Manifest
@@ -227,7 +228,7 @@ def test_a_damaged_source_is_named_and_leaves_no_manifest(tmp_path, copy, name):
 def test_a_shard_that_the_manifest_does_not_vouch_for_is_refused(tmp_path, copy):
     manifest = Manifest.read(copy)
     replace(manifest, files=manifest.files[1:]).write(copy)
-    with pytest.raises(CacheError, match="shard-00000.h5 is damaged: the manifest has no checksum"):
+    with pytest.raises(CacheError, match="it has no checksum of train/shard-00000.h5"):
         merge_caches(tmp_path / "m", [copy])
 
 
@@ -274,7 +275,7 @@ def test_a_stopped_merge_given_again_ends_with_the_same_bytes(tmp_path, parts, m
         merge_caches(tmp_path / "m", sources)
     with pytest.raises(CacheError, match="not complete"):
         CacheReader(tmp_path / "m")
-    (tmp_path / "m" / "train" / "shard-00002.h5.partial").write_bytes(b"half")
+    (tmp_path / "m" / "train" / "shard-00002.h5.host-1.partial").write_bytes(b"half")
     flip_byte(written[1])
     monkeypatch.setattr(cache.tools.source.Source, "copy", copy)
     merged = merge_caches(tmp_path / "m", sources)
@@ -286,7 +287,7 @@ def test_a_merge_stopped_before_its_plan_can_be_given_again(tmp_path, parts, mon
     monkeypatch.setattr(cache.machine.lock, "LEASE_SECONDS", 0.5)
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "writing.lock").touch()
-    (tmp_path / "m" / "plan.json.partial").write_text("{")
+    (tmp_path / "m" / "plan.json.host-1.partial").write_text("{")
     merge_caches(tmp_path / "m", [parts["first"]])
     assert verify_cache(tmp_path / "m") == []
 
@@ -322,8 +323,33 @@ def test_caches_that_share_a_basis_merge_and_others_are_refused(tmp_path, tiny_t
         require_equal_documents(merged, second, "train", 4)
 
 
+def test_caches_of_equal_weights_and_other_configurations_are_not_merged(
+    tmp_path, tiny_teacher, parts
+):
+    shutil.copytree(tiny_teacher, tmp_path / "rope")
+    settings = json.loads((tmp_path / "rope" / "config.json").read_text())
+    settings["rope_parameters"] = {"rope_theta": 100.0, "rope_type": "default"}
+    (tmp_path / "rope" / "config.json").write_text(json.dumps(settings))
+    other = build(tmp_path, "other", tmp_path / "rope", problems(601, 5, 2))
+    with pytest.raises(CacheError, match="configuration.rope_parameters"):
+        merge_caches(tmp_path / "merged", [parts["first"], other])
+
+
+def test_a_cache_that_does_not_say_its_teachers_configuration_merges_with_a_sentence(
+    tmp_path, tiny_teacher, parts, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.teacher.teacher, "configuration_of", lambda model: None)
+        old = build(tmp_path, "old", tiny_teacher, problems(601, 5, 2))
+    for name, sources in (("m", [old, parts["first"]]), ("n", [parts["first"], old])):
+        with pytest.warns(CacheWarning, match="only its weights are known to be the same"):
+            merge_caches(tmp_path / name, sources)
+        assert Manifest.read(tmp_path / name).identity.configuration is None
+        assert verify_cache(tmp_path / name) == []
+
+
 def test_a_basis_is_taken_only_from_a_lowrank_cache_of_this_teacher(tmp_path, tiny_teacher, parts):
-    with pytest.raises(CacheError, match="that cache has no lowrank tail of this teacher"):
+    with pytest.raises(CacheError, match="that cache has no lowrank tail but 'mass'"):
         build(
             tmp_path, "other", tiny_teacher, problems(601, 0, 2),
             targets=TargetFormat(top_k=8), tail_from=parts["first"],

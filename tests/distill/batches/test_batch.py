@@ -66,6 +66,16 @@ def test_loss_on_completion_keeps_the_rows_whose_label_is_code(reader):
     assert torch.equal(whole.targets.topk_logprobs[kept], batch.targets.topk_logprobs)
 
 
+def test_a_batch_can_keep_the_rows_that_do_not_count(reader):
+    documents = reader.read("train", [4, 2])
+    kept = collate(documents, pad_id=0, loss_on="completion", keeps_rows=True)
+    assert torch.equal(kept.places, collate(documents, pad_id=0).places)
+    counting, wanted = kept.select(kept.counted), collate(documents, pad_id=0, loss_on="completion")
+    assert torch.equal(counting.labels, wanted.labels) and counting.counted is None
+    assert torch.equal(counting.targets.topk_logprobs, wanted.targets.topk_logprobs)
+    assert collate(documents, pad_id=0, keeps_rows=True).counted is None
+
+
 def make_student(reader, **options):
     torch.manual_seed(0)
     return build_student(
@@ -206,9 +216,9 @@ def test_an_epoch_left_early_leaves_no_thread(reader, monkeypatch):
         next(steps)
         assert reading_threads()
     assert not reading_threads()
-    for _ in epochs.validation_steps():
+    with epochs.validation_steps() as steps:
+        next(steps)
         assert reading_threads()
-        break
     assert not reading_threads()
 
 

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from distill.cutting.blocks import blocks_of
 from distill.cutting.choose import (
     block_influences,
     by_influence,
@@ -14,6 +13,7 @@ from distill.cutting.choose import (
     evenly_spaced,
 )
 from distill.errors import DistillError
+from distill.learning.blocks import blocks_of
 from tests.support.cut_models import model_of, with_blocks_passed_over
 
 TEXTS = [torch.arange(1, 20), torch.arange(50, 60)]

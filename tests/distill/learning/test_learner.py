@@ -1,21 +1,25 @@
 """The optimizer step: gradients do not depend on how documents are cut into microbatches."""
 
 import copy
+import gc
 import math
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 import torch._inductor.config
+from torch._dynamo.utils import counters
 
 from distill.errors import DistillError
 from distill.learning.learner import Learner
 from distill.learning.objective import row_states
 from distill.learning.precision import start_accelerator
 from distill.run.checkpoint import seed_process
-from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
 from tests.support.learners import batches, gradient, make_learner
+from tests.support.reference import kl, softmax
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,28 @@ def test_losses_are_those_of_the_formula_on_dense_logits(reader):
     assert losses.distillation == pytest.approx(kl.item(), rel=1e-5)
     assert losses.ce == pytest.approx(ce.item(), rel=1e-5)
     assert losses.loss == pytest.approx(0.3 * kl.item() + 0.7 * ce.item(), rel=1e-5)
+
+
+def test_yardsticks_are_at_temperature_1_over_all_rows_whatever_the_recipe(reader):
+    learner = make_learner(reader, temperature=3.0, alpha=0.9, divergence="reverse_kl")
+    whole = batches(reader, [[0, 1]])[0]
+    parts = batches(reader, [[0], [1]], loss_on="completion", keeps_rows=True)
+    counted = batches(reader, [[0, 1]], loss_on="completion")[0]
+    assert counted.num_rows < whole.num_rows == sum(part.num_rows for part in parts)
+    found = learner.measure([parts[:1], parts[1:]])
+    with torch.no_grad():
+        logits = learner.student(whole.input_ids).logits.flatten(0, 1)[whole.places].tolist()
+    teacher = whole.targets.at(1.0).to_dense(VOCAB_SIZE).tolist()
+    students = [softmax(row, 1.0) for row in logits]
+    rows = list(zip(teacher, students, whole.labels.tolist(), strict=True))
+    assert found.kl == pytest.approx(sum(kl(p, q) for p, q, _ in rows) / len(rows), rel=1e-5)
+    entropy = -sum(math.log(q[label]) for _, q, label in rows) / len(rows)
+    assert found.cross_entropy == pytest.approx(entropy, rel=1e-5)
+    alike = sum(p.index(max(p)) == q.index(max(q)) for p, q, _ in rows)
+    assert found.top1 == pytest.approx(alike / len(rows))
+    # The losses are those of the rows that count.
+    assert found.loss == pytest.approx(learner.measure([[counted]]).loss, rel=1e-5)
+    assert found.num_rows == counted.num_rows and found.num_tokens == whole.num_tokens
 
 
 def test_measuring_neither_learns_nor_drops_out(reader):
@@ -204,6 +230,27 @@ def test_compile_without_a_compiler_says_what_to_do(reader, monkeypatch, tmp_pat
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_blocks_are_compiled_once_for_all_lengths_and_layers(reader, monkeypatch, checkpointing):
+    """With dynamo's own backend, which builds no kernels: it traces as all others do."""
+    monkeypatch.setattr("distill.learning.trunk.require_compiler", lambda device: None)
+    compile_it = torch.nn.Module.compile
+    monkeypatch.setattr(
+        "torch.nn.Module.compile", lambda self, **how: compile_it(self, **how, backend="eager")
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    recipe = {"student": "3x16x1", "gradient_checkpointing": checkpointing}
+    plain, compiled = make_learner(reader, **recipe), make_learner(reader, **recipe, compile=True)
+    for groups in ([[0, 1]], [[2, 3, 4]]):
+        expected = gradient(plain, batches(reader, groups))
+        actual = gradient(compiled, batches(reader, groups))
+        for one, other in zip(expected[1], actual[1], strict=True):
+            torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -222,3 +269,20 @@ def test_a_compiled_trunk_has_the_same_gradient_at_every_length_and_the_same_nam
 def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(DistillError, match="precision is fp16, but the device is cpu"):
         start_accelerator("fp16")
+
+
+def test_measuring_keeps_no_batch(reader):
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = []
+
+    def steps():
+        for document in range(8):
+            one = batches(reader, [[document]])
+            alive.update(one)
+            yield one
+            del one
+            gc.collect()
+            most.append(len(alive))
+
+    make_learner(reader).measure(steps())
+    assert len(most) == 8 and max(most) <= 2  # the one that comes and the one that goes

@@ -50,10 +50,10 @@ def test_the_learning_rate_of_the_default_never_moves():
     assert rates() == [1.0] * 11
 
 
-def test_a_warm_up_rises_from_zero_and_then_the_schedule_falls_to_zero():
-    assert rates(warmup_ratio=0.2) == [0, 0.5] + [1.0] * 9
+def test_a_warm_up_rises_from_its_first_step_on_and_then_the_schedule_falls_to_zero():
+    assert rates(warmup_ratio=0.2) == [1 / 3, 2 / 3] + [1.0] * 9
     linear = rates(lr_schedule="linear", warmup_ratio=0.2)
-    assert linear == pytest.approx([0, 0.5, *(1 - i / 8 for i in range(9))])
+    assert linear == pytest.approx([1 / 3, 2 / 3, *(1 - i / 8 for i in range(9))])
     cosine = rates(lr_schedule="cosine")
     assert cosine == pytest.approx([(1 + math.cos(math.pi * i / 10)) / 2 for i in range(11)])
 

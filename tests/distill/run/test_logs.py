@@ -1,9 +1,9 @@
 """What a run leaves behind where it cannot write, and what it logs when it goes on."""
 
-import resource
 import struct
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +16,14 @@ from distill.learning.precision import start_accelerator
 from distill.run.logs import MetricsLog, read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
+from tests.support.distill_fakes import (
+    METRICS,
+    FakeReader,
+    Interrupt,
+    checkpoints,
+    files_of_at_most,
+    small_recipe,
+)
 
 
 @pytest.fixture
@@ -29,17 +36,6 @@ def config(tmp_path, reader):
     return TrainConfig(
         cache=reader.path, recipe=small_recipe(), out=tmp_path / "out", wandb="disabled"
     )
-
-
-@contextmanager
-def files_of_at_most(num_bytes):
-    """Writing past so many bytes of a file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("num_bytes", [100_000, 300_000])  # the model, the optimizer
@@ -84,7 +80,7 @@ def test_a_student_that_cannot_be_written_keeps_its_last_checkpoint(config, read
     monkeypatch.setattr(distill.run.train, "finish_run", finish_on_a_full_disk)
     with pytest.raises(DistillError, match="the student in .* could not be written.*is intact"):
         train(config, reader=reader)
-    assert checkpoints(config.out) == ["step-00000012"]
+    assert checkpoints(config.out) == ["step-00000006", "step-00000012"]
 
 
 def test_checkpoints_need_a_step_between_them(config):
@@ -126,11 +122,29 @@ def logged_steps(folder):
 def test_a_resumed_run_logs_no_step_twice_to_wandb(config, reader):
     offline = replace(config, wandb="offline")
     with pytest.raises(KeyboardInterrupt):
-        train(offline, reader=Interrupt(reader, 15 + 6, KeyboardInterrupt()))
+        train(offline, reader=Interrupt(reader, 18 + 8, KeyboardInterrupt()))
     before = logged_steps(config.out)
-    assert before == list(range(1, before[-1] + 1)) and before[-1] > 6  # past the checkpoint
+    assert before == list(range(before[-1] + 1)) and before[-1] > 6  # past the checkpoint
     train(replace(offline, resume=True), reader=reader)
-    assert logged_steps(config.out) == list(range(1, 13))
+    assert logged_steps(config.out) == list(range(13))
+
+
+def test_a_run_interrupted_in_validation_logs_its_last_step_and_the_validation_to_wandb(
+    config, reader, monkeypatch
+):
+    rows = []
+    run = SimpleNamespace(
+        log=lambda row, step, commit: rows.append(row), finish=lambda exit_code: None
+    )
+    monkeypatch.setattr("wandb.init", lambda **options: run)
+    offline = replace(config, wandb="offline")
+    with pytest.raises(KeyboardInterrupt):
+        train(offline, reader=Interrupt(reader, 3 + 12 + 1, KeyboardInterrupt()))
+    assert len(read_metrics(config.out / METRICS)) == 7  # validation, and steps 1 to 6
+    train(replace(offline, resume=True), reader=reader)
+    assert [row["step"] for row in rows] == list(range(13))
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 6, 12]
+    assert all("train_loss" in row for row in rows[1:])
 
 
 def test_a_run_in_fp16_counts_overflows_and_resumes_with_its_scale(config, reader, monkeypatch):

@@ -12,18 +12,28 @@ import torch
 
 from distill.errors import DistillError
 from distill.run.logs import read_metrics
+from distill.run.progress import console
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
+from tests.support.distill_fakes import (
+    METRICS,
+    FakeReader,
+    Interrupt,
+    checkpoints,
+    flip_a_bit,
+    small_recipe,
+)
 from tests.support.killed_runs import (
     MOMENTS,
     PACKED,
     UNEVEN,
+    find_it_taken,
     hand_over,
     kill_at,
     kill_at_random,
     resume_pair,
     save_gradients,
+    sweep_pair,
     train_pair,
     train_whole,
 )
@@ -42,6 +52,8 @@ SCENARIOS = {
     "alone_packed": (train_whole, PACKED),
     "pair_packed": (train_pair, PACKED),
     "gradients": (save_gradients,),
+    "pair_swept": (sweep_pair,),
+    "taken": (find_it_taken,),
 }
 """What is called for the folder of a name, in the order in which the tests ask for it."""
 
@@ -99,7 +111,7 @@ def test_killed_run_logs_every_step_once_and_the_same(runs, moment):
         ("mid_epoch", 12),
         ("mid_step", 16),
         ("mid_checkpoint", 4),
-        ("between_checkpoints", 6),
+        ("between_checkpoints", 10),
         ("mid_finish", 18),
         ("pair_resumed", 16),
         ("handed_over", 4),
@@ -137,6 +149,21 @@ def test_a_run_says_how_many_processes_it_had(runs):
     assert [run["device"]["num_processes"] for run in runs] == [1, 2]
 
 
+def test_two_processes_are_one_sweep(runs):
+    run = json.loads((runs("pair_swept") / "only/run.json").read_text())
+    assert run["device"]["num_processes"] == 2
+    trained = [line for line in read_metrics(runs("pair_swept") / "only" / METRICS) if line["step"]]
+    assert [line["step"] for line in trained if "train_loss" in line] == [1, 2]
+
+
+def test_all_processes_of_a_run_say_that_its_directory_is_taken(runs):
+    folder = runs("taken")
+    for rank in "01":
+        words = (folder.parent / f"taken-{rank}.txt").read_text()
+        assert "is being written by host" in words and "choose another --out" in words
+    assert list(folder.iterdir()) == []
+
+
 def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(runs):
     alone, *pair = (
         torch.load(runs("gradients") / f"{name}.pt") for name in ("alone", "rank0", "rank1")
@@ -147,10 +174,10 @@ def test_processes_with_unequal_shares_of_a_step_have_the_gradient_of_one(runs):
             torch.testing.assert_close(other, one, atol=1e-7, rtol=1e-4)
 
 
-def test_finished_runs_keep_no_checkpoints_and_no_temporary_files(runs):
+def test_finished_runs_keep_their_last_checkpoint_and_no_temporary_files(runs):
     for moment in KILLED:
         names = {path.name for path in runs(moment).rglob("*")}
-        assert "checkpoints" not in names
+        assert checkpoints(runs(moment)) == ["step-00000018"]
         assert not [name for name in names if name.endswith(".partial")]
 
 
@@ -236,11 +263,69 @@ def test_a_damaged_run_or_checkpoint_says_so(unfinished, config, reader):
     resumed = replace(config, resume=True)
     optimizer = unfinished / "checkpoints/step-00000006/optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:100])
-    with pytest.raises(DistillError, match="step-00000006 cannot be read.*Remove .*train anew"):
+    with pytest.raises(
+        DistillError, match="step-00000006 is damaged: optimizer.pt .*remove .*/out and train anew"
+    ):
         train(resumed, reader=reader)
     (unfinished / "run.json").write_text('{"status": "run')
     with pytest.raises(DistillError, match="run.json is damaged.*Remove"):
         train(resumed, reader=reader)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(config, reader):
+    config = replace(config, save_every=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reader=Interrupt(reader, 20, KeyboardInterrupt()))
+    assert checkpoints(config.out) == ["step-00000004", "step-00000006"]
+    flip_a_bit(config.out / "checkpoints/step-00000006/model.safetensors")
+    with console.capture() as capture:
+        resumed = train(replace(config, resume=True), reader=reader)
+    said = " ".join(capture.get().split())
+    assert "step-00000006 is damaged: model.safetensors" in said and "Going on from" in said
+    assert resumed.resumed_from_step == 4
+    whole = train(replace(config, out=config.out / "../whole"), reader=reader)
+    assert weights(resumed.out).keys() == weights(whole.out).keys()
+    assert (resumed.out / "model.safetensors").read_bytes() == (
+        whole.out / "model.safetensors"
+    ).read_bytes()
+
+
+def test_files_of_others_in_the_folder_of_checkpoints_stay(config, reader):
+    config = replace(config, save_every=2)
+    others = {"notes.txt", "keep-me", "step-00000002-copy"}
+    (config.out / "checkpoints").mkdir(parents=True)
+    with pytest.raises(DistillError, match="is not empty and holds no run"):
+        train(config, reader=reader)
+    (config.out / "checkpoints").rmdir()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reader=Interrupt(reader, 20, KeyboardInterrupt()))
+    (config.out / "checkpoints/notes.txt").write_text("precious")
+    for name in ("keep-me", "step-00000002-copy", "step-00000002.partial"):
+        (config.out / "checkpoints" / name).mkdir()
+    (config.out / "download.partial").write_text("precious")
+    train(replace(config, resume=True), reader=reader)
+    assert set(checkpoints(config.out)) == others | {"step-00000012"}
+    assert (config.out / "download.partial").exists()
+
+
+def test_an_order_of_documents_that_has_changed_is_refused(unfinished, config, reader, monkeypatch):
+    """As by a cache of the same identity whose documents stand in other shards."""
+    seen = reader.document_blocks("train")
+    monkeypatch.setattr(reader, "document_blocks", lambda split: seen // 2)
+    with pytest.raises(DistillError, match="stand in other shards .*trained on twice and others"):
+        train(replace(config, resume=True), reader=reader)
+    assert checkpoints(unfinished) == ["step-00000006"]
+
+
+def test_losses_come_from_the_run_and_not_from_a_file_that_others_write(config, reader):
+    whole = train(replace(config, out=config.out / "../whole"), reader=reader)
+    config = replace(config, save_every=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reader=Interrupt(reader, 3 + 15 + 10, KeyboardInterrupt()))
+    (config.out / METRICS).write_text("")
+    resumed = train(replace(config, resume=True), reader=reader)
+    assert resumed.resumed_from_step == 10
+    assert resumed.losses == whole.losses
 
 
 def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(config, reader, monkeypatch):
@@ -256,6 +341,19 @@ def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(config, reader, mon
     with pytest.raises(DistillError, match="loss became nan at step .*problems 6.*lower lr"):
         train(config, reader=reader)
     assert checkpoints(config.out) == ["step-00000006"]
+
+
+@pytest.mark.parametrize("num_validation", [0, 6])
+def test_weights_that_diverge_in_the_last_step_are_a_failed_run(config, tmp_path, num_validation):
+    reader = FakeReader(tmp_path / "cache", num_validation=num_validation)
+    recipe = small_recipe(epochs=1, batch_size=24, accumulate=1, lr=1e39)
+    with pytest.raises(
+        DistillError,
+        match="(weights are no longer finite|validation loss became nan) after step 1.*lower lr",
+    ):
+        train(replace(config, recipe=recipe), reader=reader)
+    assert json.loads((config.out / "run.json").read_text())["status"] == "running"
+    assert not (config.out / "checkpoints").exists()
 
 
 def test_an_error_of_reading_reaches_the_caller(config, reader):

@@ -1,6 +1,7 @@
 """A finished run: a folder that transformers opens, with all that explains it."""
 
 import json
+import threading
 from dataclasses import asdict, replace
 
 import matplotlib.image
@@ -64,8 +65,19 @@ def test_generation_stops_at_the_end_of_text(finished):
 def test_the_student_learns_from_its_teacher(finished):
     metrics = read_metrics(finished.out / "metrics.jsonl")
     validated = [line for line in metrics if "val_loss" in line]
-    assert [line["epoch"] for line in validated] == [1, 2, 3, 4, 5, 6]
-    assert validated[-1]["val_distillation_loss"] < 0.8 * validated[0]["val_distillation_loss"]
+    assert [line["epoch"] for line in validated] == [0, 1, 2, 3, 4, 5, 6]
+    assert validated[-1]["val_distillation_loss"] < 0.9 * validated[1]["val_distillation_loss"]
+    assert validated[-1]["val_kl"] < 0.9 * validated[1]["val_kl"]
+    assert list(validated[0])[2:5] == ["val_kl", "val_cross_entropy", "val_top1"]
+    # Of all tokens, which this recipe's loss counts too.
+    assert validated[-1]["val_cross_entropy"] == pytest.approx(validated[-1]["val_ce_loss"])
+
+
+def test_a_student_is_measured_before_its_first_step(finished):
+    first, *_ = read_metrics(finished.out / "metrics.jsonl")
+    assert (first["step"], first["epoch"]) == (0, 0)
+    # Random weights know nothing.
+    assert first["val_ce_loss"] == pytest.approx(np.log(VOCAB_SIZE), abs=0.1)
 
 
 def test_metrics_have_every_step_with_its_losses_and_speed(finished):
@@ -88,6 +100,8 @@ def test_run_json_says_what_ran_on_what(finished, reader):
     assert run["losses"] == finished.losses
     assert run["device"] == {"name": "cpu", "num_processes": 1, "precision": "fp32"}
     assert set(run["versions"]) == {"python", "torch", "transformers", "accelerate"}
+    assert run["train_documents"] == 24
+    assert run["train_tokens"] == reader.document_lengths("train").sum()
     assert run["seconds"] > 0 and run["tokens_per_s"] > 0 and run["steps"] == 36
 
 
@@ -122,11 +136,18 @@ def test_a_summary_shows_losses_and_place(finished):
     with wide.capture() as capture:
         wide.print(summary_table(finished))
     shown = capture.get()
-    for fact in (str(finished.out), f"{finished.losses['val_ce_loss']:.4f}", "43,904", "36"):
+    yardsticks = (f"{finished.losses['val_kl']:.4f}", f"{finished.losses['val_top1']:.1%}")
+    for fact in (
+        *yardsticks,
+        str(finished.out),
+        f"{finished.losses['val_ce_loss']:.4f}",
+        "43,904",
+        "36",
+    ):
         assert fact in shown
 
 
-def test_six_plots_are_drawn(finished, tmp_path, painted):
+def test_all_plots_are_drawn(finished, tmp_path, painted):
     assert {path.stem for path in (finished.out / "plots").glob("*.png")} == set(TITLES)
     lines = (finished.out / "metrics.jsonl").read_text().splitlines()
     paths = plot_run("a run", [json.loads(line) for line in lines], tmp_path)
@@ -142,6 +163,7 @@ def test_a_cache_without_validation_trains_and_draws_what_there_is(tmp_path):
     assert "val_loss" not in result.losses
     names = {path.stem for path in (result.out / "plots").glob("*.png")}
     assert names == {name for name in TITLES if name.startswith("train_")}
+    assert "val_kl" not in result.losses
     assert "not measured" in (result.out / "README.md").read_text()
 
 
@@ -198,7 +220,14 @@ def test_wandb_works_offline_without_an_account(reader, tmp_path, monkeypatch):
     runs = list((tmp_path / "out/wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1
     logged = runs[0].read_bytes()
-    for name in (b"train_distillation_loss", b"val_ce_loss", b"grad_norm", b"fake-identity"):
+    for name in (
+        b"train_distillation_loss",
+        b"val_kl",
+        b"val_top1",
+        b"val_ce_loss",
+        b"grad_norm",
+        b"fake-identity",
+    ):
         assert name in logged
 
 
@@ -246,7 +275,7 @@ def test_a_real_cache_trains(tiny_cache, tmp_path, loss_on):
     )
     result = train(config)
     assert result.losses["val_loss"] > 0
-    first = read_metrics(config.out / "metrics.jsonl")[0]
+    first = read_metrics(config.out / "metrics.jsonl")[1]
     # Random weights know nothing: cross-entropy starts at log V.
     assert first["train_ce_loss"] == pytest.approx(np.log(384), abs=0.1)
     with CacheReader(tiny_cache) as reader:
@@ -258,3 +287,14 @@ def test_a_real_cache_trains(tiny_cache, tmp_path, loss_on):
     tokenizer = AutoTokenizer.from_pretrained(config.out)
     text = "def add(a, b):\n    return a + b"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_a_run_interrupted_in_validation_leaves_no_thread_that_reads(tmp_path, monkeypatch):
+    def interrupt(losses):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill.learning.learner._stacked", interrupt)
+    reader = FakeReader(tmp_path / "cache", num_validation=40)
+    with pytest.raises(KeyboardInterrupt) as held:
+        train(config_for(reader, tmp_path / "out"), reader=reader)
+    assert held.tb and "prefetch" not in {thread.name for thread in threading.enumerate()}

@@ -172,6 +172,13 @@ def test_a_recipe_says_only_what_differs_from_the_defaults(tmp_path):
         ("recipes: [a]", "recipe 1 is 'a', but must be a mapping"),
         ("recipes: [{name: a}", "is not valid YAML"),
         ("recipes: [{name: a, student: tiny}]", "r.yaml: recipe a lacks temperature, alpha"),
+        ("recipes: [{name: a, seed: 2020-13-45}]", "is not valid YAML: month must be in 1..12"),
+        (f"recipes: {'[' * 2000}", "is not valid YAML"),
+        ("recipes: []\ngrid: {}\nrecipes: []", "line 3 has the key 'recipes', which line 1 has"),
+        (
+            "recipes: [{name: a,\n alpha: 1, 'alpha': 2}]",
+            "line 2 has the key 'alpha', which line 2",
+        ),
         (
             "defaults: {student: tiny, temperature: 2, alpha: 1}\n"
             "recipes: [{name: a}, {name: b}, {name: a}]",
@@ -182,6 +189,18 @@ def test_a_recipe_says_only_what_differs_from_the_defaults(tmp_path):
 def test_a_file_that_cannot_be_used_says_why(tmp_path, text, message):
     with pytest.raises(DistillError, match=message):
         load_recipes(write(tmp_path / "r.yaml", text))
+
+
+def test_what_is_merged_into_a_mapping_may_be_named_again(tmp_path):
+    text = """
+defaults: {student: tiny, temperature: 2, alpha: 1}
+recipes:
+  - &first {name: a, epochs: 2}
+  - &second {<<: *first, name: b}
+  - {<<: *second, name: c, epochs: 3}
+"""
+    recipes = load_recipes(write(tmp_path / "r.yaml", text))
+    assert [(recipe.name, recipe.epochs) for recipe in recipes] == [("a", 2), ("b", 2), ("c", 3)]
 
 
 def test_a_missing_file_names_those_of_the_package(tmp_path):

@@ -26,8 +26,8 @@ def reader(tmp_path):
 
 
 def cost(name, **changed):
-    values = {"num_parameters": 10, "num_epochs": 3, "num_tokens": 300, "seconds": 5.0, **changed}
-    return RunCost(name=name, **values)
+    values = {"num_parameters": 10, "num_epochs": 3, "num_tokens": 300, "seconds": 5.0}
+    return RunCost(name=name, **{"learns_from_teacher": True, **values, **changed})
 
 
 LEDGER = Ledger(
@@ -58,12 +58,30 @@ def test_the_teacher_runs_once_against_once_an_epoch_and_student():
 def test_the_cache_has_paid_for_itself_when_the_loop_would_have_read_as_much():
     assert LEDGER.break_even_epochs == 4
     assert LEDGER.paid_by == "b"
-    assert "after 4.0 epochs of any students: 6 were trained; it paid with b." in ledger_words(
-        LEDGER
-    )
+    words = ledger_words(LEDGER)
+    assert "of students that learn from its teacher: 6 were trained; it paid with b." in words
     first_only = replace(LEDGER, runs=LEDGER.runs[:1])
     assert first_only.paid_by is None
     assert "3 were trained, too few so far" in ledger_words(first_only)
+
+
+def test_a_student_without_the_teachers_term_saves_no_teacher():
+    runs = (cost("labels", learns_from_teacher=False), *LEDGER.runs)
+    ledger = replace(LEDGER, runs=runs)
+    assert ledger.loop_tokens == LEDGER.loop_tokens and ledger.paid_by == "b"
+    assert ledger.student_flops == LEDGER.student_flops + 6 * 10 * 300
+    assert "6 were trained" in ledger_words(ledger)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "learns"),
+    [((0.0, None), False), ((0.0, 0.0), False), ((0.0, 0.5), True), ((0.5, 0.0), True)],
+)
+def test_a_recipe_learns_from_the_teacher_if_alpha_is_ever_above_0(reader, alphas, learns):
+    recipe = small_recipe(alpha=alphas[0], alpha_end=alphas[1])
+    outcome = RunOutcome(name="small", out=reader.path, status="trained", seconds=1.0)
+    ledger = open_ledger(reader, [measure_run(recipe, reader)], [outcome])
+    assert ledger.runs[0].learns_from_teacher == learns
 
 
 def test_what_nobody_knows_is_left_out():

@@ -27,7 +27,13 @@ def table(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(distill.sweeps.live_table, "time", clock)
     sizes = [
-        RunSize(recipe=small_recipe(name=name), num_parameters=1, num_steps=10, num_tokens=1000)
+        RunSize(
+            recipe=small_recipe(name=name),
+            num_parameters=1,
+            num_epochs=2,
+            num_steps=10,
+            num_tokens=1000,
+        )
         for name in ("a", "b")
     ]
     (tmp_path / "a").mkdir()
@@ -66,7 +72,8 @@ def test_a_table_follows_the_metrics_of_each_run(table):
     assert row == ["a", "running", "1/2", "3/10", "3.000", "-", "50", "0:00:28"]
     assert "1 running, 1 waiting; 0:00:45 left" in text
     log(metrics, 'och": 1, "train_loss": 2.5, "tokens_per_s": 50.0}\n')
-    log(metrics, {"step": 5, "epoch": 1, "val_loss": 1.25})
+    yardsticks = {"val_kl": 1.25, "val_cross_entropy": 2.5, "val_top1": 0.25}
+    log(metrics, {"step": 5, "epoch": 1, **yardsticks, "val_loss": 9.5})
     table.refresh()
     assert "4/10" in shown(table) and "1.250" in shown(table)
     table.ended(RunOutcome(name="a", out=metrics.parent, status="failed", error="no"))

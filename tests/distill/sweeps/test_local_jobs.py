@@ -22,7 +22,7 @@ from distill.sweeps.result import RunOutcome
 from distill.sweeps.run_recipe import train_config
 from distill.sweeps.sweep import sweep
 from tests.support.builds import FORK, take_interrupts
-from tests.support.distill_fakes import Interrupt, small_recipe
+from tests.support.distill_fakes import Interrupt, files_of_at_most, small_recipe
 from tests.support.paths import ROOT
 
 RECIPES = """
@@ -185,13 +185,12 @@ def test_a_process_is_told_what_to_train_and_where(students):
         ('raise MemoryError("no room")', "MemoryError: no room"),
         (
             'print("failed: so what\\nepoch 1\\n\\n", flush=True); os.kill(os.getpid(), 9)',
-            "its process was ended by SIGKILL before it said why (SIGKILL is most often a lack of "
-            "memory: try fewer --jobs). The last line of {log}: epoch 1",
+            "its process was ended by SIGKILL before it said why (most often a lack of memory: "
+            "try fewer --jobs). The last line of {log}: epoch 1",
         ),
         (
             "os._exit(3)",
-            "its process was ended with code 3 before it said why (SIGKILL is most often a lack of "
-            "memory: try fewer --jobs). The last line of {log}: nothing",
+            "its process was ended with code 3 before it said why. The last line of {log}: nothing",
         ),
     ],
 )
@@ -201,6 +200,13 @@ def test_a_failed_run_says_why(students, line, error):
     assert (outcome.name, outcome.status) == ("a", "failed")
     assert outcome.error == error.format(log=log)
     assert ("Traceback" in log.read_text()) == ("MemoryError" in line)
+
+
+def test_a_log_that_cannot_be_written_is_no_lack_of_memory(students):
+    with files_of_at_most(0):  # as on a full disk
+        (outcome,) = students('raise DistillError("nobody hears this")')
+    log = students.config.out / "a.log"
+    assert outcome.error == f"{log} could not be written: File too large. It would have said why."
 
 
 def test_a_finished_run_is_read_from_its_directory(students):

@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from distill.errors import DistillError
 from distill.run.progress import console
 from distill.settings.config import SweepConfig
+from distill.settings.recipe_files import load_recipes
+from distill.sweeps.ray_jobs import run_ray_jobs
 from distill.sweeps.sweep import sweep
 from tests.support.local_ray import two_cpus
 
@@ -89,6 +92,16 @@ def test_a_killed_student_goes_on_elsewhere_and_ends_the_same(tmp_path, tiny_cac
     local = config_in(tmp_path / "local", tiny_cache, LONG)
     sweep(local)
     assert weights(config, "long") == weights(local, "long")
+
+
+def test_a_student_that_cannot_begin_says_why_and_is_not_lost(tmp_path):
+    config = config_in(tmp_path / "ray", tmp_path / "no-cache", RECIPES, engine="ray")
+    config.out.mkdir()
+    recipe, *_ = load_recipes(config.recipes)
+    table = SimpleNamespace(**dict.fromkeys(("started", "ended", "refresh"), lambda *args: None))
+    (outcome,) = run_ray_jobs([recipe], config, table)
+    assert outcome.status == "failed"
+    assert "no-cache" in outcome.error and "lost" not in outcome.error
 
 
 def test_a_student_that_fits_no_node_is_refused(tmp_path, tiny_cache):

@@ -80,12 +80,16 @@ def test_a_table_sums_the_runs_up(swept):
     with wide.capture() as capture:
         wide.print(sweep_table(result))
     third = next(line for line in capture.get().splitlines() if "third" in line)
-    assert f"{result.runs[2].losses['val_distillation_loss']:.4f}" in third
-    assert next(line for line in capture.get().splitlines() if "failed" in line).count("-") == 5
+    losses = result.runs[2].losses
+    yardsticks = [f"{losses['val_kl']:.4f}", f"{losses['val_cross_entropy']:.4f}"]
+    assert third.split()[2:4] == yardsticks and f"{losses['val_top1']:.1%}" in third
+    assert next(line for line in capture.get().splitlines() if "failed" in line).count("-") == 6
+    assert "compare any two runs" in " ".join(capture.get().split())
 
 
 def test_a_narrow_table_keeps_its_numbers_whole(tmp_path):
-    losses = dict.fromkeys(("train_loss", "val_loss", "val_distillation_loss", "val_ce_loss"), 11.6)
+    names = ("train_loss", "val_loss", "val_kl", "val_cross_entropy")
+    losses = {**dict.fromkeys(names, 11.6), "val_top1": 0.456}
     run = RunOutcome(
         name="small_acc4_lr0.0005_dropout0.0",
         out=tmp_path,
@@ -97,7 +101,8 @@ def test_a_narrow_table_keeps_its_numbers_whole(tmp_path):
     with narrow.capture() as capture:
         narrow.print(sweep_table(SweepResult(out=tmp_path, runs=(run,))))
     row = next(line.split() for line in capture.get().splitlines() if "small_" in line)
-    assert row[1:] == ["trained", *["11.6000"] * 4, "1,234"]
+    numbers = ["11.6000", "11.6000", "45.6%", "11.6000", "11.6000", "1,234"]
+    assert row[1:] == ["trained", *numbers]
 
 
 def test_a_finished_run_of_another_recipe_is_not_taken_for_this_one(swept, reader):

@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, XLNetConfig
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
+from cache.data.corpus import Corpus
 from cache.targets.format import TargetFormat
 from evaluation.agreement.held_out import CachedTeacher, HeldOut, LiveTeacher, measure_documents
 from evaluation.agreement.scores import (
@@ -195,6 +196,32 @@ def test_other_vocabularies_are_named(held_out, teacher, tmp_path):
     other = AutoTokenizer.from_pretrained(held_out.reader.tokenizer_path)
     other.add_tokens(["another"])
     assert "another meaning" in held_out.why_not_comparable(teacher, other)
+
+
+def test_a_model_that_is_not_causal_is_not_compared(held_out):
+    torch.manual_seed(0)
+    config = XLNetConfig(vocab_size=384, d_model=32, n_layer=1, n_head=2, d_inner=32)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    own = AutoTokenizer.from_pretrained(held_out.reader.tokenizer_path)
+    assert "XLNetLMHeadModel is not causal" in held_out.why_not_comparable(model, own)
+
+
+def test_texts_that_a_cache_keeps_apart_are_apart_when_they_are_compared(
+    tiny_teacher, teacher, tmp_path
+):
+    lines = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
+    texts = "\n".join(json.dumps({"text": line["text"]}) for line in lines)
+    (tmp_path / "texts.jsonl").write_text(texts)
+    source = Corpus(sources=(str(tmp_path / "texts.jsonl"),), text_field="text", validation_every=2)
+    build_cache(
+        BuildConfig(
+            out=tmp_path / "c", teacher=str(tiny_teacher), corpus=source, splits=("train",),
+            max_length=128, isolate=True, targets=TargetFormat(tail="hidden", logprob_bits=16),
+        )
+    )  # fmt: skip
+    held_out = HeldOut(tmp_path / "c", FEW)
+    same = measure_documents(teacher, held_out, CachedTeacher(held_out))
+    assert sum(d.whole.kl for d in same) / sum(d.whole.num_rows for d in same) < 1e-3
 
 
 def test_a_cache_without_validation_documents_is_refused(tiny_teacher, tmp_path):

@@ -12,6 +12,8 @@ from tests.support.reports import LATENCY, STUDENT, TEACHER
 def test_ratios_are_teacher_over_student_and_kept_is_in_percent():
     row = compare_with_teacher([TEACHER, STUDENT])[1]
     assert row.speedup == 8
+    skewed = replace(STUDENT, latency=replace(STUDENT.latency, mean_ms=1e6))
+    assert compare_with_teacher([TEACHER, skewed])[1].speedup == 8  # of the medians shown
     assert row.compression == pytest.approx(6060 / 177)
     assert row.comparison.kept_percent == pytest.approx(25)
     assert (row.comparison.both, row.comparison.only_teacher) == (13, 39)

@@ -6,7 +6,7 @@ import torch
 
 from evaluation.errors import EvaluationError
 from evaluation.generation import completions
-from evaluation.generation.completions import complete_all, read_samples, recover_samples
+from evaluation.generation.completions import complete_all, recover_samples
 from evaluation.problems.benchmarks import BenchmarkProblem
 from tests.support.tiny_models import byte_tokenizer, settings, tiny_gpt2
 
@@ -81,7 +81,7 @@ def test_killed_run_goes_on_to_the_same_samples(tmp_path, generated):
     generated.clear()
     assert complete(path) == whole
     assert len(generated) == 4
-    assert len(read_samples(path)) == 6
+    assert len(recover_samples(path)) == 6
 
 
 def test_finished_samples_are_not_drawn_again(tmp_path, generated):
@@ -141,26 +141,11 @@ def test_batch_too_large_for_the_device_is_an_error_with_the_remedy(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"task_id": "a", "completion": ""}\n{\n', "line 2 is not JSON"),
-        ('{"task_id": "a"}\n', "line 1 is no sample; need an object with the texts"),
-        ("", "holds no line"),
-    ],
+    ("line", "message"),
+    [("{", "line 1 is not JSON"), ('{"task_id": "a"}', "line 1 is no sample of this version")],
 )
-def test_malformed_sample_file_names_file_and_line(tmp_path, text, message):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(text)
-    with pytest.raises(EvaluationError, match=f"bad.jsonl.*{message}"):
-        read_samples(path)
-
-
-def test_absent_sample_file_is_an_error(tmp_path):
-    with pytest.raises(EvaluationError, match="absent.jsonl cannot be read"):
-        read_samples(tmp_path / "absent.jsonl")
-
-
-def test_samples_of_other_tools_are_numbered(tmp_path):
+def test_damaged_line_that_is_not_the_last_is_named(tmp_path, line, message):
     path = tmp_path / "samples.jsonl"
-    path.write_text('{"task_id": "a", "completion": "x"}\n' * 2)
-    assert [sample.sample for sample in read_samples(path)] == [0, 1]
+    path.write_text(f"{line}\n")
+    with pytest.raises(EvaluationError, match=message):
+        recover_samples(path)

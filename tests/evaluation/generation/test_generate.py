@@ -2,17 +2,28 @@ import inspect
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import (
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from evaluation.generation.generate import Request, generate, generate_each
 from evaluation.generation.sampling import choose
-from evaluation.generation.tokens import encode_prompt, end_ids, position_limit, truncate_at_stop
+from evaluation.generation.tokens import (
+    decode_after,
+    encode_prompt,
+    end_ids,
+    position_limit,
+    truncate_at_stop,
+)
 from tests.support.tiny_models import EOS, byte_tokenizer, settings, tiny_gpt2
 
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
@@ -65,10 +76,10 @@ def requests(tokenizer, prompts=PROMPTS, stop=(), sample=0):
 class Scripted(torch.nn.Module):
     """Writes a given text whatever it reads, and then end-of-text for ever."""
 
-    def __init__(self, tokenizer, text, positions=64):
+    def __init__(self, tokenizer, text, positions=64, size=257):
         super().__init__()
         self.script = [*tokenizer(text)["input_ids"], *[EOS] * 200]
-        self.embedding = torch.nn.Embedding(257, 1)
+        self.embedding = torch.nn.Embedding(size, 1)
         self.config = GPT2Config(n_positions=positions)
 
     def get_input_embeddings(self):
@@ -76,7 +87,7 @@ class Scripted(torch.nn.Module):
 
     def forward(self, input_ids, attention_mask, past_key_values=None, use_cache=True):
         step = past_key_values or 0
-        logits = torch.zeros(*input_ids.shape, 257)
+        logits = torch.zeros(*input_ids.shape, self.embedding.num_embeddings)
         logits[:, -1, self.script[step]] = 1.0
         return type("Output", (), {"logits": logits, "past_key_values": step + 1})
 
@@ -173,6 +184,37 @@ def test_greedy_equals_the_transformers_loop(build):
         assert generate(model, tokenizer, [request], settings())[0].text == expected
 
 
+def tiny_mamba():
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=257, hidden_size=16, state_size=4, num_hidden_layers=1, initializer_range=0.5,
+        bos_token_id=EOS, eos_token_id=EOS, pad_token_id=EOS,
+    )  # fmt: skip
+    return MambaForCausalLM(config).eval()
+
+
+def tiny_rwkv():
+    torch.manual_seed(0)
+    config = RwkvConfig(
+        vocab_size=257, hidden_size=16, num_hidden_layers=2, context_length=128,
+        bos_token_id=EOS, eos_token_id=EOS,
+    )  # fmt: skip
+    return RwkvForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("build", [tiny_mamba, tiny_rwkv])
+def test_models_without_a_key_value_cache_complete_as_if_alone(build):
+    model, tokenizer = build(), byte_tokenizer()
+    batch = requests(tokenizer, (*PROMPTS, "y"))
+    done = dict(generate_each(model, tokenizer, batch, settings(0.8, 6), batch_size=3))
+    for place, request in enumerate(batch):
+        assert [done[place]] == generate(model, tokenizer, [request], settings(0.8, 6))
+    ids = torch.tensor([batch[0].prompt_ids])
+    expected = model(input_ids=ids).logits[0, -1].argmax()
+    (greedy,) = generate(model, tokenizer, batch[:1], settings(0.0, 1))
+    assert greedy.raw == tokenizer.decode([expected]) or greedy.finish == "eos"
+
+
 def test_samples_depend_on_seed_task_and_sample_alone():
     model, tokenizer = tiny_gpt2(), byte_tokenizer()
     first = generate(model, tokenizer, requests(tokenizer), settings(0.8))
@@ -224,6 +266,37 @@ def test_position_limit_and_end_ids_come_from_the_model():
     assert position_limit(tiny_llama()) == 128
     model.generation_config.eos_token_id = [7, EOS]
     assert end_ids(model, tokenizer) == {7, EOS}
+
+
+def marked_tokenizer():
+    """Two marks between files, one of which the tokenizer does not call special."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(AddedToken("<file_sep>", special=True))
+    tokenizer.add_tokens([AddedToken("<|file_sep|>", special=False), "    "])
+    return tokenizer
+
+
+@pytest.mark.parametrize("mark", ["<file_sep>", "<|file_sep|>"])
+def test_every_mark_between_files_ends_a_completion(mark):
+    tokenizer = marked_tokenizer()
+    model = Scripted(tokenizer, f"    return x + y{mark}import os", size=len(tokenizer))
+    (completion,) = generate(model, tokenizer, requests(tokenizer, ("x",)), settings(tokens=60))
+    assert (completion.text, completion.finish) == ("    return x + y", "eos")
+    assert completion.raw == completion.text
+
+
+def test_an_id_without_a_text_ends_a_completion():
+    tokenizer = byte_tokenizer()
+    model = Scripted(tokenizer, "ab", size=300)  # a vocabulary padded to a round number
+    model.script[1:1] = [299]
+    (completion,) = generate(model, tokenizer, requests(tokenizer, ("x",)), settings())
+    assert (completion.text, completion.finish) == ("a", "eos")
+
+
+def test_no_token_is_dropped_from_the_middle_of_a_text():
+    tokenizer = marked_tokenizer()
+    ids = tokenizer("x + y<file_sep>import os")["input_ids"]
+    assert decode_after(tokenizer, ids[:1], ids[1:]) == " + y<file_sep>import os"
 
 
 def test_first_of_several_stops_counts():

@@ -132,7 +132,7 @@ def test_k_above_the_fewest_samples_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"samples": "samples.csv"}, "samples.csv is no JSON-lines file by its name"),
+        ({"samples": "samples.csv"}, "samples.csv is no JSON file by its name; need"),
         ({"ks": (0,)}, "k is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
         ({"timeout": 0}, "timeout is 0"),
@@ -160,3 +160,40 @@ def test_absent_file_is_an_error_of_one_sentence(tmp_path):
     result = CliRunner().invoke(cli.main, ["score", str(tmp_path / "absent.jsonl")])
     assert result.exit_code == 1
     assert "absent.jsonl cannot be read" in result.output and "Traceback" not in result.output
+
+
+def test_a_completion_is_judged_whatever_its_file_says_of_its_end(tmp_path):
+    path = write(tmp_path / "s.jsonl", MIXED[:1], finish="prompt_too_long")
+    assert score(path, self_check=False).pass_at == {"1": 1.0}
+
+
+def test_whole_programs_stand_alone(tmp_path):
+    path = tmp_path / "generations.json"
+    path.write_text(json.dumps([[RIGHT.preamble + RIGHT.canonical_solution, RIGHT.preamble]]))
+    result = score(path, self_check=False)
+    assert result.pass_at == {"1": 0.5}
+    assert (tmp_path / "generations.results.jsonl").is_file()
+
+
+def test_extracted_code_is_judged_and_the_signature_says_so(tmp_path):
+    whole = f"Sure:\n```python\n{RIGHT.preamble}{RIGHT.canonical_solution}```\nDone."
+    path = write(tmp_path / "chat.jsonl", [(RIGHT.task_id, whole)])
+    assert score(path, self_check=False).outcomes == {"syntax_error": 1}
+    result = score(path, self_check=False, extract="code")
+    assert result.pass_at == {"1": 1.0} and "|extract:code|" in result.signature
+    (verdict,) = map(json.loads, (tmp_path / "chat.results.jsonl").open())
+    assert verdict["raw"] == whole and "Sure" not in verdict["completion"]
+    with pytest.raises(EvaluationError, match="extract is 'all'; choose one of"):
+        score(path, extract="all")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_judging(tmp_path, monkeypatch):
+    path = write(tmp_path / "s.jsonl", MIXED)
+
+    def refuse(self):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    monkeypatch.setattr("evaluation.judging.score.judge", None)
+    with pytest.raises(EvaluationError, match="cannot be written to.*Copy the samples"):
+        score(path)

@@ -8,7 +8,8 @@ from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.generation.completions import Sample
 from evaluation.judging.scoring import judge, save_verdicts, summarize
-from evaluation.judging.self_check import TRIVIAL_BODIES, SelfCheck, check_benchmark
+from evaluation.judging.self_check import SelfCheck, check_benchmark
+from evaluation.judging.trivial import NUM_CONSTANTS, TRIVIAL_BODIES, trivial_answers
 from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem, load_benchmark
 
 LIMITS = SandboxLimits(timeout=5)
@@ -65,12 +66,11 @@ def test_verdicts_stand_beside_their_samples(tmp_path):
 def test_check_counts_what_a_sound_benchmark_accepts():
     whole = load_benchmark("humaneval")
     seen = []
-    checked = check_benchmark(
-        replace(whole, problems=whole.problems[:6]), LIMITS, 2, lambda: seen.append(1)
-    )
-    nothing = dict.fromkeys(TRIVIAL_BODIES, 0)
+    checked = check_benchmark(replace(whole, problems=whole.problems[:6]), LIMITS, 2, seen.append)
+    bodies = (*TRIVIAL_BODIES, "return False")  # the only constant that two of the six expect
+    nothing = dict.fromkeys(bodies, 0)
     assert checked == SelfCheck(canonical=6, trivial=nothing, num_problems=6, remarks=())
-    assert len(nothing) == 6 and len(seen) == 6 * 7
+    assert seen == [6 * 7 + 2] * (6 * 7 + 2)
 
 
 def test_check_refuses_a_benchmark_whose_own_solution_fails():
@@ -105,8 +105,35 @@ def test_check_tries_every_trivial_body(value, body, preamble):
         check_benchmark(benchmark(weak), LIMITS, 2)
 
 
+def test_check_tries_the_constants_that_several_problems_expect():
+    weak = replace(PROBLEM, test="assert f(1) == 2\nassert f(5) == 2")
+    sound = replace(PROBLEM, task_id="T/1", test="assert f(1) == 2\nassert f(3) == 4")
+    with pytest.raises(EvaluationError, match="passed by a body of `return 2`: T/0"):
+        check_benchmark(
+            benchmark(
+                replace(weak, canonical_solution="    return 2\n"),
+                replace(sound, canonical_solution="    return x + 1\n"),
+            ),
+            LIMITS,
+            2,
+        )
+
+
+def test_constants_are_tried_where_they_are_expected_the_commonest_first():
+    expecting = [{n, n + 1, "-1", "a"} for n in range(20)]
+    problems = [
+        replace(PROBLEM, task_id=f"T/{i}", test="\n".join(f"assert f(1) == {v!r}" for v in values))
+        for i, values in enumerate(expecting)
+    ]
+    answers = trivial_answers(problems)
+    constants = [body for body in answers if body not in TRIVIAL_BODIES]
+    assert constants[:2] == ["return '-1'", "return 'a'"] and len(constants) == NUM_CONSTANTS
+    assert [problem.task_id for problem, _ in answers["return 3"]] == ["T/2", "T/3"]
+    assert answers["return 3"][0][1] == "    return 3\n"
+
+
 def test_check_remarks_on_slow_solutions_and_on_stops_in_solutions():
-    right = replace(PROBLEM, test="assert f(1) == 2\n")
+    right = replace(PROBLEM, test="assert f(1) == 2\nassert f(2) == 3\n")
     slow = replace(right, canonical_solution="    import time; time.sleep(0.4)\n    return x + 1\n")
     stopped = replace(
         right, task_id="T/1", canonical_solution="    return g(x)\n\ndef g(x):\n    return x + 1\n"

@@ -50,7 +50,7 @@ def test_order_of_problems_does_not_matter():
     assert compare_verdicts(verdicts(1), shuffled, {}, {}) == same
 
 
-def test_kept_interval_equals_resampling_by_hand():
+def test_kept_interval_is_close_to_resampling():
     student, teacher = verdicts(*range(10)), verdicts(*range(5, 35))
     comparison = compare_verdicts(student, teacher, {}, {})
     rng = np.random.default_rng(7)
@@ -60,7 +60,7 @@ def test_kept_interval_equals_resampling_by_hand():
         chosen = rng.choice(100, size=100)
         ratios.append(100 * a[chosen].sum() / b[chosen].sum())
     expected = np.quantile(ratios, [0.025, 0.975])
-    assert comparison.kept_percent_interval == pytest.approx(expected, abs=2.5)
+    assert comparison.kept_percent_interval == pytest.approx(expected, abs=4)
 
 
 def test_nothing_is_kept_of_a_teacher_that_solves_nothing():
@@ -68,10 +68,23 @@ def test_nothing_is_kept_of_a_teacher_that_solves_nothing():
     assert comparison.kept_percent is comparison.kept_percent_interval is None
 
 
-def test_kept_of_a_teacher_that_solves_one_problem_leaves_resamples_without_it_out():
-    comparison = compare_verdicts(verdicts(0), verdicts(0), {}, {})
-    assert comparison.kept_percent == 100
-    assert comparison.kept_percent_interval == (100, 100)
+def test_what_is_kept_is_not_certain_where_all_or_nothing_is():
+    everything = compare_verdicts(verdicts(0), verdicts(0), {}, {})
+    assert everything.kept_percent == 100
+    low, high = everything.kept_percent_interval
+    assert low < 50 and high > 200
+    nothing = compare_verdicts(verdicts(), verdicts(*range(20)), {}, {})
+    assert nothing.kept_percent == 0
+    low, high = nothing.kept_percent_interval
+    assert low == 0 and 10 < high < 30
+
+
+def test_models_with_equal_samples_may_still_differ():
+    sampled = dict.fromkeys(TASKS, (0, 4))
+    comparison = compare_verdicts(verdicts(), verdicts(), sampled, sampled)
+    low, high = comparison.sampled_difference_interval
+    assert comparison.sampled_difference == 0
+    assert -low == pytest.approx(high) and 0.015 < high < 0.04  # of 100: some 3/100
 
 
 def test_sampled_difference_is_paired_and_narrower_than_unpaired():
@@ -84,7 +97,7 @@ def test_sampled_difference_is_paired_and_narrower_than_unpaired():
     expected = np.mean([student[task][0] / 10 - rates[task] for task in TASKS])
     assert comparison.sampled_difference == pytest.approx(expected)
     low, high = comparison.sampled_difference_interval
-    assert low < expected < high and high - low < 0.02  # unpaired: about 0.16
+    assert low < expected < high and high - low < 0.05  # unpaired: about 0.16
 
 
 def test_models_judged_on_different_problems_are_refused():

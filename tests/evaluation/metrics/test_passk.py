@@ -5,7 +5,8 @@ import pytest
 
 from evaluation.errors import EvaluationError
 from evaluation.metrics.evaluate_metrics import compute_pass_at_k
-from evaluation.metrics.passk import bootstrap_interval, pass_at_k, pass_at_k_per_problem
+from evaluation.metrics.intervals import wilson_interval
+from evaluation.metrics.passk import pass_at_k, pass_at_k_per_problem
 
 
 @pytest.mark.parametrize("num_samples", range(1, 8))
@@ -41,22 +42,20 @@ def test_no_problems_are_refused():
         pass_at_k_per_problem([], 1)
 
 
-def test_interval_holds_the_mean_and_shrinks_with_problems():
-    few, many = [0.0, 1.0] * 10, [0.0, 1.0] * 200
-    low, high = bootstrap_interval(few)
-    assert low < 0.5 < high
-    narrow_low, narrow_high = bootstrap_interval(many)
-    assert narrow_high - narrow_low < high - low
-    assert bootstrap_interval(few) == (low, high)
-
-
 def test_metric_averages_over_problems():
     verdicts = {"a": [True, False, False], "b": [False, False, False]}
     scores = compute_pass_at_k(verdicts, (1, 2))
     assert scores["pass@1"] == pytest.approx(np.mean([1 / 3, 0]))
     assert scores["pass@2"] == pytest.approx(np.mean([2 / 3, 0]))
     low, high = scores["pass@1_interval"]
-    assert low == 0 and high == pytest.approx(1 / 3)
+    assert 0 < low < 1 / 6 and 1 / 3 < high < 1
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_samples_that_all_end_alike_are_worth_one_verdict_a_problem(passed):
+    scores = compute_pass_at_k({"a": [passed] * 3}, (1, 2))
+    expected = wilson_interval(int(passed), 1)
+    assert scores["pass@1_interval"] == scores["pass@2_interval"] == pytest.approx(expected)
 
 
 def test_metric_refuses_k_above_the_samples():

@@ -1,12 +1,18 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from cache.errors import CacheError
 from cache.machine.precision import resolve_dtype
+from evaluation.config import LatencySettings
 from evaluation.errors import EvaluationError
 from evaluation.models import sources as models
+from evaluation.models.latency import measure_latency
 from evaluation.models.sources import (
     ModelSource,
     list_sources,
@@ -41,6 +47,43 @@ def test_size_of_a_sharded_checkpoint_is_that_of_the_files_in_its_index(tmp_path
     (folder / "adapter.safetensors").write_bytes(b"not of the model")
     expected = sum(path.stat().st_size for path in shards)
     assert safetensors_bytes(source(folder), tiny_gpt2())[0] == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["consolidated", "model.fp16", "adapter_model", "diffusion_pytorch_model"]
+)
+def test_size_counts_no_file_that_is_not_the_model(tmp_path, name):
+    folder = save_tiny(tmp_path / "model")
+    expected = (folder / "model.safetensors").stat().st_size
+    shutil.copy(folder / "model.safetensors", folder / f"{name}.safetensors")
+    assert safetensors_bytes(source(folder), tiny_gpt2())[0] == expected
+    (folder / "model.safetensors").unlink()
+    assert safetensors_bytes(source(folder), tiny_gpt2())[1].startswith("computed")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_time": 0.0001},
+        {"stop_strings": ["a"]},
+        {"cache_implementation": "static"},
+        {"no_repeat_ngram_size": 2},
+        {"guidance_scale": 2.0},
+        {"num_beams": 4},
+        {"num_return_sequences": 2, "do_sample": True, "temperature": 0.7},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_generation_settings_of_a_model_but_its_ends_are_left_aside(tmp_path, settings):
+    folder = save_tiny(tmp_path / "model")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings, "eos_token_id": [7]}))
+    model, tokenizer = load_model(source(folder), torch.float32, CPU)
+    assert model.generation_config.eos_token_id == [7]
+    for name in settings:
+        assert getattr(model.generation_config, name) == getattr(GenerationConfig(), name)
+    timed = LatencySettings(prompts=1, new_tokens=3, prompt_tokens=9, warmup=0, batch=2)
+    assert measure_latency(model, tokenizer, ["x = 1", "y"], timed).batched.batch == 2
 
 
 def test_size_without_safetensors_is_computed_with_tied_weights_once(tmp_path):
@@ -138,7 +181,16 @@ def test_loaded_models_have_the_dtype_and_device_asked_for(tmp_path):
 def test_damaged_checkpoint_is_an_error(tmp_path):
     folder = save_tiny(tmp_path / "model")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(EvaluationError, match="model cannot be loaded: .*Need config.json"):
+    with pytest.raises(EvaluationError, match="The model of .* could not be loaded: OSError"):
+        load_model(source(folder), torch.float32, CPU)
+
+
+def test_a_checkpoint_without_all_its_weights_is_refused(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.attn.c_attn.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match="lacks 1 of the weights of a GPT2LMHeadModel"):
         load_model(source(folder), torch.float32, CPU)
 
 

@@ -174,6 +174,21 @@ def test_mbpp_problem_with_its_own_classes_is_judged_beside_the_program_and_name
     assert remark_on_judging(problems[:1]) == []
 
 
+def test_mbpp_problem_that_has_the_program_compare_is_skipped_by_name(tmp_path):
+    row = {
+        **MBPP_ROWS[0],
+        "task_id": 13,
+        "code": "class N:\n    x = 3\ndef f(n):\n    return n",
+        "test_setup_code": "def same(a, b):\n    return a.x == b.x\nn = N()",
+        "test_list": ["assert f(n).x == 3", "assert same(f(n), n)"],
+    }
+    dataset = write_lines(tmp_path / "mbpp.jsonl", [*MBPP_ROWS, row])
+    benchmark = load_benchmark("mbpp", dataset=dataset)
+    assert "MBPP/13" not in {problem.task_id for problem in benchmark.problems}
+    (skipped,) = benchmark.skipped
+    assert skipped == "MBPP/13: its test tells the program what it expects: same(f(n), n)"
+
+
 def test_mbpp_problem_without_tests_is_refused_by_name(tmp_path):
     empty = {**MBPP_ROWS[0], "task_id": 13, "test_list": ["assert True"]}
     dataset = write_lines(tmp_path / "mbpp.jsonl", [empty])

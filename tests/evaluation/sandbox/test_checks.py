@@ -61,7 +61,7 @@ def test_right_answer_passes():
         ("import os; os.closerange(0, 64)\nwhile True: pass", "exit"),
         ("def f(): return object()", "refused_value"),
         ("def f(): return lambda: 1", "refused_value"),
-        ("class Int(int): pass\ndef f(): return Int(1)", "refused_value"),
+        ("import enum\ndef f(): return enum.Enum('E', 'A').A", "refused_value"),
         ("def f(): return 'x' * 10**7", "refused_value"),
         ("import socket; socket.socket()", "sandbox"),
         ("import os\ndef f(): os.fork()", "sandbox"),
@@ -102,6 +102,55 @@ def test_a_test_cannot_swallow_a_refusal():
     assert run("def f(): return object()", test).outcome == "refused_value"
 
 
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        "import asyncio\nasync def g():\n    await asyncio.sleep(0.001)\n    return 1\n"
+        "def f(): return asyncio.run(g())",
+        "import socket\ndef f():\n    a, b = socket.socketpair()\n    a.setblocking(False)\n"
+        "    a.send(b'x')\n    return len(b.recv(9))",
+        "def f():\n    print('\\ud83d')\n    return 1",
+    ],
+    ids=["asyncio", "socketpair", "surrogate"],
+)
+def test_what_a_computing_program_may_do(candidate):
+    verdict = run(candidate, "assert f() == 1")
+    assert verdict.passed, verdict
+
+
+@pytest.mark.skipif(not Path("/usr/share/zoneinfo/UTC").is_file(), reason="no time zones here")
+def test_time_zones_of_the_machine_are_there():
+    verdict = run(
+        "from zoneinfo import ZoneInfo\ndef f(): return str(ZoneInfo('UTC'))",
+        "assert f() == 'UTC'",
+    )
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+        "socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)",
+        "socket.socketpair(socket.AF_INET)",
+        "socket.socketpair()[0].sendto(b'x', '/tmp/other')",
+        "socket.socketpair()[0].sendto(b'x', '\\0other')",
+        "socket.socketpair()[0].sendmsg([b'x'])",
+        "socket.socketpair()[0].recvmsg(1)",
+        "socket.socketpair()[0].bind('\\0mine')",
+        "socket.socketpair()[0].connect('\\0mine')",
+        "socket.socketpair()[0].listen()",
+    ],
+)
+def test_a_pair_of_sockets_reaches_no_other(call):
+    assert run(f"import socket\ndef f(): {call}", "f()").outcome == "sandbox"
+
+
+def test_no_ioctl_but_the_one_that_sets_blocking_works():
+    body = "import fcntl, termios\ntry: fcntl.ioctl(0, termios.FIONREAD, b'0000')\n"
+    assert run_body(body + "except OSError as error: assert error.errno == 25\nelse: 1 / 0").passed
+
+
 def test_arguments_are_copies():
     verdict = run("def f(x): x.append(1); return x", "x = [0]\nassert f(x) == [0, 1] and x == [0]")
     assert verdict.passed, verdict
@@ -113,6 +162,18 @@ def test_keyword_arguments_and_rich_values_cross():
         "assert f({1: (2,)}, s='aab') == (({1: (2,)},), {'a': 2, 'b': 1})",
     )
     assert verdict.passed, verdict
+
+
+def test_an_exception_of_the_prompt_is_that_of_the_test():
+    bad = "class Bad(ValueError): pass\n"
+    test = (
+        "try:\n    f()\n    raise TypeError\nexcept Bad as error:\n    assert str(error) == 'why'\n"
+    )
+    assert run(f"{bad}def f(): raise Bad('why')", test, helpers=bad).passed
+    verdict = run(f"{bad}def f(): raise Bad('why')", "f()", helpers=bad)
+    assert (verdict.outcome, verdict.message) == ("exception:Bad", "why")
+    pretends = "def f(): raise type('AssertionError', (Exception,), {})"
+    assert run(pretends, "f()", helpers="AssertionError = 1").outcome == "exception:AssertionError"
 
 
 def test_a_test_that_passes_a_function_says_so():
@@ -351,6 +412,12 @@ def test_a_server_that_is_gone_is_an_error(monkeypatch):
         gone.fork(1 << 30, 1, [])
 
 
-def test_a_program_too_large_to_send_is_an_error():
+def test_a_program_too_large_is_not_run_and_stops_no_other():
+    verdict = run_body("#" * (1 + checks.MAX_SOURCE_BYTES))
+    assert (verdict.outcome, verdict.mode, verdict.passed) == ("too_large", "not_run", False)
+    assert run_body("#" * checks.MAX_SOURCE_BYTES).passed
+
+
+def test_a_test_too_large_to_send_is_an_error():
     with pytest.raises(EvaluationError, match="cannot be run: a message is larger than 8 MiB"):
-        run_body("#" * (9 << 20))
+        run("", "#" * (9 << 20), entry_points=())

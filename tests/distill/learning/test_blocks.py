@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distill.cutting.blocks import blocks_of, keep_blocks, only_blocks
 from distill.errors import DistillError
+from distill.learning.blocks import blocks_of, keep_blocks, only_blocks
 from tests.support.cut_models import FAMILIES, TEXT, logits, model_of, with_blocks_passed_over
 
 

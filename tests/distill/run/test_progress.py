@@ -1,0 +1,64 @@
+"""What is printed while a student trains and when it has, where nobody looks at a bar."""
+
+from pathlib import Path
+
+import pytest
+
+import distill.run.progress
+from distill.run.progress import TrainProgress, console
+from distill.run.result import TrainResult
+from tests.support.command_line import run
+from tests.support.distill_fakes import small_recipe
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(distill.run.progress, "time", clock)
+    return clock
+
+
+def printed(clock, *, shown, seconds=(2, 29, 2, 29)):
+    with console.capture() as capture:
+        shape = {"num_epochs": 3, "num_steps": 1_010, "first_step": 6}
+        with TrainProgress("a", shown=shown, **shape) as progress:
+            for passed in seconds:
+                clock.now += passed
+                progress.step(epoch=1, loss=4.5, tokens_per_s=1234.5)
+    return [
+        line for line in capture.get().splitlines() if line
+    ]  # older rich ends with an empty one
+
+
+def test_the_first_step_is_told_at_once_and_then_one_now_and_then(clock):
+    assert printed(clock, shown=True) == [
+        "step 7/1,010, epoch 1/3, loss 4.500, 1,234 tokens/s, 0:33:26 left",
+        "step 9/1,010, epoch 1/3, loss 4.500, 1,234 tokens/s, 3:03:31 left",
+    ]
+
+
+def test_only_one_of_several_processes_tells(clock):
+    assert printed(clock, shown=False) == []
+
+
+@pytest.mark.parametrize(("is_main", "tables"), [(True, 1), (False, 0)])
+def test_one_of_the_processes_that_train_together_prints_the_table(
+    is_main, tables, tiny_cache, monkeypatch
+):
+    result = TrainResult(
+        out=Path("run"), recipe=small_recipe(), num_parameters=5, num_steps=6, seconds=1.0,
+        tokens_per_s=2.0, resumed_from_step=None,
+        losses=dict.fromkeys(("train_loss", "train_distillation_loss", "train_ce_loss"), 1.0),
+    )  # fmt: skip
+    monkeypatch.setattr("distill.run.train.train", lambda config: result)
+    monkeypatch.setattr("accelerate.PartialState.is_main_process", is_main)
+    code, output = run("train", "--cache", tiny_cache, "--recipe", "model_44m_t2.0_a0.5")
+    assert code == 0, output
+    assert output.count("time in steps") == tables
