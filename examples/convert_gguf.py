@@ -3,7 +3,6 @@
 python examples/convert_gguf.py MODEL.gguf FOLDER
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from cache.teacher.load import load_causal_lm, load_tokenizer
 
 def main(gguf: str, folder: Path) -> None:
     """Convert, unless the folder is there: it is written whole or not at all."""
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
     if folder.is_dir():
         return
     model, tokenizer = load_causal_lm(gguf), load_tokenizer(gguf)

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 out=${OUT:-demo}
+[ -t 2 ] || export TQDM_DISABLE=1 # a log wants no bars
 
 run() {
     echo

@@ -78,9 +78,9 @@ def require_dropped(dropped: Any) -> None:
 
 
 def require_fidelity(rows: Any) -> None:
-    """Raise CacheError unless every figure of a fidelity is a number."""
+    """Raise CacheError unless every figure of a fidelity is a number, or was not measured."""
     for value in (value for row in rows for value in row.values()):
-        _require_kind(value, (int, float))
+        _require_kind(value, (int, float, type(None)))
 
 
 def require_created(created: Any) -> None:
@@ -112,7 +112,7 @@ def require_count(value: Any) -> int:
 def _require_kind(value: Any, kind: Any) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(one.__name__ for one in kinds)
+        wanted = " or ".join("null" if one is type(None) else one.__name__ for one in kinds)
         raise CacheError(f"{_short(value)} stands where {wanted} belongs")
 
 

@@ -27,7 +27,7 @@ class TargetFormat:
     `lowrank`: its shape too, from a few quantised coefficients; `hidden`: exact, from the final
     hidden state; `sampled`: weighted draws, exact in expectation; `renormalize`: forget it, as
     common implementations do."""
-    tail_rank: int = 1024
+    tail_rank: int = 2048
     """Most coefficients of a lowrank tail; there are as many as the hidden state has dimensions,
     if it has fewer."""
     tail_bytes: float | None = None

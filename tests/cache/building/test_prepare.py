@@ -69,10 +69,19 @@ def test_a_tail_of_a_build_that_was_killed_before_its_plan_is_not_used(
     tmp_path, teachers, monkeypatch, targets, before
 ):
     first = {"targets": targets} | before
+    first_teacher = first.pop("seed", 0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Plan, "write", die)
-        build_cache(config_of(tmp_path / "c", teachers[first.pop("seed", 0)], **first))
-    (tmp_path / "c" / "tokenizer" / "chat_template.jinja").write_text("of another tokenizer")
+        build_cache(config_of(tmp_path / "c", teachers[first_teacher], **first))
+    other = tmp_path / "c" / "tokenizer" / "chat_template.jinja"
+    other.write_text("of another tokenizer")
+    with pytest.raises(CacheError, match="is no file of this cache's tokenizer, and would be read"):
+        build_cache(config_of(tmp_path / "c", teachers[0], targets=targets))
+    other.unlink()
+    build_again = config_of(tmp_path / "c", teachers[first_teacher], targets=first["targets"])
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Plan, "write", die)
+        build_cache(build_again)
     assert (tmp_path / "c" / "tail.safetensors").is_file()
     for name in ("c", "clean"):
         build_cache(config_of(tmp_path / name, teachers[0], targets=targets))

@@ -84,7 +84,7 @@ FORGERIES = [
         ".git/config",
     )),
     (lambda m: m.update(fidelity=[{}]), "does not have the fields"),
-    (lambda m: m["fidelity"][0].update(kl="x"), "'x' stands where int or float belongs"),
+    (lambda m: m["fidelity"][0].update(kl="x"), "'x' stands where int or float or null belongs"),
     (lambda m: m.update(created={}), "does not have the fields"),
     (lambda m: m.update(created=[["date", 5]]), "stands where dict belongs"),
     (lambda m: m["created"].update(date=5), "5 stands where str belongs"),

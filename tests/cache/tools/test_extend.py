@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_a_call_killed_after_its_manifest_adds_nothing_twice(tmp_path, made, mon
     write = Plan.write
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if removing:
-            patch.setattr(cache.tools.extend.shutil, "rmtree", removing)
+            patch.setattr(cache.tools.extend, "shutil", SimpleNamespace(rmtree=removing))
         else:
             patch.setattr(
                 Plan, "write", lambda plan, out: die() if out == directory else write(plan, out)
@@ -154,7 +155,7 @@ def test_another_extension_goes_on_after_one_that_was_killed_at_its_end(
 ):
     directory = made("c", 0, 4)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(cache.tools.extend.shutil, "rmtree", die)
+        patch.setattr(cache.tools.extend, "shutil", SimpleNamespace(rmtree=die))
         extend_cache(directory, splits=("train",), dataset=more(tmp_path, 4, 3))
     assert extend_cache(directory, splits=("train",), dataset=more(tmp_path, 7, 2)).num_rows > 0
     with CacheReader(directory) as reader:

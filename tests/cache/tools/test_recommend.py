@@ -69,7 +69,7 @@ def test_the_candidates_are_those_that_a_teacher_allows():
     assert {f.tail_rank for f in formats if f.tail == "lowrank"} == {32}
     assert max(f.top_k for f in formats) == 64
     large = candidate_formats(width=3072, vocab_size=49152)
-    assert {f.tail_rank for f in large if f.tail == "lowrank"} == {256, 576, 1024}
+    assert {f.tail_rank for f in large if f.tail == "lowrank"} == {256, 576, 2048}
     assert len(large) == len(set(large)) == 36
 
 
