@@ -94,7 +94,7 @@ def test_metrics_have_every_step_with_its_losses_and_speed(finished):
 def test_run_json_says_what_ran_on_what(finished, reader):
     run = json.loads((finished.out / "run.json").read_text())
     assert run["status"] == "finished"
-    assert run["recipe"] == asdict(finished.recipe)
+    assert run["recipe"] == json.loads(json.dumps(asdict(finished.recipe)))
     assert run["cache"]["identity_hash"] == reader.identity_hash
     assert run["cache"]["identity"]["teacher"] == "example/bigram-teacher"
     assert run["losses"] == finished.losses
