@@ -143,6 +143,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device) ->
         tokenizer = load_tokenizer(source.source, source.revision)
     except CacheError as error:
         raise EvaluationError(str(error)) from error
+    model.config.pad_token_id = None  # or transformers warns of padding, which no row sees
     saved = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=saved.bos_token_id,
