@@ -1,99 +1,163 @@
-"""Does fidelity matter? One small student, several seeds, trained from four kinds of targets.
+"""What does a student gain by what: where it starts, and what it is trained on?
 
-Builds a cache of each kind from one teacher (renormalised top-64, exact mass, the default, and
-hidden states, which are dense targets), trains the same student from each with every seed, and
-measures the KL to the true teacher on the validation split at the recipe's temperature, always
-with the dense targets. Runs that are there are not repeated.
+Builds a cache of each kind of target from one teacher, cuts students from it, trains every student
+from every kind at equal tokens with every seed, and measures KL from the true teacher and
+cross-entropy at T = 1 on the validation split, always with dense targets. `labels` is the
+student without the teacher (alpha 0). "Way" is how far a kind comes from labels alone to dense.
+Runs that are there are not repeated.
 
-    python benchmarks/students.py --teacher bigcode/starcoder2-3b --work runs/students-benchmark
+    python benchmarks/students.py --teacher SmolLM2-135M --work runs/students \\
+        --student 2x128x2 --student cut:15:uniform --student cut:15:influence
 """
 
 import statistics
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.reading.reader import CacheReader
 from cache.targets.format import TargetFormat
+from distill.cutting.init_student import init_student
+from distill.learning.student import first_student
 from distill.loss.terms import sparse_kl_sum
+from distill.run.checkpoint import seed_process
 from distill.run.train import train
 from distill.settings.config import TrainConfig
+from distill.settings.cut import CutConfig
 from distill.settings.recipe import Recipe
 
-KINDS = {
+DENSE = "dense"
+CACHES = {
     "renormalised": TargetFormat(top_k=64, logprob_bits=16, tail="renormalize"),
     "mass": TargetFormat(top_k=64, tail="mass"),
     "default": TargetFormat(),
-    "dense": TargetFormat(tail="hidden"),
+    DENSE: TargetFormat(tail="hidden"),
 }
+KINDS = ("labels", *CACHES)
+
+
+class Measured(NamedTuple):
+    """At T = 1, nats a row."""
+
+    kl: float
+    ce: float
 
 
 @torch.inference_mode()
-def validation_kl(student_path: Path, dense: CacheReader, temperature: float) -> float:
-    """Mean KL(teacher_T ‖ student_T) over the validation rows, in nats."""
-    student = AutoModelForCausalLM.from_pretrained(student_path).eval()
-    total, num_rows = 0.0, 0
+def measure(student, dense: CacheReader) -> Measured:
+    """Over all rows of the validation split."""
+    student.eval()
+    kl, ce, num_rows = 0.0, 0.0, 0
     for index in range(dense.num_documents("validation")):
         document = dense.read("validation", [index])
-        ids = torch.from_numpy(document.token_ids).unsqueeze(0)
-        logits = student(ids).logits[0, :-1]
-        total += float(sparse_kl_sum(logits, document.targets, temperature))
-        num_rows += document.targets.num_rows
-    return total / num_rows
+        ids = torch.from_numpy(document.token_ids)
+        logits = student(ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
+        kl += float(sparse_kl_sum(logits, document.targets, 1.0))
+        ce += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
+        num_rows += len(ids) - 1
+    return Measured(kl / num_rows, ce / num_rows)
+
+
+def source_of(student: str, teacher: str, work: Path) -> str:
+    """A shape as it stands, or the folder of `cut:LAYERS:CHOICE`."""
+    if not student.startswith("cut:"):
+        return student
+    _, layers, choose = student.split(":")
+    out = work / "cut" / f"{layers}-{choose}"
+    if not out.is_dir():
+        cache = work / "caches" / DENSE
+        config = CutConfig(
+            teacher=teacher, out=out, num_layers=int(layers), choose=choose, cache=cache
+        )
+        init_student(config)
+    return str(out)
+
+
+def trained(recipe: Recipe, kind: str, work: Path) -> Path:
+    """The folder of a finished run."""
+    out = work / "students" / recipe.name
+    if not (out / "config.json").is_file():
+        cache = work / "caches" / (DENSE if kind == "labels" else kind)
+        train(TrainConfig(cache=cache, recipe=recipe, out=out, resume=True, wandb="disabled"))
+    return out
+
+
+def start_of(recipe: Recipe, dense: CacheReader) -> Measured:
+    """A student before its first step."""
+    seed_process(recipe.seed, rank=0)
+    tokenizer = AutoTokenizer.from_pretrained(dense.tokenizer_path)
+    return measure(first_student(recipe, dense, tokenizer), dense)
 
 
 @click.command()
 @click.option("--teacher", default=BuildConfig.teacher)
 @click.option("--dataset", default=BuildConfig.dataset)
 @click.option("--limit", default=60, help="Documents of each split.")
-@click.option("--student", default="2x128x2")
-@click.option("--epochs", default=6)
-@click.option("--lr", default=2e-3)
+@click.option("--student", "students", multiple=True, default=["2x128x2"])
+@click.option("--kind", "kinds", multiple=True, default=KINDS, type=click.Choice(KINDS))
+@click.option("--epochs", default=4)
+@click.option("--lr", default=1e-3)
+@click.option("--lr-cut", default=1e-4, help="Of students with weights of their own.")
 @click.option("--temperature", default=2.0)
-@click.option("--alpha", default=1.0, help="1: nothing but the teacher's term.")
+@click.option("--alpha", default=0.5)
 @click.option("--seeds", default=3)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-def main(teacher, dataset, limit, student, epochs, lr, temperature, alpha, seeds, work):
-    """Print the validation KL of each kind of target: mean and range over seeds."""
-    for kind, targets in KINDS.items():
+def main(
+    teacher, dataset, limit, students, kinds, epochs, lr, lr_cut, temperature, alpha, seeds, work
+):
+    """Print a line for each student and kind: means over seeds, and their range of KL."""
+    for kind in {*kinds, DENSE} - {"labels"}:
         build_cache(
             BuildConfig(
-                out=work / "caches" / kind,
-                teacher=teacher,
-                dataset=dataset,
-                limit=limit,
-                targets=targets,
-                batch_tokens=2048,
+                out=work / "caches" / kind, teacher=teacher, dataset=dataset, limit=limit,
+                targets=CACHES[kind], batch_tokens=2048,
+            )
+        )  # fmt: skip
+    print(f"{epochs} epochs, T = {temperature:g}, alpha = {alpha:g}, {seeds} seeds; nats at T = 1")
+    print(f"{'student':18s} {'trained on':13s} {'KL':>8s} {'min':>8s} {'max':>8s} {'CE':>8s}")
+    with CacheReader(work / "caches" / DENSE) as dense:
+        for student in students:
+            source = source_of(student, teacher, work)
+            recipe = partial(
+                Recipe, student=source, temperature=temperature, epochs=epochs, accumulate=1,
+                lr=lr if source == student else lr_cut,
             )  # fmt: skip
-        )
-    print(f"student {student}, {epochs} epochs, T = {temperature:g}, alpha = {alpha:g}")
-    print(f"{'targets':14s} {'validation KL':>14s} {'min':>8s} {'max':>8s}")
-    with CacheReader(work / "caches" / "dense") as dense:
-        for kind in KINDS:
-            found = []
-            for seed in range(seeds):
-                recipe = Recipe(
-                    name=f"{kind}-{seed}", student=student, temperature=temperature, alpha=alpha,
-                    epochs=epochs, lr=lr, accumulate=1, seed=seed,
-                )  # fmt: skip
-                out = work / "students" / recipe.name
-                if not (out / "config.json").is_file():
-                    train(
-                        TrainConfig(
-                            cache=work / "caches" / kind,
-                            recipe=recipe,
-                            out=out,
-                            resume=True,
-                            wandb="disabled",
-                        )  # fmt: skip
-                    )
-                found.append(validation_kl(out, dense, temperature))
-            mean = statistics.fmean(found)
-            print(f"{kind:14s} {mean:14.4f} {min(found):8.4f} {max(found):8.4f}", flush=True)
+            show(student, "nothing", [start_of(recipe(name="start", alpha=alpha), dense)])
+            found: dict[str, list[Measured]] = {}
+            for kind in kinds:
+                for seed in range(seeds):
+                    name = f"{student.replace(':', '-')}-{kind}-{seed}"
+                    weight = 0.0 if kind == "labels" else alpha
+                    out = trained(recipe(name=name, alpha=weight, seed=seed), kind, work)
+                    model = AutoModelForCausalLM.from_pretrained(out)
+                    found.setdefault(kind, []).append(measure(model, dense))
+                show(student, kind, found[kind])
+            if {"labels", DENSE} <= set(found):
+                ways = [f"{kind} {way(found, kind):.0%}" for kind in found if kind != "labels"]
+                print(f"{student:18s} way from labels to dense: {', '.join(ways)}", flush=True)
+
+
+def way(found: dict[str, list[Measured]], kind: str) -> float:
+    """Share of the distance in KL between labels alone and dense targets."""
+    labels, dense, own = (
+        statistics.fmean(one.kl for one in found[name]) for name in ("labels", DENSE, kind)
+    )
+    return (labels - own) / (labels - dense)
+
+
+def show(student: str, kind: str, found: list[Measured]) -> None:
+    """A line of the table."""
+    kls = [one.kl for one in found]
+    kl, ce = statistics.fmean(kls), statistics.fmean(one.ce for one in found)
+    print(
+        f"{student:18s} {kind:13s} {kl:8.4f} {min(kls):8.4f} {max(kls):8.4f} {ce:8.4f}", flush=True
+    )
 
 
 if __name__ == "__main__":
