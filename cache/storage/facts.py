@@ -1,9 +1,10 @@
 """What a cache is and how much it holds, in words and numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.storage.identity import Identity
 from cache.storage.manifest import Manifest
+from cache.targets.format import TargetFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,13 @@ def _vocabulary(identity: Identity) -> str:
     return f"{identity.num_tokens:,} tokens, {identity.vocab_size:,} rows of the head"
 
 
+def _targets(identity: Identity) -> TargetFormat:
+    """What is stored, with the rank that it has: a teacher's width bounds what was asked for."""
+    if identity.targets.tail != "lowrank":
+        return identity.targets
+    return replace(identity.targets, tail_rank=identity.tail_width)
+
+
 def identity_facts(identity: Identity) -> dict[str, str]:
     """What a cache is, in words, by name."""
     return {
@@ -38,7 +46,7 @@ def identity_facts(identity: Identity) -> dict[str, str]:
         "dataset": identity.dataset,
         "template": f"{identity.template}, up to {identity.max_length} tokens",
         "tokens": identity.texts.words(_beginning(identity)),
-        "targets": f"{identity.targets.words()}, teacher in {identity.dtype}",
+        "targets": f"{_targets(identity).words()}, teacher in {identity.dtype}",
         "format": f"version {identity.format_version}",
     }
 
