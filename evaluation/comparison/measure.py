@@ -1,6 +1,5 @@
 """One model to one row: complete, judge, score, time. Keeps what is done as files."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.machine.durable import write_json
-from evaluation.comparison.kept import keep_json
+from evaluation.comparison.kept import keep_json, read_kept
 from evaluation.comparison.measure_agreement import measure_agreement
 from evaluation.comparison.model_row import ModelRow
 from evaluation.comparison.shared_settings import SharedSettings, hash_of
@@ -40,7 +39,7 @@ def measure_model(source: ModelSource, shared: SharedSettings, progress: StagePr
     identity = model_identity(source)
     path = shared.config.out / "rows" / f"{shared.row_key(identity)}.json"
     if path.is_file():
-        kept = ModelRow.from_json(json.loads(path.read_text(encoding="utf-8")))
+        kept = read_kept(path, ModelRow.from_json)
         # The same weights may have been moved, or play another part now.
         here = {"label": source.label, "source": source.source, "is_teacher": source.is_teacher}
         return ModelRow.from_json({**kept.to_json(), **here})
