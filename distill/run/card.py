@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from distill.settings.shapes import names_model, parse_shape
+
 YARDSTICK_NAMES = {
     "kl": "KL from the teacher, T = 1",
     "cross_entropy": "cross-entropy, all tokens",
@@ -26,11 +28,10 @@ def model_card(run: dict[str, Any]) -> str:
     teacher = identity.get("teacher", "unknown")
     sections = [
         _front_matter(teacher),
-        f"# {recipe['name']}\n\nA GPT-2-shaped model of {run['num_parameters']:,} parameters, "
-        f"trained from random weights to imitate the next-token distributions of "
-        f"`{teacher}`. The teacher ran once; the student learned from a cache of its soft "
-        "targets.",
-        f"## Load it\n\n```python\n{loading_code()}```",
+        f"# {recipe['name']}\n\n{_origin(recipe, run['num_parameters'])} to imitate the "
+        f"next-token distributions of `{teacher}`. The teacher ran once; the student learned from "
+        "a cache of its soft targets.",
+        f"## Load it\n\n```python\n{loading_code(asked_in_chat(identity))}```",
         "## Training\n\n" + _table({**_cache_facts(run), **_recipe_facts(recipe), **_cost(run)}),
         _losses(run),
         _limits(run),
@@ -47,14 +48,39 @@ def _front_matter(teacher: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def loading_code() -> str:
-    """Python that opens the folder it runs in and completes a text."""
-    return """from transformers import AutoModelForCausalLM, AutoTokenizer
+def _origin(recipe: dict[str, Any], num_parameters: int) -> str:
+    """What was trained, from which weights."""
+    student, size = recipe["student"], f"{num_parameters:,} parameters"
+    if names_model(student):
+        if recipe.get("init") == "random":
+            return f"A model of {size} and `{student}`'s configuration, trained from random weights"
+        return f"A model of {size}, trained from the weights of `{student}`"
+    family = {"gpt2": "GPT-2", "llama": "Llama"}[parse_shape(student).family]
+    return f"A {family}-shaped model of {size}, trained from random weights"
+
+
+def asked_in_chat(identity: dict[str, Any]) -> bool:
+    """Whether training's texts were written in the tokenizer's chat template."""
+    return bool(identity.get("texts", {}).get("chat_template_sha256"))
+
+
+def loading_code(in_chat: bool = False) -> str:
+    """Python that opens the folder it runs in and has a text written as training's were."""
+    prompt = _CHAT_PROMPT if in_chat else _TEXT_PROMPT
+    return _LOADING.replace("PROMPT", prompt)
+
+
+_TEXT_PROMPT = 'tokenizer("def add(a, b):", return_tensors="pt")'
+_CHAT_PROMPT = """tokenizer.apply_chat_template(
+    [{"role": "user", "content": "Write a function that adds two numbers."}],
+    add_generation_prompt=True, return_dict=True, return_tensors="pt",
+)"""
+_LOADING = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-prompt = tokenizer("def add(a, b):", return_tensors="pt")
+prompt = PROMPT
 ids = model.generate(prompt.input_ids, attention_mask=prompt.attention_mask, max_new_tokens=64)
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
 """

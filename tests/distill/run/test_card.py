@@ -57,3 +57,22 @@ def test_what_a_student_has_seen_is_counted():
     cut = card(max_steps=10)
     assert "that was trained for 10 optimizer steps on 2,000,000 documents" in cut
     assert "short problems" not in card()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"student": "2x64x2"}, "A GPT-2-shaped model of 1,000 parameters, trained from random"),
+        (
+            {"student": "llama:2x64x2"},
+            "A Llama-shaped model of 1,000 parameters, trained from rand",
+        ),
+        (
+            {"student": "a/b"},
+            "A model of 1,000 parameters, trained from the weights of `a/b` to im",
+        ),
+        ({"student": "a/b", "init": "random"}, "and `a/b`'s configuration, trained from random"),
+    ],
+)
+def test_where_a_student_began_is_said(recipe, words):
+    assert words in card(**recipe)

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer, pipeline
 
-from distill.run.card import loading_code
+from distill.run.card import asked_in_chat, loading_code
 from distill.run.export_tokenizer import export_tokenizer
 from tests.support.tiny_models import gpt2
 from tests.support.tokenizers import byte_level, sentencepiece
@@ -48,3 +48,29 @@ def test_pipeline_and_card_prompt_like_training(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     exec(loading_code(), {})
     assert asked == [trained_on, trained_on]
+
+
+def test_the_card_of_a_student_of_chats_asks_in_the_chat_template(tmp_path, monkeypatch):
+    made = byte_level("")
+    made.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    made.save_pretrained(tmp_path / "of-the-cache")
+    folder = tmp_path / "run"
+    export_tokenizer(tmp_path / "of-the-cache", folder, prefix_ids=[], num_positions=512)
+    gpt2(vocab_size=400).save_pretrained(folder)
+    asked = []
+    generate = type(gpt2()).generate
+
+    def remember(self, ids, **options):
+        asked.append(ids[0].tolist())
+        return generate(self, ids, **{**options, "max_new_tokens": 1})
+
+    monkeypatch.setattr("transformers.GPT2LMHeadModel.generate", remember)
+    monkeypatch.chdir(folder)
+    identity = {"texts": {"chat_template_sha256": "ab"}}
+    exec(loading_code(asked_in_chat(identity)), {})
+    text = "[user]Write a function that adds two numbers.[assistant]"
+    assert asked == [made(text, add_special_tokens=False)["input_ids"]]
+    assert not asked_in_chat({"texts": {"chat_template_sha256": ""}}) and not asked_in_chat({})
