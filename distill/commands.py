@@ -10,7 +10,7 @@ from cache.machine.choices import PRECISIONS, WANDB_MODES
 from cache.machine.click_options import ANY_PATH, FILE, FOLDER, add_options
 from distill.settings.config import ENGINES, SweepConfig, TrainConfig
 from distill.settings.cut import CHOICES, CutConfig
-from distill.settings.recipe import BATCHINGS, DIVERGENCES, INITS, LOSS_ON, LR_SCHEDULES
+from distill.settings.recipe import BATCHINGS, BEST_BY, DIVERGENCES, INITS, LOSS_ON, LR_SCHEDULES
 from distill.settings.recipe_files import find_recipe
 
 
@@ -59,6 +59,10 @@ def _recipe_overrides(command):
                 "--freeze", multiple=True, help="Parts that do not learn, by name; repeat it."
             ),
             click.option("--compile/--no-compile", default=None, help="torch.compile the blocks."),
+            click.option(
+                "--best-by", type=click.Choice(BEST_BY), help="Validation measure of OUT/best."
+            ),
+            click.option("--early-stopping", type=int, help="Epochs without a better validation."),
             click.option("--seed", type=int),
         ],
     )

@@ -144,10 +144,25 @@ def _losses(run: dict[str, Any]) -> str:
     for name, label in LOSS_NAMES.items():
         validation = f"{losses[f'val_{name}']:.4f}" if has_validation else "not measured"
         lines.append(f"| {label} | {losses[f'train_{name}']:.4f} | {validation} |")
+    if run.get("best"):
+        lines += ["", f"The weights here are the last. {best_words(run['best'], _best_by(run))}."]
+    if run.get("stopped_early"):
+        lines += ["", f"Training stopped early, after step {run['steps']:,}."]
     curves = "[training](plots/train_loss.png)"
     curves += " and [validation](plots/val_loss.png)" if has_validation else ""
     lines += ["", f"Curves: {curves}; every step is in `metrics.jsonl`."]
     return "\n".join(lines)
+
+
+def _best_by(run: dict[str, Any]) -> str:
+    return run["recipe"].get("best_by", "kl")
+
+
+def best_words(best: dict[str, float], best_by: str) -> str:
+    """When the best validation was, what it measured, and where its weights are."""
+    value = shown_yardstick(best_by, best["value"])
+    name = {**YARDSTICK_NAMES, **LOSS_NAMES}[best_by]
+    return f"Best: epoch {best['epoch']:.0f}, {name} {value}, in best/"
 
 
 def _own_terms(recipe: dict[str, Any]) -> str:

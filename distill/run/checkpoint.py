@@ -55,6 +55,10 @@ class TrainState:
     """Sums of the `train_*` losses over these rows."""
     validation: dict[str, float] = field(default_factory=dict)
     """The last `val_*` losses."""
+    best: dict[str, float] = field(default_factory=dict)
+    """`epoch`, `step` and `value` of the best validation so far; empty before the first."""
+    epochs_since_best: int = 0
+    """Validations since then."""
 
     @property
     def losses(self) -> dict[str, float]:
@@ -72,6 +76,16 @@ class TrainState:
         self.epoch_rows += num_rows
         for name, mean in losses.items():
             self.epoch_sums[name] += mean * num_rows
+
+    def note_validation(self, epoch: int, best_by: str) -> bool:
+        """Count the last validation; whether it is the best so far, by one of its measures."""
+        value = self.validation[f"val_{best_by}"]
+        sign = -1 if best_by == "top1" else 1
+        is_best = not self.best or sign * value < sign * self.best["value"]
+        if is_best:
+            self.best = {"epoch": epoch, "step": self.step, "value": value}
+        self.epochs_since_best = 0 if is_best else self.epochs_since_best + 1
+        return is_best
 
 
 def save_checkpoint(folder: Path, state: TrainState, learner: Learner) -> None:

@@ -35,6 +35,11 @@ class TrainResult:
     losses: dict[str, float]
     """`train_*` means over the last epoch, and `val_*` after it if there is a validation split:
     losses, and `val_kl`, `val_cross_entropy` and `val_top1`, which compare any two runs."""
+    best: dict[str, float]
+    """`epoch`, `step` and `value` of the best validation, whose weights are in `best/`; empty
+    without a validation split."""
+    stopped_early: bool
+    """Whether the recipe's `early_stopping` ended it."""
     resumed_from_step: int | None
     """Step of the checkpoint it went on from, or None if it ran in one go."""
 
@@ -51,6 +56,8 @@ def run_facts(result: TrainResult, accelerator: Accelerator, reader: CacheReader
         "seconds": round(result.seconds, 3),
         "tokens_per_s": round(result.tokens_per_s, 1),
         "losses": result.losses,
+        "best": result.best,
+        "stopped_early": result.stopped_early,
         "resumed_from_step": result.resumed_from_step,
         "device": {
             "name": name,

@@ -4,6 +4,7 @@ run.json             what ran, on what; `status` is `running` until all else is 
 metrics.jsonl        losses step by step
 checkpoints/         two while the run lasts; the last one stays, for more epochs
 writing.lock         while a process trains
+best/                a Hugging Face folder with the weights of the best validation so far
 config.json, model.safetensors, generation_config.json, tokenizer files, README.md, plots/
                      when it has finished
 """
@@ -28,6 +29,7 @@ from distill.settings.config import TrainConfig
 
 RUNNING, FINISHED = "running", "finished"
 RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
+BEST = "best"
 _FIXED_LENGTH = (
     "With a warm-up, or an lr_schedule, temperature_end or alpha_end, a run of another length "
     "differs from its first step on. "
@@ -131,6 +133,8 @@ def is_finished(run: dict[str, Any], config: TrainConfig, reader: CacheReader) -
     require_same_run(run, config, reader)
     if run["status"] != FINISHED:
         return False
+    if run.get("stopped_early"):
+        return True
     asked = planned_steps(reader, config.recipe)
     if asked < run["steps"]:
         raise DistillError(
@@ -198,21 +202,31 @@ def finish_run(
     """
     staged = out / "finished"
     with new_directory(staged, OSError) as tmp:
-        student.save_pretrained(tmp)
-        # safetensors writes for the owner alone; a run is shared like the files beside it.
-        shutil.copymode(tmp / "config.json", tmp / "model.safetensors")
+        _write_student(tmp, run, student, tokenizer_path)
         (tmp / "README.md").write_text(card, encoding="utf-8")
-        export_tokenizer(
-            tokenizer_path,
-            tmp,
-            prefix_ids=run["cache"]["identity"].get("texts", {}).get("prefix_ids", ()),
-            num_positions=max_positions(student),
-        )
     for path in staged.iterdir():
         path.replace(out / path.name)
     staged.rmdir()
     write_json(out / RUN_FILE, {**run, "status": FINISHED}, OSError)
     remove_checkpoints(out / CHECKPOINTS, kept=1)
+
+
+def save_best(out: Path, run: dict[str, Any], *, student: Any, tokenizer_path: Path) -> None:
+    """Write `best/`, a Hugging Face folder of the weights as they are, in place of the last one."""
+    with new_directory(out / BEST, OSError) as tmp:
+        _write_student(tmp, run, student, tokenizer_path)
+
+
+def _write_student(folder: Path, run: dict[str, Any], student: Any, tokenizer_path: Path) -> None:
+    student.save_pretrained(folder)
+    # safetensors writes for the owner alone; a run is shared like the files beside it.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+    export_tokenizer(
+        tokenizer_path,
+        folder,
+        prefix_ids=run["cache"]["identity"].get("texts", {}).get("prefix_ids", ()),
+        num_positions=max_positions(student),
+    )
 
 
 def _require_empty(out: Path) -> None:

@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from distill.run.card import LOSS_NAMES, YARDSTICK_NAMES, shown_yardstick
+from distill.run.card import LOSS_NAMES, YARDSTICK_NAMES, best_words, shown_yardstick
 from distill.run.result import TrainResult
 
 
@@ -23,6 +23,10 @@ def summary_table(result: TrainResult) -> Table:
         if f"val_{name}" in result.losses:
             parts.append(f"validation {result.losses[f'val_{name}']:.4f}")
         table.add_row(label, ", ".join(parts))
+    if result.best:
+        table.add_row("best", best_words(result.best, result.recipe.best_by))
+    if result.stopped_early:
+        table.add_row("stopped", f"after step {result.num_steps}, by early_stopping")
     if result.resumed_from_step is not None:
         table.add_row("went on from", f"step {result.resumed_from_step}")
     table.add_row("folder", str(result.out))

@@ -27,18 +27,20 @@ from distill.run.checkpoint_folder import (
     last_sound_checkpoint,
     remove_checkpoints,
 )
-from distill.run.failures import explained
+from distill.run.failures import explained, fail_together
 from distill.run.logs import MetricsLog, WandbLog, read_metrics, wandb_mode
 from distill.run.plots import plot_run
 from distill.run.progress import TrainProgress, console
 from distill.run.result import TrainResult, run_facts
 from distill.run.run_folder import (
+    BEST,
     METRICS_FILE,
     RUN_FILE,
     finish_run,
     new_run,
     remove_leftovers,
     require_usable,
+    save_best,
 )
 from distill.run.run_lock import run_lock
 from distill.settings.config import TrainConfig
@@ -92,6 +94,12 @@ class _Training:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
+        if recipe.early_stopping is not None and not self.epochs.has_validation:
+            raise DistillError(
+                f"recipe {recipe.name}: early_stopping looks at validations, but the cache at "
+                f"{reader.path} has no validation split. Leave it out, or add the split: python "
+                "cli.py cache extend."
+            )
         seed_process(recipe.seed, rank=0)  # the same weights in every process
         student = first_student(recipe, reader, tokenizer)
         require_divergence_fits(recipe.divergence, reader.identity.targets.tail)
@@ -138,10 +146,15 @@ class _Training:
             )
             if self.resumed_from_step is None and self.epochs.has_validation:
                 self._validate()
-            while self.state.step < self.epochs.num_steps:
+            while self.state.step < self.epochs.num_steps and not self._stops_early:
                 self._train_epoch()
                 self._end_epoch()
         return self._finish()
+
+    @property
+    def _stops_early(self) -> bool:
+        most = self.recipe.early_stopping
+        return most is not None and self.state.epochs_since_best >= most
 
     def _train_epoch(self) -> None:
         state = self.state
@@ -203,7 +216,25 @@ class _Training:
                     f"{AGAINST_DIVERGENCE}"
                 )
             self._log({"step": state.step, "epoch": epoch, **state.validation})
+            if state.note_validation(epoch, self.recipe.best_by):
+                self._save_best()
         self.progress.epoch(epoch, state.losses)
+
+    def _save_best(self) -> None:
+        failure = ""
+        if self.accelerator.is_main_process:
+            try:
+                out, checkpoints = self.config.out, self.config.out / CHECKPOINTS
+                with explained(f"the best student in {out / BEST}", checkpoints=checkpoints):
+                    save_best(
+                        out,
+                        self.run,
+                        student=self.learner.student,
+                        tokenizer_path=self.reader.tokenizer_path,
+                    )
+            except DistillError as error:
+                failure = str(error)
+        fail_together(failure)
 
     def _save(self) -> None:
         self._require_finite_weights()
@@ -230,6 +261,8 @@ class _Training:
             seconds=state.seconds,
             tokens_per_s=state.num_tokens / max(state.seconds, 1e-9),
             losses=state.losses,
+            best=state.best,
+            stopped_early=self._stops_early and state.step < self.epochs.num_steps,
             resumed_from_step=self.resumed_from_step,
         )
         if self.accelerator.is_main_process:

@@ -13,6 +13,7 @@ from distill.settings.shapes import names_model, parse_shape
 BATCHINGS = ("grouped", "packed")
 LOSS_ON = ("all", "completion", "assistant")
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
+BEST_BY = ("kl", "cross_entropy", "top1", "loss")
 INITS = ("pretrained", "random")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 
@@ -74,6 +75,11 @@ class Recipe:
     its configuration alone; None: `pretrained` where there are any."""
     freeze: tuple[str, ...] = ()
     """Parts that do not learn: every parameter with one of these in its name."""
+    best_by: str = "kl"
+    """The validation measure whose best weights are kept in `best/`: `kl`, `cross_entropy` or
+    `top1`, at T = 1 over all tokens, or this recipe's own `loss`."""
+    early_stopping: int | None = None
+    """Stop after so many epochs in a row without a better validation; None: never."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -101,6 +107,9 @@ class Recipe:
         for field, allowed in (("divergence", DIVERGENCES), ("lr_schedule", LR_SCHEDULES)):
             self._require(field, getattr(self, field) in allowed, f"one of {', '.join(allowed)}")
         self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and less than 1")
+        self._require("best_by", self.best_by in BEST_BY, f"one of {', '.join(BEST_BY)}")
+        stops = self.early_stopping
+        self._require("early_stopping", stops is None or stops >= 1, "at least 1, or left out")
         for field in ("epochs", "batch_size", "accumulate"):
             self._require(field, getattr(self, field) >= 1, "at least 1")
         self._require("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")

@@ -39,7 +39,7 @@ def test_a_directory_in_which_another_process_trains_is_refused(config, reader, 
         with pytest.raises(KeyboardInterrupt):
             train(config, reader=Interrupt(reader, 6, KeyboardInterrupt()))
     config.out.mkdir(exist_ok=True)
-    before = {path: path.read_bytes() for path in config.out.iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
     with (
         writer_lock(config.out),
         pytest.raises(
@@ -47,7 +47,8 @@ def test_a_directory_in_which_another_process_trains_is_refused(config, reader, 
         ),
     ):
         train(replace(config, resume=True), reader=reader)
-    assert {path: path.read_bytes() for path in config.out.iterdir()} == before
+    found = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+    assert found == before
     assert train(replace(config, resume=True), reader=reader).num_steps == 6
     assert not list(config.out.glob("*.lock"))
 
