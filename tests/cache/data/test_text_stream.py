@@ -29,7 +29,7 @@ def parquet(path: Path, texts: list[str], kind: pa.DataType) -> Path:
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_sources_of_short_and_large_strings_join(tmp_path, monkeypatch, streaming):
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # 5 s a parquet file
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     large = parquet(tmp_path / "l.parquet", ["l1", "l2"], pa.large_string())
     short = parquet(tmp_path / "s.parquet", ["s1", "s2"], pa.string())
     lines = tmp_path / "j.jsonl"

@@ -35,7 +35,7 @@ FAMILIES = {
     "qwen3": (Qwen3Config, {**SIZES, "head_dim": 8, "tie_word_embeddings": True}),
     "starcoder2": (Starcoder2Config, SIZES),
     "neox": (GPTNeoXConfig, NEOX),
-    "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
 }  # fmt: skip
 IDS = torch.arange(1, 30).unsqueeze(0)
 
