@@ -16,6 +16,7 @@ from cache.targets.format import TargetFormat
 from cache.targets.soft_targets import SoftTargets
 from cache.targets.tail_mass import NODES
 from cache.targets.tails import EvenTail
+from distill.settings.config import TrainConfig
 from distill.settings.recipe import Recipe
 
 METRICS = "metrics.jsonl"
@@ -135,6 +136,15 @@ def small_recipe(**changed: object) -> Recipe:
         "lr": 1e-3,
     }
     return Recipe(**{**values, **changed})
+
+
+def config_for(
+    reader: "FakeReader", out: Path, *, resume: bool = False, **recipe: object
+) -> TrainConfig:
+    """A small recipe on a fake cache, without W&B."""
+    return TrainConfig(
+        cache=reader.path, recipe=small_recipe(**recipe), out=out, resume=resume, wandb="disabled"
+    )
 
 
 class Interrupt:

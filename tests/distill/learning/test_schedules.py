@@ -12,9 +12,8 @@ from distill.errors import DistillError
 from distill.learning.schedules import lr_schedule, terms_at
 from distill.run.logs import read_metrics
 from distill.run.train import train
-from distill.settings.config import TrainConfig
 from distill.settings.recipe import DIVERGENCES
-from tests.support.distill_fakes import FakeReader, small_recipe
+from tests.support.distill_fakes import FakeReader, config_for, small_recipe
 
 MOVING = {
     "temperature_end": 1.0,
@@ -27,12 +26,6 @@ MOVING = {
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     return FakeReader(tmp_path_factory.mktemp("cache"))
-
-
-def config_for(reader, out, resume=False, **recipe):
-    return TrainConfig(
-        cache=reader.path, recipe=small_recipe(**recipe), out=out, resume=resume, wandb="disabled"
-    )
 
 
 def rates(num_steps=10, **recipe):

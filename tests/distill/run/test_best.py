@@ -10,8 +10,7 @@ from distill.errors import DistillError
 from distill.run.logs import read_metrics
 from distill.run.run_folder import is_finished
 from distill.run.train import train
-from distill.settings.config import TrainConfig
-from tests.support.distill_fakes import METRICS, FakeReader, small_recipe
+from tests.support.distill_fakes import METRICS, FakeReader, config_for
 
 OVERFIT = {"epochs": 8, "lr": 3e-2, "alpha": 0.5, "dropout": 0.0, "best_by": "cross_entropy"}
 """Few documents and large steps: validation is best before the end."""
@@ -20,10 +19,6 @@ OVERFIT = {"epochs": 8, "lr": 3e-2, "alpha": 0.5, "dropout": 0.0, "best_by": "cr
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     return FakeReader(tmp_path_factory.mktemp("cache"))
-
-
-def config_for(reader, out, **recipe):
-    return TrainConfig(cache=reader.path, recipe=small_recipe(**recipe), out=out, wandb="disabled")
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +92,7 @@ def test_a_run_killed_on_the_way_keeps_the_same_best(reader, whole, tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("distill.run.train.save_checkpoint", save_until_epoch(3))
         train(config, reader=reader)
-    resumed = train(
-        TrainConfig(
-            cache=reader.path, recipe=config.recipe, out=config.out, resume=True, wandb="disabled"
-        ),
-        reader=reader,
-    )
+    resumed = train(config_for(reader, config.out, resume=True, **OVERFIT), reader=reader)
     assert resumed.best == whole.best and resumed.losses == whole.losses
     for name in ("model.safetensors", "best/model.safetensors"):
         assert (resumed.out / name).read_bytes() == (whole.out / name).read_bytes()

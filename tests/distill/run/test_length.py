@@ -8,19 +8,22 @@ import pytest
 from distill.errors import DistillError
 from distill.run.logs import read_metrics
 from distill.run.train import train
-from distill.settings.config import SweepConfig, TrainConfig
+from distill.settings.config import SweepConfig
 from distill.sweeps.run_size import measure_run
 from distill.sweeps.sweep import sweep
-from tests.support.distill_fakes import METRICS, FakeReader, Interrupt, checkpoints, small_recipe
+from tests.support.distill_fakes import (
+    METRICS,
+    FakeReader,
+    Interrupt,
+    checkpoints,
+    config_for,
+    small_recipe,
+)
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     return FakeReader(tmp_path_factory.mktemp("cache"))
-
-
-def config_for(reader, out, **recipe):
-    return TrainConfig(cache=reader.path, recipe=small_recipe(**recipe), out=out, wandb="disabled")
 
 
 @pytest.fixture(scope="module")

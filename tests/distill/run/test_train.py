@@ -18,7 +18,7 @@ from distill.run.plots import TITLES, plot_run
 from distill.run.tables import summary_table
 from distill.run.train import train
 from distill.settings.config import TrainConfig
-from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, small_recipe
+from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, config_for, small_recipe
 from tests.support.paths import ROOT
 
 GOLDEN = ROOT / "tests/golden/distill_loss_curve.json"
@@ -27,10 +27,6 @@ GOLDEN = ROOT / "tests/golden/distill_loss_curve.json"
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     return FakeReader(tmp_path_factory.mktemp("cache"))
-
-
-def config_for(reader, out, **recipe):
-    return TrainConfig(cache=reader.path, recipe=small_recipe(**recipe), out=out, wandb="disabled")
 
 
 @pytest.fixture(scope="module")
