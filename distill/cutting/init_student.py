@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cache.machine.durable import new_directory, write_json
-from cache.machine.precision import resolve_dtype
+from cache.machine.precision import precision_named, resolve_dtype
 from cache.reading.reader import CacheReader
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.teacher import Teacher
@@ -79,16 +79,10 @@ def init_student(
 def _load(config: CutConfig) -> tuple[Any, str, list[torch.Tensor]]:
     """The teacher, the hash of its weights, and the texts to measure on."""
     if config.cache is None:
-        model = load_causal_lm(
-            config.teacher, revision=config.revision, dtype=resolve_dtype(config.dtype)
-        )
-        return model, Teacher(model, check=False).weights_sha256, []
+        return *_load_teacher(config, config.dtype), []
     with CacheReader(config.cache) as reader:
         found = reader.identity
-        model = load_causal_lm(
-            config.teacher, revision=config.revision, dtype=getattr(torch, found.dtype)
-        )
-        sha256 = Teacher(model, check=False).weights_sha256
+        model, sha256 = _load_teacher(config, precision_named(found.dtype))
         if found.teacher_sha256 != sha256:
             raise DistillError(
                 f"the cache at {config.cache} was built with another teacher ({found.teacher}): "
@@ -96,6 +90,11 @@ def _load(config: CutConfig) -> tuple[Any, str, list[torch.Tensor]]:
                 f"{config.teacher} {sha256[:12]}. Give that teacher, or leave --cache out."
             )
         return model, sha256, _texts(reader, config.num_tokens)
+
+
+def _load_teacher(config: CutConfig, precision: str) -> tuple[Any, str]:
+    model = load_causal_lm(config.teacher, revision=config.revision, dtype=resolve_dtype(precision))
+    return model, Teacher(model, check=False).weights_sha256
 
 
 def _kept(

@@ -14,11 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from cache.teacher.logit_map import CAPS, DIVISORS, FACTORS
 from distill.errors import DistillError
 
-SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Settings with which a model changes its logits after the head: Gemma 2, Cohere, Granite,
-Falcon-H1."""
 PROBE_TOKENS = 16
 _plain: WeakSet[nn.Module] = WeakSet()
 _isolating: WeakSet[nn.Module] = WeakSet()
@@ -129,7 +127,7 @@ def plain_head(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
 def _require_plain(model: PreTrainedModel, head: nn.Module, input_ids: torch.Tensor) -> None:
     name = type(model).__name__
     text = model.config.get_text_config()
-    found = {setting: getattr(text, setting, None) for setting in SCALED_LOGITS}
+    found = {setting: getattr(text, setting, None) for setting in (*CAPS, *FACTORS, *DIVISORS)}
     scaled = [f"{key}={value}" for key, value in found.items() if value not in (None, 1, 1.0)]
     if getattr(head, "bias", None) is not None:
         scaled.append("a bias in the output head")

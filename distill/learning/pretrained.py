@@ -10,18 +10,17 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
-from cache.teacher.load import load_causal_lm
-from distill.batches.batch import padding_id
+from cache.teacher.load import load_causal_lm, load_tokenizer
+from cache.teacher.teacher import max_positions_of
 from distill.errors import DistillError
 from distill.learning.causal_lm import PROBE_TOKENS, plain_head
+from distill.learning.special_ids import generation_config, special_ids
 from distill.settings.origin import read_origin
 
 
@@ -58,7 +57,7 @@ def load_student(
             student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (CacheError, OSError, ValueError) as error:
         raise DistillError(f"the student {source} could not be loaded: {error}") from error
-    positions = getattr(student.config.get_text_config(), "max_position_embeddings", None)
+    positions = max_positions_of(student)
     if positions is not None and positions < reader.max_length:
         longest = max(int(reader.document_lengths(split).max()) for split in reader.splits)
         if longest > positions:
@@ -68,16 +67,10 @@ def load_student(
                 f"{positions}."
             )
     resize_vocabulary(student, reader.vocab_size)
-    bos_id = tokenizer.bos_token_id
-    ids = {
-        "bos_token_id": tokenizer.eos_token_id if bos_id is None else bos_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    for name, value in ids.items():
+    for name, value in {**special_ids(tokenizer), "pad_token_id": None}.items():
         setattr(student.config, name, value)
-    student.config.pad_token_id = None  # or transformers warns of padding in every batch
+    student.generation_config = generation_config(tokenizer)
     plain_head(student, torch.arange(min(PROBE_TOKENS, reader.vocab_size)).unsqueeze(0))
-    student.generation_config = GenerationConfig(**ids, pad_token_id=padding_id(tokenizer))
     return student
 
 
@@ -127,13 +120,12 @@ def _require_same_tokens(
 ) -> None:
     """Raise DistillError unless every token of the cache has the same id in the student."""
     try:
-        own = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # transformers and the hub raise many kinds
+        there = load_tokenizer(source).get_vocab()
+    except CacheError as error:
         raise DistillError(
-            f"the tokenizer of the student {source} could not be loaded ({type(error).__name__}: "
-            f"{error}). Save it beside the model: its ids must mean what the cache's mean."
+            f"the tokenizer of the student {source} could not be loaded. Save it beside the model: "
+            f"its ids must mean what the cache's mean. {error}"
         ) from error
-    there = own.get_vocab()
     other = [token for token, number in tokenizer.get_vocab().items() if there.get(token) != number]
     if other:
         raise DistillError(

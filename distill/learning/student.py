@@ -5,7 +5,6 @@ Letters of shapes: V vocabulary.
 
 from transformers import (
     AutoModelForCausalLM,
-    GenerationConfig,
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
@@ -14,9 +13,9 @@ from transformers import (
 )
 
 from cache.reading.reader import CacheReader
-from distill.batches.batch import padding_id
 from distill.errors import DistillError
 from distill.learning.pretrained import load_student
+from distill.learning.special_ids import generation_config, special_ids
 from distill.settings.recipe import Recipe
 from distill.settings.shapes import StudentShape, names_model, parse_shape
 
@@ -93,22 +92,16 @@ def build_student(
         DistillError: the tokenizer has ids outside the vocabulary, or none that ends a text.
     """
     require_tokenizer_fits(tokenizer, vocab_size)
-    eos_id = tokenizer.eos_token_id
-    bos_id = eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    # No pad_token_id: with it transformers warns of every batch that has padding at its end.
     config = _config(
         shape,
         dropout,
         vocab_size=vocab_size,
         max_position_embeddings=num_positions(max_length),
         tie_word_embeddings=True,
-        bos_token_id=bos_id,
-        eos_token_id=eos_id,
+        **special_ids(tokenizer),
     )
     student = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    student.generation_config = GenerationConfig(
-        bos_token_id=bos_id, eos_token_id=eos_id, pad_token_id=padding_id(tokenizer)
-    )
+    student.generation_config = generation_config(tokenizer)
     return student
 
 
@@ -132,11 +125,6 @@ def _config(shape: StudentShape, dropout: float, **common) -> PreTrainedConfig:
         attn_pdrop=dropout,
         resid_pdrop=dropout,
     )
-
-
-def max_positions(student: PreTrainedModel) -> int | None:
-    """Longest input of a model; None where its configuration does not say."""
-    return getattr(student.config.get_text_config(), "max_position_embeddings", None)
 
 
 def num_positions(max_length: int) -> int:

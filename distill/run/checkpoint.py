@@ -30,7 +30,7 @@ from distill.run.checkpoint_folder import (
     remove_checkpoints,
     seal_checkpoint,
 )
-from distill.run.failures import explained, fail_together
+from distill.run.failures import explained, in_the_main_process
 
 
 @dataclass
@@ -98,16 +98,14 @@ def save_checkpoint(folder: Path, state: TrainState, learner: Learner) -> None:
     """
     accelerator = learner.accelerator
     rng_states = gather_object([rng_state(accelerator.device)])
-    failure = ""
-    if accelerator.is_main_process:
-        try:
-            what = f"the checkpoint of step {state.step} in {folder}"
-            with explained(what, checkpoints=folder):
-                _write_checkpoint(folder, state, learner, rng_states)
-                remove_checkpoints(folder)
-        except DistillError as error:
-            failure = str(error)
-    fail_together(failure)
+
+    def write() -> None:
+        what = f"the checkpoint of step {state.step} in {folder}"
+        with explained(what, checkpoints=folder):
+            _write_checkpoint(folder, state, learner, rng_states)
+            remove_checkpoints(folder)
+
+    in_the_main_process(write, is_main=accelerator.is_main_process)
 
 
 def _write_checkpoint(

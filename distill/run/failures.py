@@ -1,6 +1,6 @@
 """Failures to write as sentences, and failures of one process as failures of all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,15 +31,18 @@ def explained(what: str, *, checkpoints: Path) -> Iterator[None]:
         ) from error
 
 
-def fail_together(failure: str) -> None:
-    """Wait for all processes of a run, and fail in each of them if one has failed.
-
-    Args:
-        failure: of this process; empty if there is none.
+def in_the_main_process(work: Callable[[], object], *, is_main: bool) -> None:
+    """Do something in one of the processes of a run; the others wait, and fail if it does.
 
     Raises:
-        DistillError: the first failure.
+        DistillError: that of `work`, in every process.
     """
+    failure = ""
+    if is_main:
+        try:
+            work()
+        except DistillError as error:
+            failure = str(error)
     for found in gather_object([failure]):
         if found:
             raise DistillError(found)

@@ -20,9 +20,9 @@ from typing import Any
 from cache.machine.durable import PARTIAL_SUFFIX, new_directory, write_json
 from cache.machine.lock import LOCK_NAME
 from cache.reading.reader import CacheReader
+from cache.teacher.teacher import max_positions_of
 from distill.batches.epochs import TRAIN, planned_steps
 from distill.errors import DistillError
-from distill.learning.student import max_positions
 from distill.run.checkpoint_folder import CHECKPOINTS, list_checkpoints, remove_checkpoints
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
@@ -225,7 +225,7 @@ def _write_student(folder: Path, run: dict[str, Any], student: Any, tokenizer_pa
         tokenizer_path,
         folder,
         prefix_ids=run["cache"]["identity"].get("texts", {}).get("prefix_ids", ()),
-        num_positions=max_positions(student),
+        num_positions=max_positions_of(student),
     )
 
 

@@ -10,7 +10,7 @@ from cache.errors import CacheError
 from cache.machine.durable import make_directory
 from cache.machine.lock import writer_lock
 from distill.errors import DistillError
-from distill.run.failures import fail_together
+from distill.run.failures import in_the_main_process
 
 
 @contextmanager
@@ -44,13 +44,9 @@ def run_lock(out: Path) -> Iterator[None]:
         DistillError: as `directory_lock`.
     """
     with ExitStack() as stack:
-        failure = ""
-        if PartialState().is_main_process:
-            try:
-                stack.enter_context(directory_lock(out))
-            except DistillError as error:
-                failure = str(error)
-        fail_together(failure)
+        in_the_main_process(
+            lambda: stack.enter_context(directory_lock(out)), is_main=PartialState().is_main_process
+        )
         yield
 
 

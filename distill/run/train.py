@@ -27,7 +27,7 @@ from distill.run.checkpoint_folder import (
     last_sound_checkpoint,
     remove_checkpoints,
 )
-from distill.run.failures import explained, fail_together
+from distill.run.failures import explained, in_the_main_process
 from distill.run.logs import MetricsLog, WandbLog, read_metrics, wandb_mode
 from distill.run.plots import plot_run
 from distill.run.progress import TrainProgress, console
@@ -221,20 +221,19 @@ class _Training:
         self.progress.epoch(epoch, state.losses)
 
     def _save_best(self) -> None:
-        failure = ""
-        if self.accelerator.is_main_process:
-            try:
-                out, checkpoints = self.config.out, self.config.out / CHECKPOINTS
-                with explained(f"the best student in {out / BEST}", checkpoints=checkpoints):
-                    save_best(
-                        out,
-                        self.run,
-                        student=self.learner.student,
-                        tokenizer_path=self.reader.tokenizer_path,
-                    )
-            except DistillError as error:
-                failure = str(error)
-        fail_together(failure)
+        out = self.config.out
+
+        def write() -> None:
+            what = f"the best student in {out / BEST}"
+            with explained(what, checkpoints=out / CHECKPOINTS):
+                save_best(
+                    out,
+                    self.run,
+                    student=self.learner.student,
+                    tokenizer_path=self.reader.tokenizer_path,
+                )
+
+        in_the_main_process(write, is_main=self.accelerator.is_main_process)
 
     def _save(self) -> None:
         self._require_finite_weights()
