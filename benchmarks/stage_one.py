@@ -3,7 +3,8 @@
 All sides run in turns over the same padded batches of real documents: `model(input_ids)`, which
 makes (B, S, V) logits and drops them, and stage one for each tail: trunk, sliced head, top-k, tail
 mass, tail, fidelity sample, entropy coding and shard writing. Prints tokens/s and the ratios of
-times. The basis of a lowrank tail is fitted before the clock starts: that is once a cache.
+times, and the forward's share of what a large matrix product reaches. The basis of a lowrank tail
+is fitted before the clock starts: that is once a cache.
 
     python benchmarks/stage_one.py --teacher bigcode/starcoder2-3b --limit 64
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import click
 import torch
+from peak import share_of_peak, synchronise
 
 from cache.building.config import BuildConfig
 from cache.building.encode import compute_rows
@@ -29,12 +31,6 @@ from cache.targets.row_codec import RowCodec
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.rows import pad_documents, plan_batches
 from cache.teacher.teacher import Teacher, head_of
-
-
-def synchronise() -> None:
-    """Wait for the accelerator, where there is one."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
 
 
 def codec_of(tail: str, teacher: Teacher, documents, batch_tokens: int) -> RowCodec:
@@ -98,6 +94,9 @@ def main(teacher: str, dataset: str, limit: int, batch_tokens: int, repeats: int
     for name, seconds in best.items():
         ratio = seconds / best["bare forward"]
         print(f"{name:24s} {num_tokens / seconds:8,.0f} tokens/s  {ratio:6.3f} x the time")
+    flops = 2 * model.num_parameters() * num_tokens
+    share = share_of_peak(flops, best["bare forward"], wrapped.device, model.dtype)
+    print(f"bare forward: {share}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import click
 import torch
+from peak import share_of_peak, synchronise
 from torch.nn import functional
 from transformers import (
     AutoTokenizer,
@@ -230,12 +231,6 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.started
 
 
-def synchronise() -> None:
-    """Wait for the accelerator, where there is one."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
 def print_counted() -> None:
     """Steps with StarCoder2-3B in the loop, in FLOPs of the same student's step without."""
     with torch.device("meta"):
@@ -292,6 +287,11 @@ def main(teacher, caches, student, batch_size, accumulate, num_steps, precision,
             f"{name:28s} {seconds / len(sides.steps):8.3f} {num_tokens / seconds:9.1f} "
             f"{seconds / best[first]:8.2f} {seconds / best['CE alone, sliced']:8.2f}"
         )
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        sides.learner.accelerator.mixed_precision, torch.float32
+    )
+    flops = 6 * sides.student.num_parameters() * num_tokens
+    print(f"{first}: {share_of_peak(flops, best[first], sides.device, dtype)}")
     print_counted()
 
 

@@ -36,6 +36,10 @@ RUNS = [
         rf"from the cache tiny( +{NUMBER}){{4}}\n(.*\n)*Trainer, dense targets( +{NUMBER}){{4}}\n",
     ),
     (
+        "random_teacher.py --tokenizer {teacher} --tiny --out {out}/random",
+        rf"{NUMBER} weights in .*/random\n",
+    ),
+    (
         f"decode.py --tokens 2000 --repeats 1 {MADE}",
         rf"mass, k = 64 +{NUMBER} rows/s\n(.*\n)*lowrank.* {NUMBER} rows/s",
     ),
@@ -103,6 +107,21 @@ def test_benchmark_prints_its_figures(words, promised, tiny_teacher, tiny_cache,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(promised, done.stdout), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_a_gpu_would_be_asked_runs_at_tiny_size(tiny_teacher, tmp_path):
+    done = subprocess.run(
+        [FOLDER / "gpu.sh", "--tiny"], capture_output=True, text=True,
+        env={
+            **os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path),
+            "TOKENIZER": str(tiny_teacher), "OMP_NUM_THREADS": "1",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("all parts passed\n")
+    assert len(re.findall(rf"TFLOP/s \({NUMBER}% of a product's\)", done.stdout)) == 2
 
 
 def scripts() -> set[str]:
