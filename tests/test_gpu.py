@@ -27,8 +27,8 @@ from distill.settings.config import TrainConfig
 from distill.settings.recipe import DIVERGENCES
 from evaluation.config import GenerationSettings
 from evaluation.generation.generate import Request, generate
-from tests.distill.loss.test_fused import make_head, make_targets
 from tests.support.distill_fakes import FakeReader, Interrupt, config_for, small_recipe
+from tests.support.head_inputs import make_head, make_targets
 from tests.support.paths import EXAMPLES, ROOT
 
 pytestmark = pytest.mark.gpu
