@@ -11,6 +11,7 @@ from cache.machine.lock import writer_lock
 from cache.machine.precision import resolve_dtype
 from evaluation.agreement.held_out import HeldOut
 from evaluation.comparison.measure import measure_model
+from evaluation.comparison.measure_draft import measure_drafting
 from evaluation.comparison.model_row import ModelRow
 from evaluation.comparison.result import BenchmarkResult, build_result
 from evaluation.comparison.shared_settings import SharedSettings, hash_of
@@ -59,7 +60,9 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
         remarks += checked.remarks if checked else ()
         remarks += contamination_remarks(contamination, checkpoints, len(shared.problems))
         for source in sources:
-            rows.append(measure_model(source, shared, stages.of(source.label)))
+            row = measure_model(source, shared, stages.of(source.label))
+            speed, why_not = measure_drafting(source, shared, stages.of(source.label))
+            rows.append(replace(row, draft_speed=speed, no_draft_speed=why_not))
             result = build_result(
                 rows,
                 shared,

@@ -76,6 +76,11 @@ def _judging_options(command):
     help="Validation documents for agreement at most; 0: not measured.",
 )
 @click.option(
+    "--as-draft",
+    type=int,
+    help="Also time the teacher with each student as its draft of so many tokens, such as 5.",
+)
+@click.option(
     "--live-agreement",
     is_flag=True,
     help="Compare with the live teacher's logits, not with the cache's targets.",

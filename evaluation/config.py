@@ -146,6 +146,9 @@ class BenchmarkConfig(JudgingConfig):
     """Agreement is measured on this many of its validation documents at most; 0: not at all."""
     live_agreement: bool = False
     """Compare with the live teacher's own logits instead of the targets in the cache."""
+    as_draft: int | None = None
+    """Also time the teacher with each student as its draft, which writes this many tokens before
+    each of the teacher's passes; absent: not."""
     samples: int = 20
     """Completions per problem for pass@k (n); 0 measures greedy pass@1 alone."""
     temperature: float = 0.2
@@ -192,13 +195,18 @@ class BenchmarkConfig(JudgingConfig):
             require_at_least(name, getattr(self, name), 1)
         for name in ("samples", "seed", "latency_warmup", "agreement_documents"):
             require_at_least(name, getattr(self, name), 0)
-        if self.limit is not None:
-            require_at_least("limit", self.limit, 1)
+        for name in ("limit", "as_draft"):
+            if getattr(self, name) is not None:
+                require_at_least(name, getattr(self, name), 1)
         require(self.dtype in PRECISIONS, f"dtype is {self.dtype!r}; choose one of {PRECISIONS}")
         require(self.wandb in WANDB_MODES, f"wandb is {self.wandb!r}; choose one of {WANDB_MODES}")
         require(
             not self.live_agreement or (self.cache is not None and self.teacher is not None),
             "live_agreement needs a teacher (--teacher) and the documents of a cache (--cache)",
+        )
+        require(
+            self.as_draft is None or self.teacher is not None,
+            "as_draft needs the teacher that students draft for (--teacher)",
         )
         self._check_sampling()
         super().__post_init__()

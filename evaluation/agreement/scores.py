@@ -1,9 +1,10 @@
 """Agreement with the teacher on text no student has seen: what carries the signal while small
 students solve next to nothing.
 
-Every row is one next-token prediction: KL(teacher ‖ student) at T = 1, cross-entropy of both on
-the token that follows, and whether their most likely tokens are the same. Rows are summed in
-float64; scores are ratios of sums over documents, and intervals resample documents.
+Every row is one next-token prediction: KL(teacher ‖ student) and total variation at T = 1,
+cross-entropy of both on the token that follows, and whether their most likely tokens are the same.
+Rows are summed in float64; scores are ratios of sums over documents, and intervals resample
+documents.
 
 N rows, D documents, V vocabulary.
 """
@@ -19,6 +20,8 @@ import torch
 from evaluation.metrics.intervals import Interval, bootstrap_over_problems
 
 SCOPES = ("whole", "completion")
+DRAFTED = (3, 5, 8)
+"""γ: tokens that a draft writes before the teacher looks at them."""
 
 
 class TeacherRows(NamedTuple):
@@ -48,6 +51,8 @@ class RowSums:
     """Rows where both have the same most likely token."""
     top5: float
     """Rows where the teacher's most likely token is among the model's five."""
+    total_variation: float
+    """½ Σ |p - q|."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,57 @@ class DocumentSums:
     """Every token but the first."""
     completion: RowSums
     """The tokens after the prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftScores:
+    """What a model would be worth as a draft for the teacher (speculative decoding at T = 1).
+
+    Source: Leviathan et al. 2023, corollary 3.6 (acceptance is 1 - TV) and equation 1.
+    """
+
+    acceptance: float
+    """Chance that the teacher takes a drafted token, the mean over rows: 1 - TV."""
+    acceptance_interval: Interval | None
+    """95 % bootstrap interval over documents."""
+    tokens_per_pass: dict[str, float]
+    """Tokens that one pass of the teacher gives, by γ, the tokens drafted before it:
+    (1 - a^(γ + 1)) / (1 - a), as if every token had the mean acceptance a."""
+    tokens_per_pass_intervals: dict[str, Interval | None]
+    """95 %, from those of the acceptance."""
+
+    @staticmethod
+    def of(total_variation: float, interval: Interval | None) -> "DraftScores":
+        """From the mean total variation and its interval."""
+        acceptance = 1 - total_variation
+        ends = None if interval is None else (1 - interval[1], 1 - interval[0])
+        return DraftScores(
+            acceptance=acceptance,
+            acceptance_interval=ends,
+            tokens_per_pass={str(g): tokens_per_pass(acceptance, g) for g in DRAFTED},
+            tokens_per_pass_intervals={
+                str(g): None
+                if ends is None
+                else (tokens_per_pass(ends[0], g), tokens_per_pass(ends[1], g))
+                for g in DRAFTED
+            },
+        )
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> "DraftScores":
+        """The scores that `dataclasses.asdict` made this of."""
+        intervals = content["tokens_per_pass_intervals"]
+        return DraftScores(
+            acceptance=content["acceptance"],
+            acceptance_interval=_interval(content["acceptance_interval"]),
+            tokens_per_pass=content["tokens_per_pass"],
+            tokens_per_pass_intervals={name: _interval(ends) for name, ends in intervals.items()},
+        )
+
+
+def tokens_per_pass(acceptance: float, drafted: int) -> float:
+    """Expected tokens a pass: Σ a^i for i from 0 to γ."""
+    return sum(acceptance**i for i in range(drafted + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +133,8 @@ class AgreementScores:
     """95 % bootstrap interval over documents."""
     top5: float
     """Share of rows where the teacher's most likely token is among the model's five."""
+    draft: DraftScores
+    """What it would be worth as a draft for the teacher."""
     cross_entropy: float
     """Nats a token."""
     teacher_cross_entropy: float
@@ -112,13 +170,17 @@ class Agreement:
 def _scores_from_json(content: dict[str, Any] | None) -> AgreementScores | None:
     if content is None:
         return None
-    names = ("kl_interval", "top1_interval")
-    intervals = {name: tuple(content[name]) if content[name] else None for name in names}
-    return AgreementScores(**{**content, **intervals})
+    intervals = {name: _interval(content[name]) for name in ("kl_interval", "top1_interval")}
+    draft = DraftScores.from_json(content["draft"])
+    return AgreementScores(**{**content, **intervals, "draft": draft})
+
+
+def _interval(ends: list[float] | None) -> Interval | None:
+    return (ends[0], ends[1]) if ends else None
 
 
 def row_values(logits: torch.Tensor, gold_ids: torch.Tensor, teacher: TeacherRows) -> torch.Tensor:
-    """(N, 5) fp32: the measures of `RowSums` from `kl` on, of each row.
+    """(N, 6) fp32: the measures of `RowSums` from `kl` on, of each row.
 
     Args:
         logits: (N, V) of the model, any float dtype; arithmetic is fp32.
@@ -137,6 +199,7 @@ def row_values(logits: torch.Tensor, gold_ids: torch.Tensor, teacher: TeacherRow
             -teacher.gold_logprobs.float(),
             likely[:, 0].float(),
             likely.any(-1).float(),
+            (p - log_q.exp()).abs().sum(-1) / 2,
         ],
         dim=-1,
     )
@@ -148,14 +211,15 @@ def sum_document(
     """Sums of one document.
 
     Args:
-        values: (rows, 5) of `row_values`; row t predicts token t + 1.
+        values: (rows, 6) of `row_values`; row t predicts token t + 1.
         prompt_length: tokens of the prompt, at least 1.
         num_bytes: of the text of all tokens but the first, and of the completion.
     """
     scopes = {}
     first_rows = (0, prompt_length - 1)
     for scope, first, size in zip(SCOPES, first_rows, num_bytes, strict=True):
-        kl, ce, teacher_ce, top1, top5 = values[first:].astype(np.float64).sum(0).tolist()
+        sums = values[first:].astype(np.float64).sum(0).tolist()
+        kl, ce, teacher_ce, top1, top5, total_variation = sums
         scopes[scope] = RowSums(
             num_rows=max(0, len(values) - first),
             num_bytes=size,
@@ -164,6 +228,7 @@ def sum_document(
             teacher_cross_entropy=teacher_ce,
             top1=top1,
             top5=top5,
+            total_variation=total_variation,
         )
     return DocumentSums(task_id=task_id, **scopes)
 
@@ -209,6 +274,9 @@ def _summarize(documents: Sequence[RowSums]) -> AgreementScores | None:
         num_bytes=int(num_bytes),
         kl_interval=interval("kl"),
         top1_interval=interval("top1"),
+        draft=DraftScores.of(
+            float(table["total_variation"].sum() / rows.sum()), interval("total_variation")
+        ),
         perplexity=math.exp(means["cross_entropy"]),
         teacher_perplexity=math.exp(means["teacher_cross_entropy"]),
         bits_per_byte=bits_per_byte("cross_entropy"),

@@ -1,7 +1,7 @@
 """Agreement of one model with the teacher, kept as files: sums of every document, and of a live
 teacher the hidden states that all others are compared with."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def measure_agreement(
     if held_out is None:
         return None, None
     folder = shared.config.out / "agreement"
-    path = folder / f"{stem}-{hash_of(shared.agreement_signature)[:8]}.json"
+    told = [shared.agreement_signature, [field.name for field in fields(RowSums)]]
+    path = folder / f"{stem}-{hash_of(told)[:8]}.json"
 
     def make() -> dict[str, Any]:
         loaded, tokenizer = model()

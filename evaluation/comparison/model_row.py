@@ -8,6 +8,7 @@ from evaluation.agreement.scores import Agreement
 from evaluation.metrics.paired import Comparison, compare_verdicts
 from evaluation.metrics.passk import pass_at_k
 from evaluation.metrics.plausibility import implausible
+from evaluation.models.draft_speed import DraftSpeed
 from evaluation.models.latency import Latency
 
 
@@ -56,6 +57,10 @@ class ModelRow:
     """With the teacher on held-out documents; None where it was not measured."""
     no_agreement: str | None = None
     """Why the model could not be compared; None where it was, or nothing was to be."""
+    draft_speed: DraftSpeed | None = None
+    """The teacher's generation with this one's drafts; None where it was not measured."""
+    no_draft_speed: str | None = None
+    """Why it cannot draft for the teacher; None where it can, or nothing was to be measured."""
     uncontaminated_problems: int | None = None
     """Problems that share nothing with the training documents; None where unchecked."""
     greedy_pass_at_1_uncontaminated: float | None = None
@@ -79,6 +84,7 @@ class ModelRow:
     def from_json(row: dict[str, Any]) -> "ModelRow":
         """The row of a JSON file written by `to_json`."""
         comparison, agreement = row.get("comparison"), row.get("agreement")
+        draft = row.get("draft_speed")
         return ModelRow(
             **{
                 **row,
@@ -86,6 +92,7 @@ class ModelRow:
                 "greedy_interval": tuple(row["greedy_interval"]),
                 "pass_at_intervals": _tuples(row["pass_at_intervals"]),
                 "agreement": Agreement.from_json(agreement) if agreement else None,
+                "draft_speed": DraftSpeed(**draft) if draft else None,
                 "sampled_passed": _tuples(row.get("sampled_passed", {})),
                 "comparison": Comparison.from_json(comparison) if comparison else None,
             }
@@ -164,6 +171,14 @@ def row_notes(row: ModelRow, num_problems: int) -> list[str]:
             "they count as failed."
         )
     notes += _agreement_notes(row)
+    if row.no_draft_speed is not None:
+        notes.append(f"{row.label}: cannot draft for the teacher: {row.no_draft_speed}.")
+    if row.draft_speed is not None and row.draft_speed.same < row.draft_speed.generations:
+        notes.append(
+            f"{row.label}: {row.draft_speed.same} of {row.draft_speed.generations} drafted "
+            "generations are the teacher's own tokens to the last; the others part at a near-tie, "
+            "or are wrong: look at them in higher precision."
+        )
     if row.latency.distinct_prompts < row.latency.generations:
         notes.append(
             f"{row.label}: {row.latency.generations} timed generations on only "

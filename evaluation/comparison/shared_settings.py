@@ -9,6 +9,7 @@ import torch
 
 from cache.machine.precision import dtype_name
 from evaluation.agreement.held_out import HeldOut
+from evaluation.agreement.scores import AgreementScores
 from evaluation.comparison.model_row import ModelRow
 from evaluation.config import BenchmarkConfig, GenerationSettings
 from evaluation.models.latency import Latency
@@ -85,6 +86,7 @@ class SharedSettings:
             self.signature(config.greedy),
             self.cost_key(identity),
             self.agreement_signature,
+            [field.name for field in fields(AgreementScores)],
         ]
         if config.samples:
             parts += [self.signature(config.sampled), config.ks]

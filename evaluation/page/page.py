@@ -68,6 +68,7 @@ def to_html(content: Mapping[str, Any], problems: Sequence[BenchmarkProblem], ou
         "Summary": section_tables(rows, "Summary"),
         "Quality against cost": quality_charts(rows),
         "Agreement": agreement_bars(rows) + section_tables(rows, "Agreement"),
+        "Drafts": section_tables(rows, "Drafts"),
         "Latency": section_tables(rows, "Latency"),
         "Outcomes": outcome_bars(rows) + section_tables(rows, "Outcomes"),
         "Contamination": _contamination(content),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluation.agreement.scores import DRAFTED
 from evaluation.judging.outcomes import group_outcomes
 from evaluation.report import forms
 from evaluation.report.columns import Column, Row
@@ -52,6 +53,7 @@ def every_table(rows: Sequence[Row]) -> list[Table]:
         Table("Without contaminated problems", "Contamination", _uncontaminated(ks), partly_clean),
         Table(f"{held_out} documents", "Summary", _agreement("whole"), everyone, "agreement"),
         Table(f"{held_out} completions", "Agreement", _agreement("completion"), everyone),
+        Table("As drafts for the teacher", "Drafts", DRAFTS, everyone, "agreement"),
         Table("Cost", "Summary", [*COST, *alone[:2]], everyone, "latency"),
         Table("Latency of one prompt", "Latency", alone[2:], everyone, "latency"),
         Table("Latency of batches", "Latency", [BATCH, *batched], everyone, "latency"),
@@ -141,6 +143,30 @@ AGAINST_THE_TEACHER = [
         ("only_student", "it alone", forms.COUNT, "Problems that this model alone solves.", ""),
         ("only_teacher", "teacher alone", forms.COUNT, "Those that the teacher alone solves.", ""),
         ("neither", "neither", forms.COUNT, "Problems that neither solves.", ""),
+    )
+]  # fmt: skip
+DRAFTS = [
+    Column("acceptance", "acceptance", "agreement.completion.draft.acceptance", forms.SHARE,
+           "Chance that the teacher takes a drafted token, 1 - TV; 95 % bootstrap interval.",
+           "agreement.completion.draft.acceptance_interval"),
+] + [
+    Column(f"tokens_per_pass_{drafted}", f"tokens a pass, γ = {drafted}",
+           f"agreement.completion.draft.tokens_per_pass.{drafted}", forms.SHORT,
+           f"Tokens that a pass of the teacher gives where {drafted} are drafted before it.",
+           f"agreement.completion.draft.tokens_per_pass_intervals.{drafted}")
+    for drafted in DRAFTED
+] + [
+    Column(f"draft_{field}", name, f"draft_speed.{field}", form, meaning)
+    for field, name, form, meaning in (
+        ("drafted", "measured γ", forms.COUNT, "Tokens drafted before each pass."),
+        ("tokens_per_pass", "measured tokens a pass", forms.SHORT,
+         "New tokens over passes of the teacher, greedy, on the benchmark's prompts."),
+        ("tokens_per_second", "tok/s with it", forms.SHORT,
+         "New tokens a second of the teacher with this draft, one prompt at a time."),
+        ("alone_tokens_per_second", "tok/s alone", forms.SHORT, "Of the teacher alone."),
+        ("speedup", "speed-up", forms.RATIO, "Of the two."),
+        ("same", "same", forms.COUNT, "Generations that are the teacher's own to the last token."),
+        ("generations", "of", forms.COUNT, "Generations timed."),
     )
 ]  # fmt: skip
 COST = [

@@ -102,6 +102,25 @@ def test_agreement_is_measured_where_a_cache_is_given(config, tiny_cache, tiny_t
     assert saved["bleu_raw"] is not None and saved["latency"]["first_token_ms"] > 0
 
 
+def test_students_draft_for_the_teacher_where_that_is_asked(config, tmp_path):
+    tiny = save_tiny(tmp_path / "tiny", 1, positions=20)
+    config = replace(
+        config, checkpoints=(*config.checkpoints, tiny), samples=0, self_check=False, as_draft=3,
+        latency_prompt_tokens=16,
+    )  # fmt: skip
+    teacher, student, short = run_benchmark(config).rows
+    assert teacher.draft_speed is None and short.draft_speed is not None
+    speed = student.draft_speed
+    assert (speed.drafted, speed.generations, speed.same) == (3, 2, 2)
+    assert speed.speedup == speed.tokens_per_second / speed.alone_tokens_per_second
+    page = (config.out / "report.html").read_text()
+    assert "As drafts for the teacher" in page and "measured tokens a pass" in page
+    again = run_benchmark(config).rows
+    assert again[1].draft_speed == speed  # kept
+    with pytest.raises(EvaluationError, match="as_draft needs the teacher"):
+        replace(config, teacher=None)
+
+
 def test_second_run_reuses_every_row_and_a_new_student_leaves_the_teacher_alone(
     config, loaded, tmp_path
 ):

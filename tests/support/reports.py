@@ -5,9 +5,10 @@ from collections import Counter
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
-from evaluation.agreement.scores import Agreement, AgreementScores
+from evaluation.agreement.scores import Agreement, AgreementScores, DraftScores
 from evaluation.comparison.model_row import ModelRow, compare_with_teacher, rate_uncontaminated
 from evaluation.comparison.result import BenchmarkResult
+from evaluation.models.draft_speed import DraftSpeed
 from evaluation.models.latency import GenerationTimes, Latency
 from evaluation.problems.benchmarks import load_benchmark
 from evaluation.problems.contamination import Contamination
@@ -20,12 +21,17 @@ HOSTILE = (
 )
 SCORES = AgreementScores(
     num_rows=9000, num_bytes=30000, kl=1.25, kl_interval=(1.2, 1.3), top1=0.61,
-    top1_interval=(0.6, 0.62), top5=0.8, cross_entropy=2.0, teacher_cross_entropy=1.0,
+    top1_interval=(0.6, 0.62), top5=0.8, draft=DraftScores.of(0.4, (0.39, 0.42)),
+    cross_entropy=2.0, teacher_cross_entropy=1.0,
     perplexity=7.39, teacher_perplexity=2.72, bits_per_byte=0.9, teacher_bits_per_byte=0.45,
 )  # fmt: skip
 AGREEMENT = Agreement(
     reference="cache", num_documents=90, num_cut=0, whole=SCORES, completion=SCORES
 )
+DRAFT_SPEED = DraftSpeed(
+    drafted=5, generations=20, alone_tokens_per_second=10.0, tokens_per_second=16.0, speedup=1.6,
+    tokens_per_pass=2.4, same=20,
+)  # fmt: skip
 CONTAMINATION = Contamination(
     cache="runs/cache", identity_hash="0" * 64, n=13, num_documents=374,
     contaminated={"HumanEval/1": 0.4}, examples={"HumanEval/1": "write a function"},
@@ -120,6 +126,7 @@ def full_result():
             failed_at_token_limit={"greedy": 7, "sampled": 90},
             greedy_outcomes={**row.greedy_outcomes, "prompt_too_long": 3},
             agreement=AGREEMENT,
+            draft_speed=None if row.is_teacher else DRAFT_SPEED,
         )
         for row in (TEACHER, STUDENT)
     ]

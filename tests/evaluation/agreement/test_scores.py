@@ -47,10 +47,10 @@ def live(teacher, held_out, tmp_path_factory):
 
 
 def expected_sums(student, teacher, token_ids, first):
-    """(kl, cross-entropy, teacher's, top-1, top-5) over rows from `first`, by scalar formulas."""
+    """(kl, cross-entropy, teacher's, top-1, top-5, TV) from row `first` on, by scalar formulas."""
     with torch.no_grad():
         q_logits, p_logits = (m(torch.tensor([token_ids])).logits[0] for m in (student, teacher))
-    sums = [0.0] * 5
+    sums = [0.0] * 6
     for t in range(first, len(token_ids) - 1):
         q = reference.softmax(q_logits[t].tolist(), 1.0)
         p = reference.softmax(p_logits[t].tolist(), 1.0)
@@ -59,14 +59,17 @@ def expected_sums(student, teacher, token_ids, first):
         gold = token_ids[t + 1]
         row = (
             reference.kl(p, q), -math.log(q[gold]), -math.log(p[gold]), best == likely[0],
-            best in likely,
+            best in likely, reference.total_variation(p, q),
         )  # fmt: skip
         sums = [total + value for total, value in zip(sums, row, strict=True)]
     return sums
 
 
 def measures(sums: RowSums):
-    return [sums.kl, sums.cross_entropy, sums.teacher_cross_entropy, sums.top1, sums.top5]
+    return [
+        sums.kl, sums.cross_entropy, sums.teacher_cross_entropy, sums.top1, sums.top5,
+        sums.total_variation,
+    ]  # fmt: skip
 
 
 def test_live_sums_are_those_of_the_scalar_formulas(teacher, held_out, live):
@@ -250,9 +253,21 @@ def test_a_live_teacher_with_too_few_positions_is_refused(held_out, tmp_path):
 def document(num_rows=10, kl=5.0, num_bytes=40):
     sums = RowSums(
         num_rows=num_rows, num_bytes=num_bytes, kl=kl, cross_entropy=20.0 * math.log(2),
-        teacher_cross_entropy=10.0 * math.log(2), top1=4, top5=8,
+        teacher_cross_entropy=10.0 * math.log(2), top1=4, top5=8, total_variation=0.25 * num_rows,
     )  # fmt: skip
     return DocumentSums(task_id=1, whole=sums, completion=replace(sums, num_rows=0, num_bytes=0))
+
+
+def test_a_draft_gives_as_many_tokens_a_pass_as_it_does_when_it_is_drawn():
+    """Each of the γ tokens is taken with chance 1 - TV until one is not; one more always comes."""
+    draft = summarize([document(), document()], reference="live", num_cut=0).whole.draft
+    assert draft.acceptance == pytest.approx(0.75)
+    taken = np.random.default_rng(0).random((100_000, 8)) < 0.75
+    for drafted, tokens in draft.tokens_per_pass.items():
+        drawn = 1 + np.cumprod(taken[:, : int(drafted)], axis=1).sum(1).mean()
+        assert tokens == pytest.approx(drawn, rel=0.01)
+    assert draft.tokens_per_pass["5"] == pytest.approx((1 - 0.75**6) / (1 - 0.75))
+    assert draft.acceptance_interval == pytest.approx((0.75, 0.75))
 
 
 def test_scores_are_ratios_of_sums():
@@ -278,7 +293,7 @@ def test_agreement_is_read_back_from_json():
 
 
 def test_a_document_cut_within_its_prompt_has_no_completion():
-    values = np.ones((4, 5), np.float32)
+    values = np.ones((4, 6), np.float32)
     sums = sum_document(7, values, 9, (12, 0))
     assert (sums.whole.num_rows, sums.completion.num_rows) == (4, 0)
     assert sums.completion.kl == 0
@@ -289,5 +304,5 @@ def test_tokens_without_probability_add_nothing_to_the_divergence():
     teacher = TeacherRows(p, torch.tensor([0]), torch.tensor([0.5]).log())
     (values,) = row_values(torch.zeros(1, 3), torch.tensor([2]), teacher)
     assert values.tolist() == pytest.approx(
-        [reference.kl([0.5, 0.5], [1 / 3, 1 / 3]), math.log(3), math.log(2), 1, 1]
+        [reference.kl([0.5, 0.5], [1 / 3, 1 / 3]), math.log(3), math.log(2), 1, 1, 1 / 3]
     )
