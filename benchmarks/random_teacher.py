@@ -4,6 +4,7 @@ python benchmarks/random_teacher.py --tokenizer bigcode/starcoder2-3b --out runs
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, Starcoder2Config
 from cache.machine.precision import resolve_dtype
 from cache.teacher.load import load_tokenizer
 
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }  # fmt: skip

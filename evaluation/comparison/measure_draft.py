@@ -20,22 +20,19 @@ def measure_drafting(
 
     Raises: EvaluationError when one of them cannot be loaded.
     """
-    config = shared.config
-    if config.as_draft is None or source.is_teacher:
+    config, drafted = shared.config, shared.config.as_draft
+    if drafted is None or source.is_teacher:
         return None, None
     (teacher,) = list_sources((), config.teacher, config.revision)
     settings = config.latency
     prompts = [problem.prompt for problem in shared.benchmark.problems[: settings.prompts]]
     key = hash_of(
         [model_identity(teacher), model_identity(source), shared.device_name, shared.dtype_name,
-         settings.signature, config.as_draft, prompts]
+         settings.signature, drafted, prompts]
     )  # fmt: skip
 
     def make() -> dict[str, Any]:
-        models = [
-            ModelOnDemand(lambda s=one: load_model(s, shared.dtype, shared.device), shared.device)
-            for one in (teacher, source)
-        ]
+        models = [_on_demand(one, shared) for one in (teacher, source)]
         try:
             (whole, tokenizer), (student, own) = (model() for model in models)
             longest = settings.prompt_tokens + settings.new_tokens
@@ -44,7 +41,7 @@ def measure_drafting(
                 return {"skipped": why}
             return asdict(
                 measure_draft(
-                    whole, student, tokenizer, prompts, settings, config.as_draft,
+                    whole, student, tokenizer, prompts, settings, drafted,
                     lambda: progress("as a draft", 1, len(prompts)),
                 )
             )  # fmt: skip
@@ -54,3 +51,7 @@ def measure_drafting(
 
     kept = keep_json(config.out / "drafts" / f"{key}.json", make)
     return (None, kept["skipped"]) if "skipped" in kept else (DraftSpeed(**kept), None)
+
+
+def _on_demand(source: ModelSource, shared: SharedSettings) -> ModelOnDemand:
+    return ModelOnDemand(lambda: load_model(source, shared.dtype, shared.device), shared.device)
