@@ -25,6 +25,7 @@ from evaluation.models.sources import (
     resolve_device,
     split_bystanders,
 )
+from evaluation.models.training import read_training
 from evaluation.page.chart_files import write_chart_files
 from evaluation.page.page import write_html
 from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
@@ -62,7 +63,8 @@ def run_benchmark(config: BenchmarkConfig) -> BenchmarkResult:
         for source in sources:
             row = measure_model(source, shared, stages.of(source.label))
             speed, why_not = measure_drafting(source, shared, stages.of(source.label))
-            rows.append(replace(row, draft_speed=speed, no_draft_speed=why_not))
+            training = read_training(source.source)
+            rows.append(replace(row, draft_speed=speed, no_draft_speed=why_not, training=training))
             result = build_result(
                 rows,
                 shared,

@@ -26,6 +26,7 @@ from distill.errors import DistillError
 from distill.run.checkpoint_folder import CHECKPOINTS, list_checkpoints, remove_checkpoints
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
+from distill.settings.origin import read_origin
 
 RUNNING, FINISHED = "running", "finished"
 RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
@@ -57,9 +58,11 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def new_run(config: TrainConfig, reader: CacheReader) -> dict[str, Any]:
     """What `run.json` says of a run before its first step."""
+    origin = read_origin(Path(config.recipe.student))
     return {
         "status": RUNNING,
         "recipe": asdict(config.recipe),
+        "origin": None if origin is None else asdict(origin),
         "cache": {
             "path": str(config.cache),
             "identity_hash": reader.identity_hash,

@@ -10,6 +10,7 @@ from evaluation.metrics.passk import pass_at_k
 from evaluation.metrics.plausibility import implausible
 from evaluation.models.draft_speed import DraftSpeed
 from evaluation.models.latency import Latency
+from evaluation.models.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class ModelRow:
     """The teacher's generation with this one's drafts; None where it was not measured."""
     no_draft_speed: str | None = None
     """Why it cannot draft for the teacher; None where it can, or nothing was to be measured."""
+    training: Training | None = None
+    """What a student is and what it took; None for other models."""
     uncontaminated_problems: int | None = None
     """Problems that share nothing with the training documents; None where unchecked."""
     greedy_pass_at_1_uncontaminated: float | None = None
@@ -84,7 +87,7 @@ class ModelRow:
     def from_json(row: dict[str, Any]) -> "ModelRow":
         """The row of a JSON file written by `to_json`."""
         comparison, agreement = row.get("comparison"), row.get("agreement")
-        draft = row.get("draft_speed")
+        draft, training = row.get("draft_speed"), row.get("training")
         return ModelRow(
             **{
                 **row,
@@ -92,6 +95,7 @@ class ModelRow:
                 "greedy_interval": tuple(row["greedy_interval"]),
                 "pass_at_intervals": _tuples(row["pass_at_intervals"]),
                 "agreement": Agreement.from_json(agreement) if agreement else None,
+                "training": Training(**training) if training else None,
                 "draft_speed": DraftSpeed(**draft) if draft else None,
                 "sampled_passed": _tuples(row.get("sampled_passed", {})),
                 "comparison": Comparison.from_json(comparison) if comparison else None,

@@ -41,6 +41,9 @@ class BenchmarkResult:
     """SharedSettings of each kind of score, such as `greedy`, `latency` and `bleu`, in one line."""
     benchmark_source: str
     num_problems: int
+    """Scored."""
+    total_problems: int
+    """Of the benchmark."""
     device: str
     dtype: str
     versions: dict[str, str]
@@ -89,6 +92,7 @@ def build_result(
         signatures=signatures,
         benchmark_source=shared.benchmark.source,
         num_problems=len(shared.problems),
+        total_problems=len(shared.benchmark.problems),
         device=shared.device_name,
         dtype=shared.dtype_name,
         versions=_versions(),

@@ -41,6 +41,18 @@ COSTS = {
 """Label and path of what the charts can show sideways, by the name of their file."""
 
 
+def deciding_chart(rows: Sequence[Row]) -> str:
+    """Quality against speed, where it tells the models apart: pass@1, or KL where all fail."""
+    found = {quality.name: quality for quality in measured_qualities(rows)}
+    solves = any(row["greedy_pass_at_1"] for row in rows)
+    quality = found["greedy"] if solves else found.get("kl", found["greedy"])
+    return (
+        f'<figure class="wide">{quality_chart(rows, quality, "latency")}<figcaption>Up is better, '
+        "left is faster. The dashed line joins the models that no other beats in both; whiskers "
+        "are 95 % intervals.</figcaption></figure>"
+    )
+
+
 def quality_charts(rows: Sequence[Row]) -> str:
     """Every quality against parameters, latency and size; the page shows one quality at a time."""
     panels: list[str] = []
@@ -75,7 +87,14 @@ def measured_qualities(rows: Sequence[Row]) -> list[Quality]:
         Quality("kl", "−KL, nats a token", f"{whole}.kl", f"{whole}.kl_interval", -1, False),
         Quality("bleu", "BLEU", "bleu", percent=False),
     ]
-    return [one for one in qualities if any(look_up(row, one.path) is not None for row in rows)]
+    return [one for one in qualities if any(_comparable(row, one) is not None for row in rows)]
+
+
+def _comparable(row: Row, quality: Quality) -> float | None:
+    """The value that ranks a model beside others; None where it has none."""
+    if quality.path.startswith("agreement") and is_cut(row):
+        return None
+    return look_up(row, quality.path)
 
 
 def quality_chart(rows: Sequence[Row], quality: Quality, cost: str) -> str:
@@ -83,7 +102,7 @@ def quality_chart(rows: Sequence[Row], quality: Quality, cost: str) -> str:
     label, path = COSTS[cost]
     points = []
     for index, row in enumerate(rows):
-        x, value = look_up(row, path), look_up(row, quality.path)
+        x, value = look_up(row, path), _comparable(row, quality)
         if value is None:
             continue
         ends = sorted(quality.sign * end for end in look_up(row, quality.interval) or ())
@@ -108,6 +127,11 @@ def _legend(rows: Sequence[Row]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
+def is_cut(row: Row) -> bool:
+    """Whether its positions cut held-out documents: it is measured on fewer tokens than others."""
+    return bool(look_up(row, "agreement.num_cut"))
+
+
 def agreement_bars(rows: Sequence[Row]) -> str:
     """How often each model's most likely token is the teacher's; empty where unmeasured."""
     bars = []
@@ -119,7 +143,7 @@ def agreement_bars(rows: Sequence[Row]) -> str:
         style = colour_class(index, row["is_teacher"])
         bars.append(
             f'<span class="who">{model_name(index, row)}</span>'
-            f'<span class="value">{100 * share:.1f} %</span>'
+            f'<span class="value">{100 * share:.1f} %{" of fewer tokens" * is_cut(row)}</span>'
             f'<span class="bar {style}"><i style="width:{100 * share:.2f}%"></i>'
             f'<b style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></b></span>'
         )

@@ -16,7 +16,13 @@ from evaluation.errors import EvaluationError
 from evaluation.judging.self_check import SelfCheck
 from evaluation.page.assets import read_asset
 from evaluation.page.browser import browser_section
-from evaluation.page.figures import agreement_bars, loss_curves, outcome_bars, quality_charts
+from evaluation.page.figures import (
+    agreement_bars,
+    deciding_chart,
+    loss_curves,
+    outcome_bars,
+    quality_charts,
+)
 from evaluation.page.tables import section_tables, table
 from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
 
@@ -65,6 +71,7 @@ def to_html(content: Mapping[str, Any], problems: Sequence[BenchmarkProblem], ou
     """The whole page. Sections of what was not measured are left out."""
     rows = content["rows"]
     sections = {
+        "Choosing": section_tables(rows, "Choosing") + deciding_chart(rows) + _notes(content),
         "Summary": section_tables(rows, "Summary"),
         "Quality against cost": quality_charts(rows),
         "Agreement": agreement_bars(rows) + section_tables(rows, "Agreement"),
@@ -91,8 +98,11 @@ def _title(content: Mapping[str, Any]) -> str:
     name = Path(content["config"]["benchmark"]).name
     name = {"humaneval": "HumanEval", "mbpp": "MBPP"}.get(name, name)
     students = sum(not row["is_teacher"] for row in content["rows"])
-    against = "" if students == len(content["rows"]) else " against their teacher"
-    return f"{name}: {students} student{'s' * (students != 1)}{against}"
+    whose = "its" if students == 1 else "their"
+    against = "" if students == len(content["rows"]) else f" against {whose} teacher"
+    scored, total = content["num_problems"], content.get("total_problems")
+    part = "" if total in (None, scored) else f", {scored} of {total} problems"
+    return f"{name}{part}: {students} student{'s' * (students != 1)}{against}"
 
 
 def _top(content: Mapping[str, Any]) -> str:
@@ -123,13 +133,16 @@ def _notices(content: Mapping[str, Any]) -> str:
     parts = []
     if not content["complete"]:
         parts.append(_notice("warn", "<p><b>Not complete:</b> models are still to come.</p>"))
-    alarms, notes = split_alarms(content["notes"])
+    alarms, _ = split_alarms(content["notes"])
     if alarms:
         parts.append(_notice("alarm", f"<p><b>Plausibility alarm</b></p>{_list(alarms)}"))
     parts.append(_self_check(content))
-    if notes:
-        parts.append(_notice("", f"<p><b>Notes</b></p>{_list(notes)}"))
     return "".join(parts)
+
+
+def _notes(content: Mapping[str, Any]) -> str:
+    _, notes = split_alarms(content["notes"])
+    return _notice("", f"<p><b>Notes</b></p>{_list(notes)}") if notes else ""
 
 
 def split_alarms(notes: Sequence[str]) -> tuple[list[str], list[str]]:

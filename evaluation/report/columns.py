@@ -47,9 +47,14 @@ class Column:
     """Path of its 95 % interval; empty where it never has one."""
     default: int | None = None
     """The number where there is none at its path."""
+    unless: str = ""
+    """Path of a count that is 0 where the number compares with other models'; elsewhere it is left
+    out."""
 
     def value(self, row: Row) -> Any:
         """The number itself; None where it was not measured."""
+        if self.unless and look_up(row, self.unless):
+            return None
         found = look_up(row, self.path)
         return self.default if found is None else found
 

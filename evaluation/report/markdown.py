@@ -10,7 +10,9 @@ from evaluation.report.tables import DISTRIBUTIONS, count_kinds, measured_tables
 def to_markdown(result: BenchmarkResult) -> str:
     """The comparison with its signatures, outcomes and notes."""
     rows = [row.to_json() for row in result.rows]
-    parts = [f"# {result.config['benchmark']}: {result.num_problems} problems", ""]
+    scored, total = result.num_problems, result.total_problems
+    some = f"{scored} of {total}" if scored < total else f"{scored}"
+    parts = [f"# {result.config['benchmark']}: {some} problems", ""]
     if not result.complete:
         parts += ["**Not complete: models are still to come.**", ""]
     if result.self_check is not None:

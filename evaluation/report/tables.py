@@ -48,6 +48,7 @@ def every_table(rows: Sequence[Row]) -> list[Table]:
     alone, batched = _times("latency", ""), _times("latency.batched", "_batched")
     held_out = "Agreement with the teacher on held-out"
     return [
+        Table("What decides", "Choosing", _deciding(), everyone),
         Table("Quality", "Summary", [GREEDY, *map(_sampled, ks), *LIKENESS], everyone, "greedy"),
         Table("Against the teacher", "Summary", AGAINST_THE_TEACHER, everyone),
         Table("Without contaminated problems", "Contamination", _uncontaminated(ks), partly_clean),
@@ -259,4 +260,29 @@ def _times(path: str, suffix: str) -> list[Column]:
             ("latency_peak_memory_bytes", "peak memory", forms.GIBIBYTES,
              "Most the CUDA device held."),
         )
+    ]  # fmt: skip
+
+
+def _deciding() -> list[Column]:
+    """What one chooses a student by; the other tables say more."""
+    shared = {
+        column.key: column for column in [*AGAINST_THE_TEACHER, *COST, *_times("latency", "")]
+    }
+    cut, acceptance = "agreement.num_cut", DRAFTS[0]
+    return [
+        shared["kept_percent"],
+        GREEDY,
+        Column("kl", "KL", "agreement.whole.kl", forms.THREE_DIGITS,
+               "KL(teacher ‖ model) at T = 1, nats a token of held-out documents; none where the "
+               "model's positions cut them; 95 % bootstrap interval.",
+               "agreement.whole.kl_interval", unless=cut),
+        replace(acceptance, key="accepted", name="accepted as a draft", unless=cut),
+        shared["tokens_per_second"],
+        shared["size_bytes"],
+        Column("start", "start", "training.start", forms.TEXT, "A student's first weights."),
+        Column("taught", "taught by", "training.taught", forms.TEXT,
+               "Temperature T and weight α of the teacher's term."),
+        Column("trained_tokens", "tokens trained", "training.tokens", forms.COUNT, "In all."),
+        Column("trained_seconds", "time trained", "training.seconds", forms.HOURS,
+               "In optimizer steps."),
     ]  # fmt: skip

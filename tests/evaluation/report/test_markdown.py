@@ -30,7 +30,7 @@ def test_markdown_compares_with_the_teacher_and_leaves_contaminated_problems_out
     rows = compare_with_teacher([TEACHER, STUDENT])
     clean = rate_uncontaminated(rows, {"T/0", "T/1", "T/100"})
     text = to_markdown(result(*clean))
-    (line,) = [line for line in text.splitlines() if line.startswith("| student-44m | 25.0 % [")]
+    _, line = [line for line in text.splitlines() if line.startswith("| student-44m | 25.0 % [")]
     assert line.endswith("| 13 | 0 | 39 | 112 |") and "| < 0.0001 |" in line
     ends = [f"{100 * end:+.1f}" for end in rows[1].comparison.greedy_difference_interval]
     assert f"| -23.8 [{', '.join(ends)}] |" in line.replace("−", "-")

@@ -156,8 +156,14 @@ def test_every_column_has_its_own_key_and_says_what_it_means():
 def test_what_was_not_measured_has_no_table_and_no_column_but_stays_in_csv():
     rows = asdict(result(STUDENT))["rows"]
     titles = [table.title for table in measured_tables(rows)]
-    assert titles == ["Quality", "Cost", "Latency of one prompt", "Failed at a limit"]
-    quality, cost, *_ = measured_tables(rows)
+    assert titles == [
+        "What decides",
+        "Quality",
+        "Cost",
+        "Latency of one prompt",
+        "Failed at a limit",
+    ]
+    _, quality, cost, *_ = measured_tables(rows)
     assert [column.name for column in quality.columns][3:] == ["BLEU", "BLEU raw"]
     assert not {"speed-up", "smaller", "peak memory"} & {column.name for column in cost.columns}
     (flat,) = flat_rows(rows)

@@ -1,0 +1,69 @@
+"""What a student is and what its training took, as its run folder tells."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RUN_FILE = "run.json"  # beside a student's weights, as training leaves it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a student was made."""
+
+    start: str
+    """Its first weights: random ones of a shape, a model's, or some of the teacher's layers."""
+    taught: str
+    """Temperature and weight of the teacher's term, or labels alone."""
+    tokens: int
+    """Tokens trained on, epochs counted."""
+    seconds: float
+    """Spent in optimizer steps."""
+    device: str
+    """On which."""
+
+
+def read_training(source: str) -> Training | None:
+    """The training of a run folder, of its `best` or of one that was moved; None elsewhere."""
+    folder = Path(source)
+    for path in (folder / RUN_FILE, folder.parent / RUN_FILE):
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            return Training(
+                start=_start(run),
+                taught=_taught(run["recipe"]),
+                tokens=round(run["tokens_per_s"] * run["seconds"]),
+                seconds=run["seconds"],
+                device=run["device"]["name"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # another kind of folder, or a run that has not ended
+    return None
+
+
+def _start(run: Mapping[str, Any]) -> str:
+    recipe, origin = run["recipe"], run.get("origin")
+    if origin and recipe.get("init") != "random":
+        kept = len(origin["kept_layers"])
+        return f"{kept} of the teacher's {origin['teacher_layers']} layers, {origin['chosen_by']}"
+    student = recipe["student"]
+    if Path(student).is_dir() or "/" in student:
+        weights = "random weights" if recipe.get("init") == "random" else "its weights"
+        return f"{Path(student).name}, {weights}"
+    return f"{student}, random weights"
+
+
+def _taught(recipe: Mapping[str, Any]) -> str:
+    ends = (recipe.get("alpha_end"), recipe.get("temperature_end"))
+    if recipe["alpha"] == 0 and not ends[0]:
+        return "labels alone"
+    words = [_course("T", recipe["temperature"], ends[1]), _course("α", recipe["alpha"], ends[0])]
+    if recipe.get("divergence", "forward_kl") != "forward_kl":
+        words.append(recipe["divergence"].replace("_", " "))
+    return ", ".join(words)
+
+
+def _course(name: str, first: float, last: float | None) -> str:
+    return f"{name} = {first:g}" + (f" to {last:g}" if last not in (None, first) else "")
