@@ -28,6 +28,12 @@ RUNS = [
         rf"1x16x1 +default( +{NUMBER}){{4}}\n(.*\n)*cut:1:influence +dense( +{NUMBER}){{4}}\n",
     ),
     (
+        "targets.py --teacher {teacher} --dataset {data} --limit 4 --epochs 1 --seeds 1"
+        " --student 1x16x1 --temperature 2 --work {out}",
+        rf"T = 2\n(.*\n)*top-64, ghost( +{NUMBER}){{5}} +-?\d+%( +{NUMBER}){{3}}\n"
+        rf"(.*\n)*hidden( +{NUMBER}){{5}} +100%( +{NUMBER}){{3}}\n",
+    ),
+    (
         "loss.py --rows 32 --vocab-size 600 --widths 16 --repeats 1",
         rf"mass, k=64( +-?{NUMBER}){{7}}\n",
     ),
