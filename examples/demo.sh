@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The whole pipeline on a CPU: cache a small real teacher, train two tiny students from the cache,
-# benchmark them against the live teacher. Run it with `make demo`; a second run resumes or skips.
+# The whole pipeline on a CPU: cache a small real teacher, train two students from the cache (one
+# from random weights, one cut from the teacher), benchmark them against the live teacher on
+# problems that none of them was trained on. Run it with `make demo`; a second run resumes or skips.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 out=${OUT:-demo}
 [ -t 2 ] || export TQDM_DISABLE=1 # a log wants no bars
+mkdir -p "$out"
 
 run() {
     echo
@@ -23,13 +25,15 @@ teacher=$out/teacher
 run "$python" examples/convert_gguf.py "$gguf" "$teacher"
 
 run "$python" cli.py cache-teacher --teacher "$teacher" --dataset examples/problems.jsonl \
-    --out "$out/cache"
+    --template signature --out "$out/cache"
 run "$python" cli.py cache inspect "$out/cache"
-run "$python" cli.py cache verify "$out/cache"
-run "$python" cli.py sweep --cache "$out/cache" --recipes recipes/demo.yaml --out "$out/students"
+[ -d "$out/cut" ] || run "$python" cli.py init-student --teacher "$teacher" --layers 24 \
+    --choose influence --cache "$out/cache" --out "$out/cut"
+sed "s|demo/cut|$out/cut|" recipes/demo.yaml > "$out/recipes.yaml"
+run "$python" cli.py sweep --cache "$out/cache" --recipes "$out/recipes.yaml" --out "$out/students"
 run "$python" cli.py evaluate --checkpoints "$out"/students/* --teacher "$teacher" \
-    --benchmark humaneval --limit 4 --samples 10 --max-new-tokens 96 --cache "$out/cache" \
-    --latency-prompts 5 --latency-tokens 32 --latency-batch 4 --out "$out/report"
+    --benchmark mbpp --dataset examples/held-out.jsonl --template signature --samples 0 \
+    --max-new-tokens 96 --batch-size 30 --cache "$out/cache" \
+    --latency-prompts 4 --latency-tokens 24 --latency-batch 1 --out "$out/report"
 
-echo
-echo "Loss curves: $out/students/plots    Report: $out/report/report.html"
+"$python" examples/demo_summary.py "$out"

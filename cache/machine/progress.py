@@ -1,7 +1,12 @@
-"""Progress lines on standard error: of stage one, of anything counted, of bytes that move."""
+"""Progress on standard error: of stage one, of anything counted, of bytes that move.
 
+A bar in a terminal; elsewhere a line now and then.
+"""
+
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,24 +21,50 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+LINE_SECONDS = 10.0
+"""Between two lines, where the output is no terminal."""
+
+
+class Lines:
+    """What stands for a bar where the output is no terminal: a line every ten seconds."""
+
+    def __init__(self, console: Console, done: int = 0):
+        """Of work of which so much was done before."""
+        self._console, self._first = console, done
+        self._began = self._last = time.monotonic()
+
+    def tell(self, what: str, done: int, total: int, words: str = "") -> None:
+        """Print how far it is, unless a line was printed shortly before or there is a bar."""
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        seconds = (now - self._began) * (total - done) / max(done - self._first, 1)
+        left = timedelta(seconds=round(seconds))
+        self._console.print(
+            f"{what} {done:,}/{total:,}{words}, {left} left", soft_wrap=True, highlight=False
+        )
+
 
 class BuildProgress:
-    """A progress bar over rows, on standard error; silent where that is no terminal."""
+    """A progress bar over rows, on standard error."""
 
     def __init__(self, *, total: int, done: int):
         """A bar of `total` rows of which `done` were there before."""
         self._pending: list[tuple[Path, int]] = []
         self._num_bytes = self._num_rows = 0
         self._new_rows = 0
+        console = Console(stderr=True)
+        self._total, self._done, self._lines = total, done, Lines(console, done)
         self._bar = Progress(
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[speed]}{task.fields[size]}"),
             TextColumn("[progress.remaining]ETA"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             expand=True,
-            disable=not Console(stderr=True).is_terminal,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=done, speed="", size="")
 
@@ -42,7 +73,10 @@ class BuildProgress:
         self._new_rows += num_rows
         elapsed = self._bar.tasks[0].elapsed
         speed = f"{self._new_rows / elapsed:,.0f} tokens/s" if elapsed else ""
-        self._bar.update(self._task, advance=num_rows, speed=speed, size=self._size())
+        size = self._size()
+        self._done += num_rows
+        self._lines.tell("rows", self._done, self._total, f", {speed}{size}" if speed else "")
+        self._bar.update(self._task, advance=num_rows, speed=speed, size=size)
 
     def shard_done(self, path: Path, num_rows: int) -> None:
         """Note a shard that is being written; its size counts once the file is there."""
@@ -69,19 +103,22 @@ def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int,
 
     Until it does, `first` stands there instead of the description.
     """
+    console = Console(stderr=True)
+    lines = Lines(console)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("[progress.remaining]ETA"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         expand=True,
-        disable=not Console(stderr=True).is_terminal,
+        disable=not console.is_terminal,
     )
     task = bar.add_task(first, total=None)
 
     def update(done: int, total: int) -> None:
+        lines.tell(description, done, total)
         bar.update(task, description=description, completed=done, total=total)
 
     with bar:

@@ -1,14 +1,11 @@
 """What is shown while a student trains: a bar, or lines where the output is no terminal."""
 
-import time
-from datetime import timedelta
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cache.machine.progress import Lines
+
 console = Console()
-LINE_SECONDS = 30.0
-"""Between two lines within an epoch, where the output is no terminal."""
 
 
 class TrainProgress:
@@ -23,7 +20,7 @@ class TrainProgress:
         self._num_epochs = num_epochs
         self._shown = shown
         self._num_steps, self._first_step, self._step = num_steps, first_step, first_step
-        self._began, self._last_line = time.monotonic(), -LINE_SECONDS
+        self._lines = Lines(console, first_step)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             TextColumn("epoch {task.fields[epoch]}"),
@@ -49,28 +46,17 @@ class TrainProgress:
     def step(self, *, epoch: int, loss: float, tokens_per_s: float) -> None:
         """Move on by one optimizer step."""
         self._step += 1
-        if self._shown and not console.is_terminal:
-            self._line(epoch, loss, tokens_per_s)
+        if self._shown:
+            words = (
+                f"epoch {epoch}/{self._num_epochs}, loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s"
+            )
+            self._lines.tell("step", self._step, self._num_steps, f", {words}")
         self._progress.update(
             self._task,
             advance=1,
             epoch=f"{epoch}/{self._num_epochs}",
             loss=f"{loss:.3f}",
             speed=f"{tokens_per_s:,.0f}",
-        )
-
-    def _line(self, epoch: int, loss: float, tokens_per_s: float) -> None:
-        seconds = time.monotonic() - self._began
-        if seconds - self._last_line < LINE_SECONDS:
-            return
-        self._last_line = seconds
-        left = seconds * (self._num_steps - self._step) / (self._step - self._first_step)
-        console.print(
-            f"step {self._step:,}/{self._num_steps:,}, epoch {epoch}/{self._num_epochs}, "
-            f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s, "
-            f"{timedelta(seconds=round(left))} left",
-            soft_wrap=True,
-            highlight=False,
         )
 
     def epoch(self, epoch: int, losses: dict[str, float]) -> None:

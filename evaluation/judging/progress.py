@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cache.machine.progress import Lines
+
 StageProgress = Callable[[str, int, int], None]
 """Called with a stage, how much of it was done just now, and its total."""
 
@@ -22,13 +24,17 @@ class Stages:
     """A live display on standard error; a stage appears when it is first reported."""
 
     def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._console = console
+        self._lines: dict[tuple[str, str], Lines] = {}
         self._display = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
 
@@ -50,7 +56,10 @@ class Stages:
         if task is None:
             task = self._display.add_task(f"{label}  {stage}", total=total)
             self._tasks[label, stage] = task
+            self._lines[label, stage] = Lines(self._console)
         self._display.advance(task, advance)
+        done = round(self._display.tasks[task].completed)
+        self._lines[label, stage].tell(f"{label}  {stage}", done, total)
 
     def of(self, label: str) -> StageProgress:
         """The reporting function of one model."""

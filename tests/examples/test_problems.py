@@ -139,3 +139,15 @@ def test_a_function_without_its_body_fails_an_assert_of_every_problem(rows):
     verdicts = run_programs([(without_body(row["code"]), row["test_list"]) for row in rows])
     unnoticed = [row["task_id"] for row, passed in zip(rows, verdicts, strict=True) if all(passed)]
     assert unnoticed == []
+
+
+def test_the_held_out_problems_are_sound_and_none_of_the_others(rows):
+    path = EXAMPLES.with_name("held-out.jsonl")
+    held_out = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(load_problems(str(path), "test")) == len(held_out) == 30
+    names = {only_function(row["code"]).name for row in [*held_out, *rows]}
+    assert len(names) == len(held_out) + len(rows)
+    programs = [(row["code"], row["test_list"]) for row in held_out]
+    assert all(all(passed) for passed in run_programs(programs))
+    empty = [(without_body(row["code"]), row["test_list"]) for row in held_out]
+    assert not any(all(passed) for passed in run_programs(empty))

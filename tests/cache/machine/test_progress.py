@@ -1,0 +1,49 @@
+"""What a log shows of long work, where nobody looks at a bar."""
+
+import pytest
+
+import cache.machine.progress
+from cache.machine.progress import BuildProgress, counted_progress
+from evaluation.judging.progress import Stages
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(cache.machine.progress, "time", clock)
+    return clock
+
+
+def test_rows_of_a_build_are_told_every_ten_seconds(clock, capsys):
+    with BuildProgress(total=1_000, done=200) as progress:
+        for _ in range(4):
+            clock.now += 6
+            progress.advance(100)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("rows 400/1,000, ") and first.endswith(" tokens/s, 0:00:36 left")
+    assert second.startswith("rows 600/1,000, ") and second.endswith(", 0:00:24 left")
+
+
+def test_short_work_tells_nothing(clock, capsys):
+    with counted_progress("layers", first="loading") as on_done:
+        clock.now += 9
+        on_done(3, 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_stages_of_a_comparison_have_their_own_time(clock, capsys):
+    with Stages() as stages:
+        for stage in ("greedy: generate", "greedy: run"):
+            for _ in range(3):
+                clock.now += 6
+                stages("student", stage, 2, 10)
+    assert capsys.readouterr().err.splitlines() == [
+        "student  greedy: generate 6/10, 0:00:08 left", "student  greedy: run 6/10, 0:00:08 left"
+    ]  # fmt: skip
