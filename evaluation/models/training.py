@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RUN_FILE = "run.json"  # beside a student's weights, as training leaves it
+CUT_FILE = "student.json"  # beside those of a student that was cut and not trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class Training:
 
 
 def read_training(source: str) -> Training | None:
-    """The training of a run folder, of its `best` or of one that was moved; None elsewhere."""
+    """The training of a run folder or of its `best`, or the cut of an untrained student's folder;
+    None of anything else."""
     folder = Path(source)
     for path in (folder / RUN_FILE, folder.parent / RUN_FILE):
         try:
@@ -40,14 +42,23 @@ def read_training(source: str) -> Training | None:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # another kind of folder, or a run that has not ended
-    return None
+    try:
+        origin = json.loads((folder / CUT_FILE).read_text(encoding="utf-8"))
+        return Training(start=_cut(origin), taught="nothing", tokens=0, seconds=0.0, device="")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _cut(origin: Mapping[str, Any]) -> str:
+    kept, chosen = len(origin["kept_layers"]), origin["chosen_by"]
+    how = "narrower" if chosen == "all" else chosen
+    return f"{kept} of the teacher's {origin['teacher_layers']} layers, {how}"
 
 
 def _start(run: Mapping[str, Any]) -> str:
     recipe, origin = run["recipe"], run.get("origin")
     if origin and recipe.get("init") != "random":
-        kept = len(origin["kept_layers"])
-        return f"{kept} of the teacher's {origin['teacher_layers']} layers, {origin['chosen_by']}"
+        return _cut(origin)
     student = recipe["student"]
     if Path(student).is_dir() or "/" in student:
         weights = "random weights" if recipe.get("init") == "random" else "its weights"

@@ -39,6 +39,9 @@ def test_a_student_that_was_cut_says_from_what(tmp_path):
     config = config_for(reader, tmp_path / "run", epochs=1, student=str(start))
     found = read_training(str(train(config, reader=reader).out))
     assert found.start == "2 of the teacher's 4 layers, kl"
+    (start / "run.json").unlink()
+    untrained = read_training(str(start))
+    assert (untrained.start, untrained.taught, untrained.tokens) == (found.start, "nothing", 0)
     fresh = replace(config.recipe, init="random")
     other = train(replace(config, out=tmp_path / "other", recipe=fresh), reader=reader)
     assert read_training(str(other.out)).start == "start, random weights"
