@@ -123,7 +123,8 @@ def _write_checkpoint(
         if has_adapters(learner.student):
             save_adapters(learner.student, tmp)
         else:
-            learner.student.save_pretrained(tmp)
+            # Not in the names of older releases, which some families are saved in.
+            learner.student.save_pretrained(tmp, save_original_format=False)
         torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
         torch.save(rng_states, tmp / "rng.pt")
         seal_checkpoint(tmp, {**asdict(state), **parts})
