@@ -11,11 +11,11 @@ from distill.settings.shapes import parse_shape
 from tests.support.distill_fakes import small_recipe
 
 
-def make_learner(reader, *, student=None, precision="fp32", **recipe):
-    """`student`: a model, in place of the recipe's."""
+def make_learner(reader, *, model=None, precision="fp32", **recipe):
+    """`model`: a student in place of the recipe's."""
     seed_process(0, rank=0)
     recipe = small_recipe(**{"dropout": 0.0, **recipe})
-    student = student or build_student(
+    student = model or build_student(
         parse_shape(recipe.student),
         vocab_size=reader.vocab_size,
         max_length=reader.max_length,

@@ -29,7 +29,7 @@ def step(reader, source, recipe, **changed):
     tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
     torch.manual_seed(0)
     student = student_of(source, reader, tokenizer, **recipe)
-    learner = make_learner(reader, student=student, **changed)
+    learner = make_learner(reader, model=student, **changed)
     learner.objective.train()
     microbatches = [*batches(reader, [[0, 1, 2]], per_sequence=[2, 1]), *batches(reader, [[3]])]
     losses = learner.accumulate_gradients(microbatches, step=1)

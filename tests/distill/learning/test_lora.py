@@ -89,7 +89,7 @@ def test_a_step_is_that_of_the_formula_and_nothing_else_moves(family, tmp_path, 
     """In float64: dense logits of W + alpha / rank · B A, and AdamW's first step by hand."""
     student, model, learning = adapted(family, tmp_path, reader, tokenizer, lora_alpha=LORA_ALPHA)
     learner = make_learner(
-        reader, student=student.double(), temperature=TEMPERATURE, alpha=ALPHA, lr=LR,
+        reader, model=student.double(), temperature=TEMPERATURE, alpha=ALPHA, lr=LR,
         weight_decay=DECAY, clip=CLIP,
     )  # fmt: skip
     before = {name: weight.detach().clone() for name, weight in student.state_dict().items()}
