@@ -56,13 +56,14 @@ class DistillationTrainer(Trainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         mine = list(range(self.args.process_index, len(dataset), self.args.world_size))
         size = self.args.per_device_eval_batch_size
-        self.model.eval()
+        model: Any = self.model
+        model.eval()
         total, num_rows = 0.0, 0
         with torch.no_grad(), self.accelerator.autocast():
             for start in range(0, len(mine), size):
                 documents = dataset.reader.read(dataset.split, mine[start : start + size])
                 batch = dataset.collate(documents).to(self.args.device)
-                sums = distillation_loss(self.model, batch, self.temperature, self.alpha)
+                sums = distillation_loss(model, batch, self.temperature, self.alpha)
                 total, num_rows = total + float(sums.loss), num_rows + batch.num_rows
         local = torch.tensor([total, num_rows], dtype=torch.float32, device=self.args.device)
         loss, rows = self.accelerator.reduce(local, reduction="sum").tolist()
