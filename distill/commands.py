@@ -58,6 +58,8 @@ def _recipe_overrides(command):
             click.option(
                 "--freeze", multiple=True, help="Parts that do not learn, by name; repeat it."
             ),
+            click.option("--lora-rank", type=int, help="Train adapters of this rank alone."),
+            click.option("--lora-alpha", type=int, help="Their strength.  [default: 2 x rank]"),
             click.option("--compile/--no-compile", default=None, help="torch.compile the blocks."),
             click.option(
                 "--best-by", type=click.Choice(BEST_BY), help="Validation measure of OUT/best."

@@ -120,12 +120,7 @@ class Teacher:
 
         Taken once: a teacher's weights do not change.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(_materialised_state(self.model).items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            raw = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().data)
-        return digest.hexdigest()
+        return state_sha256(_materialised_state(self.model))
 
     @property
     def identity_fields(self) -> dict[str, Any]:
@@ -156,6 +151,16 @@ class Teacher:
             f"{difference:.3g}, of {scale:.3g}) in a way that is not known here. "
             "Soft targets taken before that would be wrong, so this teacher is refused."
         )
+
+
+def state_sha256(state: dict[str, torch.Tensor]) -> str:
+    """Hash over names, dtypes, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        raw = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
 
 
 def max_positions_of(model) -> int | None:

@@ -22,6 +22,7 @@ from distill.cutting.choose import (
 )
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, keep_blocks, require_kept
+from distill.learning.causal_lm import PROBE_TOKENS, plain_head
 from distill.settings.cut import CutConfig
 from distill.settings.origin import STUDENT_FILE, StudentOrigin
 
@@ -49,8 +50,8 @@ def init_student(
         on_measured: called with how many measurements of `kl` are done, of how many.
 
     Raises:
-        DistillError: the teacher's layers cannot be told or are too few, the cache is of another
-            teacher, or `out` is taken.
+        DistillError: the teacher's layers cannot be told or are too few, its head is not plain, the
+            cache is of another teacher, or `out` is taken.
         CacheError: the teacher or the cache cannot be read.
     """
     if config.out.exists() and any(config.out.iterdir()):
@@ -94,6 +95,7 @@ def _load(config: CutConfig) -> tuple[Any, str, list[torch.Tensor]]:
 
 def _load_teacher(config: CutConfig, precision: str) -> tuple[Any, str]:
     model = load_causal_lm(config.teacher, revision=config.revision, dtype=resolve_dtype(precision))
+    plain_head(model, torch.arange(PROBE_TOKENS, device=model.device).unsqueeze(0))
     return model, Teacher(model, check=False).weights_sha256
 
 

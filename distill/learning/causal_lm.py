@@ -89,7 +89,8 @@ def _require_isolation(model: PreTrainedModel, input_ids: torch.Tensor) -> None:
     isolates = _accepts(trunk, "position_ids")
     if isolates:
         places = torch.arange(own.shape[1], device=own.device).unsqueeze(0)
-        with _evaluating(model):
+        # In 16 bits, rounding is as large as what a document may see of another.
+        with _evaluating(model), torch.autocast(own.device.type, enabled=False):
             alone = trunk(**_inputs(trunk, own, places)).last_hidden_state
             both = _inputs(trunk, torch.cat([own.flip(1), own], 1), torch.cat([places, places], 1))
             packed = trunk(**both).last_hidden_state[:, own.shape[1] :]

@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from cache.errors import CacheError
 from cache.reading.reader import CacheReader
@@ -49,6 +50,11 @@ def load_student(
     """
     _require_same_teacher(source, reader)
     _require_same_tokens(source, tokenizer, reader)
+    if find_adapter_config_file(source) is not None:
+        raise DistillError(
+            f"the student {source} is a folder of adapters. Merge them first (peft: "
+            "merge_and_unload, then save_pretrained), and give that folder, with its tokenizer."
+        )
     try:
         if pretrained:
             student = load_causal_lm(source, dtype=torch.float32, device_map=None)

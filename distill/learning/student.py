@@ -14,6 +14,7 @@ from transformers import (
 
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
+from distill.learning.lora import add_adapters
 from distill.learning.pretrained import load_student
 from distill.learning.special_ids import generation_config, special_ids
 from distill.settings.recipe import Recipe
@@ -29,13 +30,14 @@ def first_student(
     """The student that a recipe begins with, on the CPU, fp32.
 
     Weights that are random come from torch's generator. Parts that the recipe freezes ask for no
-    gradient.
+    gradient; with adapters nothing else does.
 
     Args:
         tokenizer: the cache's.
 
     Raises:
-        DistillError: the student and the cache do not fit, or nothing is left to learn.
+        DistillError: the student and the cache do not fit, nothing is left to learn, or adapters
+            are asked for and peft is not installed.
     """
     if names_model(recipe.student):
         student = load_student(
@@ -51,6 +53,7 @@ def first_student(
         )
     require_same_vocabulary(student, reader)
     _freeze(student, recipe)
+    add_adapters(student, recipe)
     return student
 
 

@@ -28,7 +28,7 @@ def model_card(run: dict[str, Any]) -> str:
     teacher = identity.get("teacher", "unknown")
     sections = [
         _front_matter(teacher),
-        f"# {recipe['name']}\n\n{_origin(recipe, run['num_parameters'])} to imitate the "
+        f"# {recipe['name']}\n\n{_origin(run)} to imitate the "
         f"next-token distributions of `{teacher}`. The teacher ran once; the student learned from "
         "a cache of its soft targets.",
         f"## Load it\n\n```python\n{loading_code(asked_in_chat(identity))}```",
@@ -48,8 +48,22 @@ def _front_matter(teacher: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _origin(recipe: dict[str, Any], num_parameters: int) -> str:
-    """What was trained, from which weights."""
+def _origin(run: dict[str, Any]) -> str:
+    """What was trained, from which weights, and how many of them learned."""
+    recipe, num_parameters = run["recipe"], run["num_parameters"]
+    num_trained, words = run.get("num_trained", num_parameters), _beginning(recipe, num_parameters)
+    if num_trained == num_parameters:
+        return words
+    return f"{words} (parameters that learned: {trained_words(num_trained, recipe)})"
+
+
+def trained_words(num_trained: int, recipe: dict[str, Any]) -> str:
+    """How many parameters learned, and whether as adapters."""
+    rank = recipe.get("lora_rank")
+    return f"{num_trained:,}" + (f", LoRA adapters of rank {rank}, merged" if rank else "")
+
+
+def _beginning(recipe: dict[str, Any], num_parameters: int) -> str:
     student, size = recipe["student"], f"{num_parameters:,} parameters"
     if names_model(student):
         if recipe.get("init") == "random":

@@ -2,6 +2,8 @@
 
     checkpoints/step-00000024/
         config.json, generation_config.json, model.safetensors   opens with transformers
+        adapter_config.json, adapter_model.safetensors           in their place: adapters alone,
+                        for peft, with the hash of the weights they belong to
         optimizer.pt    AdamW's moments
         rng.pt          random states of python, numpy, torch and CUDA, for each process
         state.json      epoch, step, losses, what the loss scaler and the learning rate's schedule
@@ -24,6 +26,7 @@ from accelerate.utils import gather_object
 from cache.machine.durable import new_directory, read_sealed_json
 from distill.errors import DistillError
 from distill.learning.learner import Learner
+from distill.learning.lora import has_adapters, load_adapters, save_adapters
 from distill.run.checkpoint_folder import (
     STATE_FILE,
     checkpoint_path,
@@ -117,7 +120,11 @@ def _write_checkpoint(
         "schedule": learner.schedule.state_dict(),
     }
     with new_directory(checkpoint_path(folder, state.step), OSError) as tmp:
-        learner.student.save_pretrained(tmp)
+        if has_adapters(learner.student):
+            save_adapters(learner.student, tmp)
+        else:
+            # Not in the names of older releases, which some families are saved in.
+            learner.student.save_pretrained(tmp, save_original_format=False)
         torch.save(learner.optimizer.state_dict(), tmp / "optimizer.pt")
         torch.save(rng_states, tmp / "rng.pt")
         seal_checkpoint(tmp, {**asdict(state), **parts})
@@ -132,7 +139,7 @@ def load_checkpoint(path: Path, learner: Learner, *, seed: int) -> TrainState:
             state belongs to them.
 
     Raises:
-        DistillError: it is not what this version writes.
+        DistillError: it is not what this version writes, or its adapters are of other weights.
     """
     accelerator = learner.accelerator
     try:
@@ -140,10 +147,15 @@ def load_checkpoint(path: Path, learner: Learner, *, seed: int) -> TrainState:
         scaler_state, schedule_state = saved.pop("scaler"), saved.pop("schedule")
         del saved["files"]
         state = TrainState(**saved)
-        safetensors.torch.load_model(learner.student, path / "model.safetensors")
+        if has_adapters(learner.student):
+            load_adapters(learner.student, path)
+        else:
+            safetensors.torch.load_model(learner.student, path / "model.safetensors")
         learner.optimizer.load_state_dict(_load_tensors(path / "optimizer.pt"))
         learner.schedule.load_state_dict(schedule_state)
         rng_states = _load_tensors(path / "rng.pt")
+    except DistillError:
+        raise
     except Exception as error:
         raise DistillError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error}). "

@@ -26,6 +26,8 @@ class TrainResult:
     """What was trained."""
     num_parameters: int
     """Weights of the student, the tied head counted once."""
+    num_trained: int
+    """Numbers that learned: those weights, those not frozen, or those of its adapters."""
     num_steps: int
     """Optimizer steps in all."""
     seconds: float
@@ -50,6 +52,7 @@ def run_facts(result: TrainResult, accelerator: Accelerator, reader: CacheReader
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "num_parameters": result.num_parameters,
+        "num_trained": result.num_trained,
         "train_documents": reader.num_documents(TRAIN),
         "train_tokens": int(reader.document_lengths(TRAIN).sum()),
         "steps": result.num_steps,

@@ -23,6 +23,7 @@ from cache.reading.reader import CacheReader
 from cache.teacher.teacher import max_positions_of
 from distill.batches.epochs import TRAIN, planned_steps
 from distill.errors import DistillError
+from distill.learning.lora import merged_state
 from distill.run.checkpoint_folder import CHECKPOINTS, list_checkpoints, remove_checkpoints
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
@@ -221,7 +222,7 @@ def save_best(out: Path, run: dict[str, Any], *, student: Any, tokenizer_path: P
 
 
 def _write_student(folder: Path, run: dict[str, Any], student: Any, tokenizer_path: Path) -> None:
-    student.save_pretrained(folder)
+    student.save_pretrained(folder, state_dict=merged_state(student))
     # safetensors writes for the owner alone; a run is shared like the files beside it.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     export_tokenizer(

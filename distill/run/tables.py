@@ -1,9 +1,17 @@
 """What training and sweeps print when they are done: rich tables."""
 
+from dataclasses import asdict
+
 from rich import box
 from rich.table import Table
 
-from distill.run.card import LOSS_NAMES, YARDSTICK_NAMES, best_words, shown_yardstick
+from distill.run.card import (
+    LOSS_NAMES,
+    YARDSTICK_NAMES,
+    best_words,
+    shown_yardstick,
+    trained_words,
+)
 from distill.run.result import TrainResult
 
 
@@ -13,6 +21,8 @@ def summary_table(result: TrainResult) -> Table:
     table.add_column(style="bold")
     table.add_column()
     table.add_row("parameters", f"{result.num_parameters:,}")
+    if result.num_trained != result.num_parameters:
+        table.add_row("that learned", trained_words(result.num_trained, asdict(result.recipe)))
     table.add_row("steps", f"{result.num_steps:,}")
     table.add_row("time in steps", f"{result.seconds:,.1f} s, {result.tokens_per_s:,.0f} tokens/s")
     for name, label in YARDSTICK_NAMES.items():

@@ -17,6 +17,7 @@ from distill.batches.batch import padding_id
 from distill.batches.epochs import Epochs
 from distill.errors import DistillError
 from distill.learning.learner import AGAINST_DIVERGENCE, Learner, Losses
+from distill.learning.lora import count_weights
 from distill.learning.precision import start_accelerator
 from distill.learning.student import first_student
 from distill.loss.divergences import require_divergence_fits
@@ -103,7 +104,7 @@ class _Training:
         seed_process(recipe.seed, rank=0)  # the same weights in every process
         student = first_student(recipe, reader, tokenizer)
         require_divergence_fits(recipe.divergence, reader.identity.targets.tail)
-        self.num_parameters = student.num_parameters()
+        self.num_parameters, self.num_trained = count_weights(student)
         self.learner = Learner(student, recipe, accelerator, num_steps=self.epochs.num_steps)
         self.state = TrainState()
         seed_process(recipe.seed, rank=accelerator.process_index)
@@ -256,6 +257,7 @@ class _Training:
             out=self.config.out,
             recipe=self.recipe,
             num_parameters=self.num_parameters,
+            num_trained=self.num_trained,
             num_steps=state.step,
             seconds=state.seconds,
             tokens_per_s=state.num_tokens / max(state.seconds, 1e-9),

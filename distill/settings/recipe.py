@@ -75,6 +75,11 @@ class Recipe:
     its configuration alone; None: `pretrained` where there are any."""
     freeze: tuple[str, ...] = ()
     """Parts that do not learn: every parameter with one of these in its name."""
+    lora_rank: int | None = None
+    """Rank of adapters on all linear layers but the head, of a model from a folder or the hub:
+    they alone learn, and are merged in what is saved; None: no adapters."""
+    lora_alpha: int | None = None
+    """Their strength: they count lora_alpha / lora_rank times; None: twice the rank."""
     best_by: str = "kl"
     """The validation measure whose best weights are kept in `best/`: `kl`, `cross_entropy` or
     `top1`, at T = 1 over all tokens, or this recipe's own `loss`."""
@@ -92,6 +97,7 @@ class Recipe:
         if not names_model(self.student):
             parse_shape(self.student)
             self._require("init", self.init != "pretrained", "random for a shape")
+        self._require_lora()
         self._require("init", self.init in (None, *INITS), f"one of {', '.join(INITS)}")
         for field in ("temperature", "temperature_end"):
             value = getattr(self, field)
@@ -121,6 +127,18 @@ class Recipe:
         self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
         self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
+
+    def _require_lora(self) -> None:
+        rank, alpha = self.lora_rank, self.lora_alpha
+        if rank is not None and (self.init == "random" or not names_model(self.student)):
+            raise DistillError(
+                f"recipe {self.name}: lora_rank is {rank}, but the student begins with random "
+                "weights, which would stay as they are under adapters. Name a model with weights "
+                "as `student`, or leave lora_rank out."
+            )
+        self._require("lora_rank", rank is None or rank >= 1, "at least 1, or left out")
+        self._require("lora_alpha", alpha is None or alpha >= 1, "at least 1, or left out")
+        self._require("lora_alpha", alpha is None or rank is not None, "left out without lora_rank")
 
     @property
     def may_change_length(self) -> bool:

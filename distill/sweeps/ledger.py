@@ -1,7 +1,8 @@
 """What a cache has saved: the teacher's forward passes, once against once an epoch and student.
 
 FLOPs are counted as 2 · parameters · tokens for a forward pass and 6 · parameters · tokens for
-training (Kaplan et al. 2020, section 2.1): matrix products with weights, without attention.
+training (Kaplan et al. 2020, section 2.1): matrix products with weights, without attention. Frozen
+weights are counted as if they learned, which is up to half as much again.
 """
 
 from collections.abc import Sequence

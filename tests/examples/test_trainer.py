@@ -1,7 +1,6 @@
 """examples/trainer.py: its step is that of a plain loop, however documents are divided."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 
@@ -62,14 +61,39 @@ def test_a_step_is_the_mean_over_its_rows_however_they_are_divided(
 WORDS = ["--student", "1x32x2", "--epochs", "1", "--workers", "1", "--lr", "1e-3"]
 
 
-def test_several_processes_are_refused(tiny_cache, tmp_path):
-    words = [
-        sys.executable, ROOT / "examples" / "trainer.py", "--cache", tiny_cache, "--out",
-        tmp_path / "run", *WORDS,
-    ]  # fmt: skip
-    environment = {**os.environ, "WORLD_SIZE": "2"}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 1 and "Start one process" in done.stderr
+def test_evaluation_is_the_mean_over_all_rows(tiny_cache, tmp_path):
+    train, validation = CachedDataset(tiny_cache), CachedDataset(tiny_cache, "validation")
+    made = trainer.DistillationTrainer(
+        model=student(), eval_dataset=validation, data_collator=trainer.Collator(train),
+        args=TrainingArguments(
+            str(tmp_path), per_device_eval_batch_size=4, report_to="none", use_cpu=True,
+            remove_unused_columns=False,
+        ),
+        temperature=2.0, alpha=0.3,
+    )  # fmt: skip
+    model = student().eval()
+    batch = validation.collate(validation.reader.read("validation", range(len(validation))))
+    expected = distillation_loss(model, batch, 2.0, 0.3).loss / batch.num_rows
+    assert made.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tiny_cache, tmp_path):
+    student().save_pretrained(tmp_path / "student")
+    program = [ROOT / "examples" / "trainer.py", "--cache", tiny_cache, *WORDS]
+    program += ["--student", tmp_path / "student"]
+    pair = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for start, accumulate in (([sys.executable], "4"), (pair, "2")):
+        out = tmp_path / accumulate
+        words = [*start, *program, "--out", out, "--accumulate", accumulate]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("eval_loss")]
+        found.append((float(line.split()[1][:-1]), AutoModelForCausalLM.from_pretrained(out)))
+    assert found[0][0] == pytest.approx(found[1][0], abs=2e-4)
+    for one, other in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.slow

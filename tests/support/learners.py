@@ -11,17 +11,18 @@ from distill.settings.shapes import parse_shape
 from tests.support.distill_fakes import small_recipe
 
 
-def make_learner(reader, **recipe):
+def make_learner(reader, *, model=None, precision="fp32", **recipe):
+    """`model`: a student in place of the recipe's."""
     seed_process(0, rank=0)
     recipe = small_recipe(**{"dropout": 0.0, **recipe})
-    student = build_student(
+    student = model or build_student(
         parse_shape(recipe.student),
         vocab_size=reader.vocab_size,
         max_length=reader.max_length,
         tokenizer=AutoTokenizer.from_pretrained(reader.tokenizer_path),
         dropout=recipe.dropout,
     )
-    return Learner(student, recipe, start_accelerator("fp32"), num_steps=10)
+    return Learner(student, recipe, start_accelerator(precision), num_steps=10)
 
 
 def batches(reader, groups, **options):

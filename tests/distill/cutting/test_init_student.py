@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, pipeline
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
@@ -44,6 +44,16 @@ def cache(tmp_path_factory, teacher):
 
 def cut(teacher, out, **options):
     return init_student(CutConfig(teacher=str(teacher), out=out, dtype="fp32", **options))
+
+
+def test_a_teacher_whose_students_could_not_train_is_refused(teacher, tmp_path):
+    sizes = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    config = Gemma2Config(**sizes, num_hidden_layers=2, final_logit_softcapping=5.0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "t")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "t")
+    with pytest.raises(DistillError, match="Gemma2ForCausalLM has final_logit_softcapping=5.0"):
+        cut(tmp_path / "t", tmp_path / "s", num_layers=1)
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("choose", ["uniform", "influence", "kl"])

@@ -4,39 +4,18 @@ import json
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    Qwen3Config,
-    Starcoder2Config,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from distill.errors import DistillError
 from distill.learning.objective import Objective
 from distill.learning.pretrained import count_parameters
-from distill.learning.student import build_student, first_student
+from distill.learning.student import build_student
 from distill.loss.terms import LossTerms
 from distill.settings.shapes import parse_shape
-from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, small_recipe, write_tokenizer
+from tests.support.distill_fakes import VOCAB_SIZE, FakeReader, write_tokenizer
 from tests.support.learners import batches
+from tests.support.students import FAMILIES, SIZES, save_student, student_of
 
-SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
-    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
-}  # fmt: skip
-NEOX = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
-FAMILIES = {
-    "llama": (LlamaConfig, SIZES),
-    "qwen3": (Qwen3Config, {**SIZES, "head_dim": 8, "tie_word_embeddings": True}),
-    "starcoder2": (Starcoder2Config, SIZES),
-    "neox": (GPTNeoXConfig, NEOX),
-    "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
-}  # fmt: skip
 IDS = torch.arange(1, 30).unsqueeze(0)
 
 
@@ -50,24 +29,9 @@ def tokenizer(reader):
     return AutoTokenizer.from_pretrained(reader.tokenizer_path)
 
 
-def save(folder, family, tokenizer, *, dtype=torch.float32, vocab_size=VOCAB_SIZE, **changed):
-    """A model with random weights in a folder; its name, and the model."""
-    kind, sizes = FAMILIES[family]
-    torch.manual_seed(1)
-    config = kind(**{**sizes, **changed}, vocab_size=vocab_size)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder), model
-
-
-def student_of(source, reader, tokenizer, **recipe):
-    return first_student(small_recipe(student=source, **recipe), reader, tokenizer)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_student_from_a_folder_has_its_weights_in_fp32(family, tmp_path, reader, tokenizer):
-    source, model = save(tmp_path, family, tokenizer, dtype=torch.bfloat16)
+    source, model = save_student(tmp_path, family, tokenizer, dtype=torch.bfloat16)
     student = student_of(source, reader, tokenizer).eval()
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     for name, weight in model.state_dict().items():
@@ -78,7 +42,7 @@ def test_a_student_from_a_folder_has_its_weights_in_fp32(family, tmp_path, reade
 
 
 def test_its_configuration_alone_gives_random_weights_by_the_seed(tmp_path, reader, tokenizer):
-    source, model = save(tmp_path, "llama", tokenizer)
+    source, model = save_student(tmp_path, "llama", tokenizer)
     torch.manual_seed(7)
     one = student_of(source, reader, tokenizer, init="random")
     torch.manual_seed(7)
@@ -96,7 +60,7 @@ def test_a_vocabulary_of_another_size_is_brought_to_the_teachers(
 ):
     """The tokenizer has 64 tokens, the teacher's head 72 rows, the student's 64, 72 or 88."""
     padded = FakeReader(tmp_path_factory.mktemp("cache"), vocab_size=VOCAB_SIZE + 8)
-    source, model = save(tmp_path, family, tokenizer, vocab_size=rows)
+    source, model = save_student(tmp_path, family, tokenizer, vocab_size=rows)
     student = student_of(source, padded, tokenizer).eval()
     assert student.get_output_embeddings().weight.shape[0] == VOCAB_SIZE + 8
     assert student.config.vocab_size == VOCAB_SIZE + 8
@@ -107,12 +71,18 @@ def test_a_vocabulary_of_another_size_is_brought_to_the_teachers(
         torch.testing.assert_close(after[..., VOCAB_SIZE:], beyond.expand(-1, -1, 8))
 
 
-def test_what_the_teacher_gives_to_rows_of_no_token_is_next_to_nothing(tmp_path):
-    """Its own logits there are those of rows that training has only ever pushed down."""
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_rows_of_no_token_carry_at_most_their_share_of_the_tail(temperature, tmp_path):
+    """The teacher gives them next to nothing: training has only ever pushed them down."""
     padded = FakeReader(tmp_path, vocab_size=VOCAB_SIZE + 8)
-    padded._table[:, VOCAB_SIZE:] -= 20
-    target = padded.read("train", [0, 1]).targets.at(2.0).to_dense(VOCAB_SIZE + 8)
-    assert float(target[:, VOCAB_SIZE:].sum(-1).max()) < 0.1  # spread evenly over what is no top-k
+    padded._table[:, VOCAB_SIZE:] -= 60
+    documents = padded.read("train", [0])
+    found = documents.targets.at(temperature).to_dense(VOCAB_SIZE + 8)[:, VOCAB_SIZE:].sum(-1)
+    teacher = (padded._table[documents.token_ids[:-1]] / temperature).softmax(-1)  # float64
+    assert float(teacher[:, VOCAB_SIZE:].sum(-1).max()) < 1e-4
+    # This tail knows its mass alone and spreads it evenly over the 64 tokens outside the top-8.
+    share = (1 - teacher.topk(8).values.sum(-1)) * 8 / VOCAB_SIZE
+    torch.testing.assert_close(found.double(), share, rtol=0.01, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,7 +90,7 @@ def test_what_the_teacher_gives_to_rows_of_no_token_is_next_to_nothing(tmp_path)
 def test_a_packed_document_changes_no_bit_of_anothers_loss(
     family, attention, tmp_path, reader, tokenizer
 ):
-    source, _ = save(tmp_path, family, tokenizer)
+    source, _ = save_student(tmp_path, family, tokenizer)
     student = student_of(source, reader, tokenizer).eval()
     student.set_attn_implementation(attention)
     objective = Objective(student, LossTerms(temperature=2.0, alpha=0.5))
@@ -140,7 +110,7 @@ def test_a_packed_document_changes_no_bit_of_anothers_loss(
 
 
 def test_frozen_parts_stay_and_the_others_learn(tmp_path, reader, tokenizer):
-    source, model = save(tmp_path, "llama", tokenizer)
+    source, model = save_student(tmp_path, "llama", tokenizer)
     student = student_of(source, reader, tokenizer, freeze=("embed_tokens", "layers.0."))
     learning = {name for name, p in student.named_parameters() if p.requires_grad}
     assert not any("embed_tokens" in name or "layers.0." in name for name in learning)
@@ -152,7 +122,7 @@ def test_frozen_parts_stay_and_the_others_learn(tmp_path, reader, tokenizer):
 
 
 def test_another_tokenizer_is_refused_with_both_named(tmp_path, reader, tokenizer):
-    source, _ = save(tmp_path / "s", "llama", tokenizer)
+    source, _ = save_student(tmp_path / "s", "llama", tokenizer)
     write_tokenizer(tmp_path / "s", 60)
     with pytest.raises(
         DistillError, match=f"student {source} and the teacher example/bigram-teacher have differ"
@@ -164,7 +134,7 @@ def test_another_tokenizer_is_refused_with_both_named(tmp_path, reader, tokenize
 
 
 def test_documents_longer_than_its_positions_are_refused(tmp_path, reader, tokenizer):
-    source, _ = save(tmp_path, "gpt2", tokenizer, n_positions=20)
+    source, _ = save_student(tmp_path, "gpt2", tokenizer, n_positions=20)
     with pytest.raises(DistillError, match=r"takes 20 tokens, but .* up to \d\d.*--max-length 20"):
         student_of(source, reader, tokenizer)
 
@@ -179,7 +149,7 @@ def test_a_head_that_is_not_plain_is_refused_by_name(tmp_path, reader, tokenizer
 
 
 def test_a_student_cut_from_another_teacher_is_refused(tmp_path, reader, tokenizer):
-    source, _ = save(tmp_path, "llama", tokenizer)
+    source, _ = save_student(tmp_path, "llama", tokenizer)
     origin = {
         "teacher": "other/teacher", "teacher_sha256": "ab", "teacher_layers": 4,
         "kept_layers": [0, 3], "chosen_by": "uniform", "kl_before_training": None,

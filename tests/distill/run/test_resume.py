@@ -1,14 +1,12 @@
 """A killed run goes on where it was, and ends as if nothing had happened."""
 
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 
 import pytest
 import safetensors.torch
 import torch
+from transformers import AutoTokenizer
 
 from distill.errors import DistillError
 from distill.run.logs import read_metrics
@@ -22,6 +20,7 @@ from tests.support.distill_fakes import (
     checkpoints,
     flip_a_bit,
     small_recipe,
+    write_tokenizer,
 )
 from tests.support.killed_runs import (
     MOMENTS,
@@ -37,7 +36,8 @@ from tests.support.killed_runs import (
     train_pair,
     train_whole,
 )
-from tests.support.paths import ROOT
+from tests.support.scenarios import under_way
+from tests.support.students import save_student
 
 KILLED = (*MOMENTS, "killed_at_random")
 SCENARIOS = {
@@ -55,27 +55,19 @@ SCENARIOS = {
     "pair_swept": (sweep_pair,),
     "taken": (find_it_taken,),
 }
-"""What is called for the folder of a name, in the order in which the tests ask for it."""
+"""By the names of their folders, in the order in which the tests ask for them."""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of a scenario, by its name: all are under way, and the one is waited for."""
     folder = tmp_path_factory.mktemp("runs")
-    FakeReader(folder / "cache")  # writes the tokenizer, once
-    processes = get_context("forkserver")
-    processes.set_forkserver_preload(["tests.support.killed_runs"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        pool = ProcessPoolExecutor(2, mp_context=processes)
-        ends = {
-            name: pool.submit(work, folder, name, *more)
-            for name, (work, *more) in SCENARIOS.items()
-        }
-    with pool:
-        yield lambda name: ends[name].result() or folder / name
-        pool.shutdown(cancel_futures=True)
+    tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(folder / "student"))
+    source, _ = save_student(folder / "student", "qwen2", tokenizer)
+    adapted = {**UNEVEN, "epochs": 1, "student": source, "lora_rank": 2}
+    shared = {"alone_adapted": (train_whole, adapted), "pair_adapted": (train_pair, adapted)}
+    with under_way(folder, {**SCENARIOS, **shared}) as ended:
+        yield ended
 
 
 def weights(run):
@@ -125,7 +117,12 @@ def test_run_says_where_it_went_on(runs, moment, step):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("alone", "pair"), ("alone", "handed_over"), ("alone_packed", "pair_packed")],
+    [
+        ("alone", "pair"),
+        ("alone", "handed_over"),
+        ("alone_packed", "pair_packed"),
+        ("alone_adapted", "pair_adapted"),
+    ],
 )
 def test_two_processes_train_the_same_student_as_one(runs, one, other):
     expected, actual = weights(runs(one)), weights(runs(other))
