@@ -63,6 +63,11 @@ def _recipe_overrides(command):
                 "--best-by", type=click.Choice(BEST_BY), help="Validation measure of OUT/best."
             ),
             click.option("--early-stopping", type=int, help="Epochs without a better validation."),
+            click.option("--validate-every", type=int, help="Steps, within an epoch too."),
+            click.option(
+                "--validation-documents", type=int, help="Measured of the split.  [default: all]"
+            ),
+            click.option("--sample-prompts", type=int, help="Completed at each validation."),
             click.option("--seed", type=int),
         ],
     )

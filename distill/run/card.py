@@ -123,7 +123,7 @@ def _losses(run: dict[str, Any]) -> str:
     lines = ["## Losses", ""]
     if "val_kl" in losses:
         lines += [
-            "On all tokens of the validation split, whatever a student is trained with:",
+            f"On all tokens of {_measured_on(run)}, whatever a student is trained with:",
             "",
             "| | validation |",
             "|---|---|",
@@ -133,7 +133,7 @@ def _losses(run: dict[str, Any]) -> str:
             ),
             "",
         ]
-    after = ", and after it on the validation split" if has_validation else ""
+    after = f", and after it on {_measured_on(run)}" if has_validation else ""
     lines += [
         f"This run's own losses, in nats a token: mean over the last epoch{after}. "
         + _own_terms(run["recipe"]),
@@ -154,6 +154,12 @@ def _losses(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _measured_on(run: dict[str, Any]) -> str:
+    most = run["recipe"].get("validation_documents")
+    part = "" if most is None else f"{most:,} documents at most of "
+    return f"{part}the validation split"
+
+
 def _best_by(run: dict[str, Any]) -> str:
     return run["recipe"].get("best_by", "kl")
 
@@ -162,7 +168,8 @@ def best_words(best: dict[str, float], best_by: str) -> str:
     """When the best validation was, what it measured, and where its weights are."""
     value = shown_yardstick(best_by, best["value"])
     name = {**YARDSTICK_NAMES, **LOSS_NAMES}[best_by]
-    return f"Best: epoch {best['epoch']:.0f}, {name} {value}, in best/"
+    when = f"epoch {best['epoch']:.0f}, step {best['step']:,.0f}"
+    return f"Best: {when}, {name} {value}, in best/"
 
 
 def _own_terms(recipe: dict[str, Any]) -> str:

@@ -80,6 +80,14 @@ class Recipe:
     `top1`, at T = 1 over all tokens, or this recipe's own `loss`."""
     early_stopping: int | None = None
     """Stop after so many epochs in a row without a better validation; None: never."""
+    validate_every: int | None = None
+    """Optimizer steps between two validations within an epoch; None: at the end of each only."""
+    validation_documents: int | None = None
+    """Documents of the validation split that are measured, evenly spaced and the same ones every
+    time; None: all."""
+    sample_prompts: int = 3
+    """Validation prompts that the student completes at each validation, for `samples.jsonl`; 0:
+    none."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -112,7 +120,10 @@ class Recipe:
         self._require("early_stopping", stops is None or stops >= 1, "at least 1, or left out")
         for field in ("epochs", "batch_size", "accumulate"):
             self._require(field, getattr(self, field) >= 1, "at least 1")
-        self._require("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")
+        for field in ("max_steps", "validate_every", "validation_documents"):
+            value = getattr(self, field)
+            self._require(field, value is None or value >= 1, "at least 1")
+        self._require("sample_prompts", self.sample_prompts >= 0, "0 or more")
         self._require("lr", 0 < self.lr < math.inf, "a positive number")
         self._require("clip", 0 < self.clip, "a positive number")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
