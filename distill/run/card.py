@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+from distill.settings.recipe import recipe_from_mapping
 from distill.settings.shapes import names_model, parse_shape
 
+LABELS_ALONE = "labels alone"
+"""What a student is said to learn from that learns nothing from the teacher."""
 YARDSTICK_NAMES = {
     "kl": "KL from the teacher, T = 1",
     "cross_entropy": "cross-entropy, all tokens",
@@ -26,26 +29,40 @@ def model_card(run: dict[str, Any]) -> str:
     """
     recipe, identity = run["recipe"], run["cache"]["identity"]
     teacher = identity.get("teacher", "unknown")
+    imitates = recipe_from_mapping(recipe).learns_from_teacher
     sections = [
-        _front_matter(teacher),
-        f"# {recipe['name']}\n\n{_origin(recipe, run['num_parameters'])} to imitate the "
-        f"next-token distributions of `{teacher}`. The teacher ran once; the student learned from "
-        "a cache of its soft targets.",
+        _front_matter(teacher if imitates else None),
+        f"# {recipe['name']}\n\n{_origin(recipe, run['num_parameters'])} "
+        + _aim(teacher, imitates),
         f"## Load it\n\n```python\n{loading_code(asked_in_chat(identity))}```",
         "## Training\n\n" + _table({**_cache_facts(run), **_recipe_facts(recipe), **_cost(run)}),
         _losses(run),
         _limits(run),
-        _licence(teacher),
+        _licence(teacher, imitates),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(teacher: str) -> str:
+def _front_matter(teacher: str | None) -> str:
+    """Of a student of a teacher, or of none."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", teacher):
+    if teacher is not None and re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", teacher):
         lines.append(f"base_model: {teacher}")
-    lines.append("tags: [distillation, code, logitcache]")
+    lines.append(f"tags: [{'code' if teacher is None else 'distillation, code'}, logitcache]")
     return "\n".join(["---", *lines, "---"])
+
+
+def _aim(teacher: str, imitates: bool) -> str:
+    """What the student was trained for, as the end of a sentence, and from what."""
+    if not imitates:
+        return (
+            f"on {LABELS_ALONE}: the tokens of the documents, without the next-token distributions "
+            f"of `{teacher}`. It is the baseline of students that learn from those."
+        )
+    return (
+        f"to imitate the next-token distributions of `{teacher}`. The teacher ran once; the "
+        "student learned from a cache of its soft targets."
+    )
 
 
 def _origin(recipe: dict[str, Any], num_parameters: int) -> str:
@@ -207,7 +224,15 @@ def _limits(run: dict[str, Any]) -> str:
     )
 
 
-def _licence(teacher: str) -> str:
+def _licence(teacher: str, imitates: bool) -> str:
+    if not imitates:
+        return (
+            "## Licence\n\n"
+            "The weights were trained on documents alone. The licence of these applies to what is "
+            f"repeated from them, and that of `{teacher}` where it wrote them. Read both before "
+            "you publish or use this model; the code that trained it, under Apache-2.0, grants no "
+            "right to the weights."
+        )
     return (
         "## Licence\n\n"
         f"The weights were trained on outputs of `{teacher}`. Its licence may bind models made "

@@ -3,7 +3,13 @@
 from rich import box
 from rich.table import Table
 
-from distill.run.card import LOSS_NAMES, YARDSTICK_NAMES, best_words, shown_yardstick
+from distill.run.card import (
+    LABELS_ALONE,
+    LOSS_NAMES,
+    YARDSTICK_NAMES,
+    best_words,
+    shown_yardstick,
+)
 from distill.run.result import TrainResult
 
 
@@ -12,6 +18,8 @@ def summary_table(result: TrainResult) -> Table:
     table = Table(title=result.recipe.name, title_justify="left", show_header=False, box=box.SIMPLE)
     table.add_column(style="bold")
     table.add_column()
+    if not result.recipe.learns_from_teacher:
+        table.add_row("learned from", LABELS_ALONE)
     table.add_row("parameters", f"{result.num_parameters:,}")
     table.add_row("steps", f"{result.num_steps:,}")
     table.add_row("time in steps", f"{result.seconds:,.1f} s, {result.tokens_per_s:,.0f} tokens/s")

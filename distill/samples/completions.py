@@ -44,11 +44,11 @@ def _num_free(student: PreTrainedModel, prompt: Prompt) -> int:
 
 
 @torch.no_grad()
-def _complete(student: PreTrainedModel, prompt: Prompt) -> list[int]:
+def _complete(student: Any, prompt: Prompt) -> list[int]:
     ids = torch.from_numpy(prompt.prompt_ids).unsqueeze(0).to(student.device)  # (1, S)
     # What is compiled for whole documents would be compiled again for single tokens.
     with torch.compiler.set_stance("force_eager"):
-        written: Any = student.generate(
+        written = student.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=_num_free(student, prompt),

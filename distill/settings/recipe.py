@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cache.machine.choices import PRECISIONS
@@ -16,6 +16,14 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 BEST_BY = ("kl", "cross_entropy", "top1", "loss")
 INITS = ("pretrained", "random")
 LR_SCHEDULES = ("constant", "linear", "cosine")
+WITHOUT_TEACHER: dict[str, Any] = {
+    "alpha": 0.0,
+    "alpha_end": None,
+    "temperature": 1.0,
+    "temperature_end": None,
+    "divergence": "forward_kl",
+}
+"""Fields of the teacher's term, where it has no weight at any step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,15 @@ class Recipe:
     def learns_from_teacher(self) -> bool:
         """Whether the teacher's term has a weight at any step."""
         return self.alpha > 0 or bool(self.alpha_end)
+
+    def labels_alone(self) -> "Recipe":
+        """The same run without the teacher: what its gain is measured against.
+
+        A recipe that has no teacher's term is its own.
+        """
+        if not self.learns_from_teacher:
+            return self
+        return replace(self, name=f"{self.name}_labels-alone", **WITHOUT_TEACHER)
 
     def _require(self, field: str, holds: bool, needed: str) -> None:
         if not holds:
