@@ -13,10 +13,12 @@ from distill.settings.cut import CHOICES, CutConfig
 from distill.settings.recipe import (
     BATCHINGS,
     BEST_BY,
+    DECAYS,
     DIVERGENCES,
     INITS,
     LOSS_ON,
     LR_SCHEDULES,
+    OPTIMIZERS,
     WITHOUT_TEACHER,
 )
 from distill.settings.recipe_files import find_recipe
@@ -47,6 +49,8 @@ def _recipe_overrides(command):
             click.option("--lr-schedule", type=click.Choice(LR_SCHEDULES)),
             click.option("--warmup-ratio", type=float, help="Share of the steps."),
             click.option("--weight-decay", type=float),
+            click.option("--decay", type=click.Choice(DECAYS), help="What decays."),
+            click.option("--optimizer", type=click.Choice(OPTIMIZERS)),
             click.option("--clip", type=float, help="Largest gradient norm."),
             click.option("--dropout", type=float),
             click.option("--batch-size", type=int, help="Documents of a microbatch."),

@@ -16,6 +16,8 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 BEST_BY = ("kl", "cross_entropy", "top1", "loss")
 INITS = ("pretrained", "random")
 LR_SCHEDULES = ("constant", "linear", "cosine")
+DECAYS = ("all", "matrices")
+OPTIMIZERS = ("adamw", "adamw8bit")
 WITHOUT_TEACHER: dict[str, Any] = {
     "alpha": 0.0,
     "alpha_end": None,
@@ -64,6 +66,11 @@ class Recipe:
     """Share of all steps in which the learning rate rises, evenly and from the first step on."""
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
+    decay: str = "all"
+    """What decays: `all` parameters, or `matrices`, those of two dimensions and more: embeddings,
+    but neither biases nor what scales a norm."""
+    optimizer: str = "adamw"
+    """`adamw`, or `adamw8bit`, whose moments take a quarter of the memory; from bitsandbytes."""
     clip: float = 1.0
     """Largest gradient norm; a longer gradient is scaled down to it."""
     dropout: float = 0.1
@@ -134,6 +141,8 @@ class Recipe:
         self._require("sample_prompts", self.sample_prompts >= 0, "0 or more")
         self._require("lr", 0 < self.lr < math.inf, "a positive number")
         self._require("clip", 0 < self.clip, "a positive number")
+        for field, allowed in (("decay", DECAYS), ("optimizer", OPTIMIZERS)):
+            self._require(field, getattr(self, field) in allowed, f"one of {', '.join(allowed)}")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self._require("batching", self.batching in BATCHINGS, f"one of {', '.join(BATCHINGS)}")
