@@ -18,6 +18,16 @@ INITS = ("pretrained", "random")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 DECAYS = ("all", "matrices")
 OPTIMIZERS = ("adamw", "adamw8bit")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "divergence": DIVERGENCES,
+    "batching": BATCHINGS,
+    "lr_schedule": LR_SCHEDULES,
+    "decay": DECAYS,
+    "optimizer": OPTIMIZERS,
+    "loss_on": LOSS_ON,
+    "precision": PRECISIONS,
+    "best_by": BEST_BY,
+}
 WITHOUT_TEACHER: dict[str, Any] = {
     "alpha": 0.0,
     "alpha_end": None,
@@ -127,10 +137,9 @@ class Recipe:
         for field in ("alpha", "alpha_end"):
             value = getattr(self, field)
             self._require(field, value is None or 0 <= value <= 1, "between 0 and 1")
-        for field, allowed in (("divergence", DIVERGENCES), ("lr_schedule", LR_SCHEDULES)):
+        for field, allowed in _CHOICES.items():
             self._require(field, getattr(self, field) in allowed, f"one of {', '.join(allowed)}")
         self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and less than 1")
-        self._require("best_by", self.best_by in BEST_BY, f"one of {', '.join(BEST_BY)}")
         stops = self.early_stopping
         self._require("early_stopping", stops is None or stops >= 1, "at least 1, or left out")
         for field in ("epochs", "batch_size", "accumulate"):
@@ -141,13 +150,8 @@ class Recipe:
         self._require("sample_prompts", self.sample_prompts >= 0, "0 or more")
         self._require("lr", 0 < self.lr < math.inf, "a positive number")
         self._require("clip", 0 < self.clip, "a positive number")
-        for field, allowed in (("decay", DECAYS), ("optimizer", OPTIMIZERS)):
-            self._require(field, getattr(self, field) in allowed, f"one of {', '.join(allowed)}")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
-        self._require("batching", self.batching in BATCHINGS, f"one of {', '.join(BATCHINGS)}")
-        self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
-        self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
 
     @property

@@ -13,7 +13,8 @@ from distill.sweeps.run_size import RunSize
 
 SWEEP_CAPTION = (
     "KL from the teacher at T = 1, cross-entropy and top-1 agreement are over all tokens of the "
-    "validation split and compare any two runs. Losses are at each run's own settings."
+    "validation split and compare any two runs (with the same validation_documents, where a recipe "
+    "has any). Losses are at each run's own settings."
 )
 
 

@@ -43,8 +43,12 @@ MICROBATCHES = [[0, 1], [2], [3, 4], [5, 6]]
 """Documents of a step whose first three microbatches go to one process and the last to another."""
 UNEVEN = {"dropout": 0.0, "accumulate": 3, "epochs": 2}
 """Three microbatches a step: the second process goes without in half of the turns."""
-PACKED = {"dropout": 0.0, "batching": "packed", "epochs": 2}
-"""Documents of a step end to end in rows: the second process often goes without."""
+PACKED = {
+    "dropout": 0.0, "batching": "packed", "epochs": 2,
+    "validate_every": 4, "validation_documents": 5, "sample_prompts": 1,
+}  # fmt: skip
+"""Documents of a step end to end in rows: the second process often goes without. Validations
+within epochs too, on a part of the split, with completions of the main process."""
 
 VALIDATED = {"epochs": 2, "lr": 1e-2, "validate_every": 5, "sample_prompts": 1}
 """Validations and completions after steps 5, 6, 10 and 12, checkpoints of steps 4, 6, 10 and 12."""

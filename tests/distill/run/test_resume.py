@@ -41,6 +41,7 @@ from tests.support.killed_runs import (
 )
 from tests.support.paths import ROOT
 
+SAMPLES = "samples.jsonl"
 KILLED = (*MOMENTS, "killed_at_random")
 SCENARIOS = {
     "whole": (train_whole, {}),
@@ -109,13 +110,13 @@ def test_killed_run_logs_every_step_once_and_the_same(runs, moment):
 
 def test_a_run_killed_after_a_validation_within_an_epoch_repeats_nothing(runs):
     whole, killed = runs("validated"), runs("after_validation")
-    for name in ("model.safetensors", "best/model.safetensors", "samples.jsonl"):
+    for name in ("model.safetensors", "best/model.safetensors", SAMPLES):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     found = [read_metrics(run / METRICS) for run in (whole, killed)]
     validated = [[line for line in lines if "val_kl" in line] for lines in found]
     assert validated[0] == validated[1]
     assert [line["step"] for line in validated[1]] == [0, 5, 6, 10, 12]
-    assert [line["step"] for line in read_metrics(killed / "samples.jsonl")] == [0, 5, 6, 10, 12]
+    assert [line["step"] for line in read_metrics(killed / SAMPLES)] == [0, 5, 6, 10, 12]
     best = [json.loads((run / "run.json").read_text())["best"] for run in (whole, killed)]
     assert best[0] == best[1] and not list(killed.glob("best-*"))
 
@@ -154,6 +155,8 @@ def test_two_processes_train_the_same_student_as_one(runs, one, other):
         for name in (one, other)
     ]
     assert curves[0] == curves[1]
+    samples = [[line["step"] for line in read_metrics(runs(n) / SAMPLES)] for n in (one, other)]
+    assert samples[0] == samples[1] == ([0, 4, 6, 8, 12] if "packed" in one else [])
     for name in ("train_loss", "val_loss"):
         losses = [
             [line[name] for line in read_metrics(runs(run) / METRICS) if name in line]
