@@ -1,6 +1,7 @@
 """Which prompts a student completes, of problems and of corpora, and how far."""
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoTokenizer
 
@@ -77,3 +78,26 @@ def test_a_completion_ends_with_the_students_positions_and_leaves_no_trace(tmp_p
     assert [sample["task_id"] for sample in samples] == [2, 500, 511]  # 512 positions: no room
     lengths = [len(sample["completion"].split()) for sample in samples]
     assert lengths == [MAX_NEW_TOKENS, 12, 1]
+
+
+@pytest.mark.parametrize(("shape", "seed"), [("2x32x2", 2), ("llama:2x32x4x2", 1)])
+def test_prompts_side_by_side_are_completed_as_each_alone(tmp_path, shape, seed):
+    reader = FakeReader(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(reader.tokenizer_path)
+    torch.manual_seed(seed)
+    student = build_student(parse_shape(shape), vocab_size=64, max_length=40, tokenizer=tokenizer)
+    student.eval()
+    with torch.no_grad():  # so that many tokens follow, and an end of text among them
+        for weights in student.parameters():
+            weights.mul_(5 if weights.ndim == 2 else 1)
+    prompts = read_prompts(reader, 6)
+    samples = complete_prompts(student, prompts, tokenizer)
+    ends = []
+    for prompt, sample in zip(prompts, samples, strict=True):
+        ids = torch.from_numpy(prompt.prompt_ids).unsqueeze(0)
+        written = student.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False
+        )[0, ids.shape[1] :]
+        assert sample["completion"] == tokenizer.decode(written)
+        ends.append(len(written))
+    assert len(set(ends)) > 1 and min(ends) < 64  # some end before others
