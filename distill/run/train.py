@@ -260,7 +260,9 @@ class _Training:
         if self.logs is not None and self.prompts:
             student = self.learner.student
             with self.accelerator.autocast():
-                samples = complete_prompts(student, self.prompts, self.tokenizer)
+                samples = complete_prompts(
+                    student, self.prompts, self.tokenizer, compiled=self.recipe.compile
+                )
             self.logs.write_samples(self.state.step, samples)
 
     def _save_best(self) -> None:

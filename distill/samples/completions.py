@@ -1,6 +1,7 @@
 """Greedy completions of a few prompts, by the student as it is."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,20 @@ from distill.samples.prompts import MAX_NEW_TOKENS, Prompt
 
 
 def complete_prompts(
-    student: PreTrainedModel, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase
+    student: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """`task_id`, `prompt`, `completion` and `reference` of each prompt, with special tokens written
     out.
 
     No random number is drawn. A prompt as long as the student's positions is left out.
+
+    Args:
+        compiled: whether parts of the student are; they would be compiled again for single tokens,
+            so they run as they are written.
     """
     roomy = [prompt for prompt in prompts if _room(student, prompt) == MAX_NEW_TOKENS]
     tight = [[prompt] for prompt in prompts if 0 < _room(student, prompt) < MAX_NEW_TOKENS]
@@ -26,9 +35,10 @@ def complete_prompts(
     training = student.training
     student.eval()
     try:
-        for together in filter(None, (roomy, *tight)):
-            written = _complete(student, together, tokenizer)
-            completions.update(zip(together, written, strict=True))
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            for together in filter(None, (roomy, *tight)):
+                written = _complete(student, together, tokenizer)
+                completions.update(zip(together, written, strict=True))
     finally:
         student.train(training)
     return [
@@ -63,15 +73,13 @@ def _complete(
     for row, prompt in enumerate(prompts):
         ids[row, -len(prompt.prompt_ids) :] = prompt.prompt_ids
         mask[row, -len(prompt.prompt_ids) :] = 1
-    # What is compiled for whole documents would be compiled again for single tokens.
-    with torch.compiler.set_stance("force_eager"):
-        written = student.generate(
-            input_ids=torch.from_numpy(ids).to(student.device),
-            attention_mask=torch.from_numpy(mask).to(student.device),
-            max_new_tokens=min(_room(student, prompt) for prompt in prompts),
-            do_sample=False,
-            use_cache=True,
-        )
+    written = student.generate(
+        input_ids=torch.from_numpy(ids).to(student.device),
+        attention_mask=torch.from_numpy(mask).to(student.device),
+        max_new_tokens=min(_room(student, prompt) for prompt in prompts),
+        do_sample=False,
+        use_cache=True,
+    )
     return [_to_its_end(row, tokenizer.eos_token_id) for row in written[:, length:].tolist()]
 
 
