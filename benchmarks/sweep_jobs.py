@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RECIPES = """
-defaults: {{student: {student}, epochs: {epochs}, temperature: 2, accumulate: 1, lr: 1.0e-3}}
+defaults: {{student: {student}, epochs: {epochs}, temperature: 2, accumulate: 1, lr: 1.0e-3,
+  sample_prompts: 0}}
 recipes: [{{name: low, alpha: 0.3}}, {{name: high, alpha: 0.7}}]
 """
 

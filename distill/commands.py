@@ -10,7 +10,17 @@ from cache.machine.choices import PRECISIONS, WANDB_MODES
 from cache.machine.click_options import ANY_PATH, FILE, FOLDER, add_options
 from distill.settings.config import ENGINES, SweepConfig, TrainConfig
 from distill.settings.cut import CHOICES, CutConfig
-from distill.settings.recipe import BATCHINGS, BEST_BY, DIVERGENCES, INITS, LOSS_ON, LR_SCHEDULES
+from distill.settings.recipe import (
+    BATCHINGS,
+    BEST_BY,
+    DECAYS,
+    DIVERGENCES,
+    INITS,
+    LOSS_ON,
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    WITHOUT_TEACHER,
+)
 from distill.settings.recipe_files import find_recipe
 
 
@@ -39,6 +49,8 @@ def _recipe_overrides(command):
             click.option("--lr-schedule", type=click.Choice(LR_SCHEDULES)),
             click.option("--warmup-ratio", type=float, help="Share of the steps."),
             click.option("--weight-decay", type=float),
+            click.option("--decay", type=click.Choice(DECAYS), help="What decays."),
+            click.option("--optimizer", type=click.Choice(OPTIMIZERS)),
             click.option("--clip", type=float, help="Largest gradient norm."),
             click.option("--dropout", type=float),
             click.option("--batch-size", type=int, help="Documents of a microbatch."),
@@ -65,6 +77,11 @@ def _recipe_overrides(command):
                 "--best-by", type=click.Choice(BEST_BY), help="Validation measure of OUT/best."
             ),
             click.option("--early-stopping", type=int, help="Epochs without a better validation."),
+            click.option("--validate-every", type=int, help="Steps, within an epoch too."),
+            click.option(
+                "--validation-documents", type=int, help="Measured of the split.  [default: all]"
+            ),
+            click.option("--sample-prompts", type=int, help="Completed at each validation."),
             click.option("--seed", type=int),
         ],
     )
@@ -133,6 +150,7 @@ def _numbers(words: str) -> tuple[int, ...]:
 @click.option("--recipe", "recipe_name", required=True, help="Name of a recipe.")
 @click.option("--recipes", type=FILE, help="YAML file it stands in.  [default: those shipped]")
 @click.option("--out", type=FOLDER, help="Run directory.  [default: runs/NAME]")
+@click.option("--labels-alone", is_flag=True, help="Train its baseline, without the teacher.")
 @click.option("--resume", is_flag=True, help="Resume, or go on for more --epochs.")
 @click.option(
     "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
@@ -147,6 +165,7 @@ def train(
     recipe_name: str,
     recipes: Path | None,
     out: Path | None,
+    labels_alone: bool,
     resume: bool,
     save_every: int,
     wandb: str | None,
@@ -162,9 +181,18 @@ def train(
       python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5
       python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --temperature 1.5 \\
           --out runs/warmer
+      python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --labels-alone
     """
     given = {field: value for field, value in overrides.items() if value not in (None, ())}
     recipe = replace(find_recipe(recipe_name, recipes), **given)
+    if labels_alone:
+        of_teacher = [f"--{name.replace('_', '-')}" for name in WITHOUT_TEACHER if name in given]
+        if of_teacher:
+            raise click.UsageError(
+                f"--labels-alone leaves the teacher's term out, and {', '.join(of_teacher)} with "
+                "it: give the one or the other."
+            )
+        recipe = recipe.labels_alone()
     from cache.remote.local_copy import local_cache
 
     config = TrainConfig(
@@ -196,6 +224,7 @@ def train(
 )
 @click.option("--out", type=FOLDER, required=True, help="Gets one run directory a recipe.")
 @click.option("--only", multiple=True, help="Name of a recipe to run; repeat it for several.")
+@click.option("--with-baseline", is_flag=True, help="Train each on labels alone too.")
 @click.option("--jobs", default=SweepConfig.jobs, help="Students trained at a time.")
 @click.option(
     "--engine", type=click.Choice(ENGINES), default=SweepConfig.engine, help="See docs/clusters.md."
@@ -220,6 +249,7 @@ def sweep(cache: str, dry_run: bool, **options):
     Example:
       python cli.py sweep --cache runs/cache --recipes recipes/starcoder2-mbpp.yaml --out runs
       python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --jobs 4
+      python cli.py sweep --cache runs/cache --recipes small-1-steps --out runs --with-baseline
       python cli.py sweep --cache /shared/cache --out /shared/runs --engine ray --gpus-per-job 0.5
     """
     from cache.remote.local_copy import local_cache

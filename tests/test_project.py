@@ -59,9 +59,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distill/loss": {"distill/errors"},
     "distill/learning": {"distill/batches", "distill/errors", "distill/loss", "distill/settings"},
     "distill/cutting": {"distill/errors", "distill/learning", "distill/settings"},
+    "distill/samples": {"distill/batches"},
     "distill/run": {
         "distill/batches", "distill/errors", "distill/learning", "distill/loss",
-        "distill/settings",
+        "distill/samples", "distill/settings",
     },
     "distill/sweeps": {
         "distill/batches", "distill/errors", "distill/learning", "distill/run",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -74,23 +75,30 @@ class Epochs:
 
     @contextmanager
     def validation_steps(self) -> Iterator[Iterator[list[Batch]]]:
-        """The whole validation split, the same batches every time, with the rows of all tokens;
-        as `training_steps`."""
+        """The validation split, or the part that the recipe measures: the same batches every time,
+        with the rows of all tokens; as `training_steps`."""
         plan = self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
         with closing(prefetch(self._source(VALIDATION).steps(plan))) as steps:
             yield steps
 
     def _plan(self, split: str, *, accumulate: int, seed: int, epoch: int) -> EpochPlan:
-        return plan_epoch(
-            self._reader.document_lengths(split),
-            self._reader.document_blocks(split),
-            batch_size=self._recipe.batch_size,
+        recipe, lengths = self._recipe, self._reader.document_lengths(split)
+        blocks = self._reader.document_blocks(split)
+        chosen = np.arange(len(lengths))
+        if split == VALIDATION and recipe.validation_documents is not None:
+            chosen = evenly_spaced(len(lengths), recipe.validation_documents)
+            _, blocks = np.unique(blocks[chosen], return_inverse=True)
+        plan = plan_epoch(
+            lengths[chosen],
+            blocks,
+            batch_size=recipe.batch_size,
             accumulate=accumulate,
             seed=seed,
             epoch=epoch,
-            capacity=self._reader.max_length if self._recipe.batching == "packed" else None,
+            capacity=self._reader.max_length if recipe.batching == "packed" else None,
             world_size=self._world_size,
         )
+        return replace(plan, order=chosen[plan.order], lengths=lengths)
 
     def _source(self, split: str) -> BatchSource:
         return BatchSource(
@@ -103,6 +111,12 @@ class Epochs:
             world_size=self._world_size,
             pinned=torch.cuda.is_available(),
         )
+
+
+def evenly_spaced(num_documents: int, most: int) -> np.ndarray:
+    """(min(num_documents, most),) int64: some of the numbers from 0 on, rising, 0 among them."""
+    count = min(num_documents, most)
+    return np.arange(count) * num_documents // max(count, 1)
 
 
 def planned_steps(reader: CacheReader, recipe: Recipe) -> int:

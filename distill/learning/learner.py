@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from distill.batches.batch import Batch
 from distill.errors import DistillError
 from distill.learning.objective import Objective
+from distill.learning.optimizer import build_optimizer
 from distill.learning.schedules import lr_schedule, terms_at
 from distill.learning.trunk import prepare_trunk
 from distill.loss.terms import LossSums
@@ -94,12 +95,8 @@ class Learner:
         self.accelerator = accelerator
         prepare_trunk(student, recipe, accelerator.device)
         objective = Objective(student, terms_at(recipe, 0.0))
-        optimizer = torch.optim.AdamW(
-            [p for p in objective.parameters() if p.requires_grad],
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            # With a loss scaler a fused step skips itself, unseen by those who count skipped steps.
-            fused=True if accelerator.scaler is None else None,
+        optimizer = build_optimizer(
+            objective.parameters(), recipe, scaled=accelerator.scaler is not None
         )
         self.schedule = lr_schedule(recipe, optimizer, num_steps)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)

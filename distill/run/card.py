@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+from distill.settings.recipe import recipe_from_mapping
 from distill.settings.shapes import names_model, parse_shape
 
+LABELS_ALONE = "labels alone"
+"""What a student is said to learn from that learns nothing from the teacher."""
 YARDSTICK_NAMES = {
     "kl": "KL from the teacher, T = 1",
     "cross_entropy": "cross-entropy, all tokens",
@@ -26,26 +29,39 @@ def model_card(run: dict[str, Any]) -> str:
     """
     recipe, identity = run["recipe"], run["cache"]["identity"]
     teacher = identity.get("teacher", "unknown")
+    imitates = recipe_from_mapping(recipe).learns_from_teacher
     sections = [
-        _front_matter(teacher),
-        f"# {recipe['name']}\n\n{_origin(run)} to imitate the "
-        f"next-token distributions of `{teacher}`. The teacher ran once; the student learned from "
-        "a cache of its soft targets.",
+        _front_matter(teacher if imitates else None),
+        f"# {recipe['name']}\n\n{_origin(run)} {_aim(teacher, imitates)}",
         f"## Load it\n\n```python\n{loading_code(asked_in_chat(identity))}```",
         "## Training\n\n" + _table({**_cache_facts(run), **_recipe_facts(recipe), **_cost(run)}),
         _losses(run),
         _limits(run),
-        _licence(teacher),
+        _licence(teacher, imitates) + _inherited(run),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(teacher: str) -> str:
+def _front_matter(teacher: str | None) -> str:
+    """Of a student of a teacher, or of none."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", teacher):
+    if teacher is not None and re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", teacher):
         lines.append(f"base_model: {teacher}")
-    lines.append("tags: [distillation, code, logitcache]")
+    lines.append(f"tags: [{'code' if teacher is None else 'distillation, code'}, logitcache]")
     return "\n".join(["---", *lines, "---"])
+
+
+def _aim(teacher: str, imitates: bool) -> str:
+    """What the student was trained for, as the end of a sentence, and from what."""
+    if not imitates:
+        return (
+            f"on {LABELS_ALONE}: the tokens of the documents, without the next-token distributions "
+            f"of `{teacher}`. It is the baseline of students that learn from those."
+        )
+    return (
+        f"to imitate the next-token distributions of `{teacher}`. The teacher ran once; the "
+        "student learned from a cache of its soft targets."
+    )
 
 
 def _origin(run: dict[str, Any]) -> str:
@@ -137,7 +153,7 @@ def _losses(run: dict[str, Any]) -> str:
     lines = ["## Losses", ""]
     if "val_kl" in losses:
         lines += [
-            "On all tokens of the validation split, whatever a student is trained with:",
+            f"On all tokens of {_measured_on(run)}, whatever a student is trained with:",
             "",
             "| | validation |",
             "|---|---|",
@@ -147,7 +163,7 @@ def _losses(run: dict[str, Any]) -> str:
             ),
             "",
         ]
-    after = ", and after it on the validation split" if has_validation else ""
+    after = f", and after it on {_measured_on(run)}" if has_validation else ""
     lines += [
         f"This run's own losses, in nats a token: mean over the last epoch{after}. "
         + _own_terms(run["recipe"]),
@@ -168,6 +184,12 @@ def _losses(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _measured_on(run: dict[str, Any]) -> str:
+    most = run["recipe"].get("validation_documents")
+    part = "" if most is None else f"{most:,} documents at most of "
+    return f"{part}the validation split"
+
+
 def _best_by(run: dict[str, Any]) -> str:
     return run["recipe"].get("best_by", "kl")
 
@@ -176,7 +198,8 @@ def best_words(best: dict[str, float], best_by: str) -> str:
     """When the best validation was, what it measured, and where its weights are."""
     value = shown_yardstick(best_by, best["value"])
     name = {**YARDSTICK_NAMES, **LOSS_NAMES}[best_by]
-    return f"Best: epoch {best['epoch']:.0f}, {name} {value}, in best/"
+    when = f"epoch {best['epoch']:.0f}, step {best['step']:,.0f}"
+    return f"Best: {when}, {name} {value}, in best/"
 
 
 def _own_terms(recipe: dict[str, Any]) -> str:
@@ -214,7 +237,24 @@ def _limits(run: dict[str, Any]) -> str:
     )
 
 
-def _licence(teacher: str) -> str:
+def _inherited(run: dict[str, Any]) -> str:
+    """Whose licence the first weights bring with them; empty where they were random."""
+    recipe, origin = run["recipe"], run.get("origin")
+    if not names_model(recipe["student"]) or recipe.get("init") == "random":
+        return ""
+    whose = origin["teacher"] if origin else recipe["student"]
+    return f"\n\nThe first weights are those of `{whose}`; its licence binds what is made of them."
+
+
+def _licence(teacher: str, imitates: bool) -> str:
+    if not imitates:
+        return (
+            "## Licence\n\n"
+            "The weights were trained on documents alone. The licence of these applies to what is "
+            f"repeated from them, and that of `{teacher}` where it wrote them. Read both before "
+            "you publish or use this model; the code that trained it, under Apache-2.0, grants no "
+            "right to the weights."
+        )
     return (
         "## Licence\n\n"
         f"The weights were trained on outputs of `{teacher}`. Its licence may bind models made "

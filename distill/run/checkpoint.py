@@ -59,9 +59,13 @@ class TrainState:
     validation: dict[str, float] = field(default_factory=dict)
     """The last `val_*` losses."""
     best: dict[str, float] = field(default_factory=dict)
-    """`epoch`, `step` and `value` of the best validation so far; empty before the first."""
-    epochs_since_best: int = 0
-    """Validations since then."""
+    """`epoch`, `step` and `value` of the best validation so far; empty before the first. Its epoch
+    is the one in which, or at whose end, it was."""
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Whole epochs without a better validation, at their ends or in between."""
+        return max(0, self.epoch - int(self.best.get("epoch", self.epoch)))
 
     @property
     def losses(self) -> dict[str, float]:
@@ -81,13 +85,13 @@ class TrainState:
             self.epoch_sums[name] += mean * num_rows
 
     def note_validation(self, epoch: int, best_by: str) -> bool:
-        """Count the last validation; whether it is the best so far, by one of its measures."""
+        """Remember the last validation if it is the best so far, by one of its measures; whether
+        it is."""
         value = self.validation[f"val_{best_by}"]
         sign = -1 if best_by == "top1" else 1
         is_best = not self.best or sign * value < sign * self.best["value"]
         if is_best:
             self.best = {"epoch": epoch, "step": self.step, "value": value}
-        self.epochs_since_best = 0 if is_best else self.epochs_since_best + 1
         return is_best
 
 

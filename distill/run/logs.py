@@ -4,7 +4,9 @@ import json
 import math
 import netrc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from cache.machine.durable import write_text
 from distill.errors import DistillError
 from distill.run.checkpoint_folder import CHECKPOINTS
 from distill.run.failures import explained
+from distill.run.run_folder import METRICS_FILE, SAMPLES_FILE
+from distill.settings.config import TrainConfig
 
 
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, for each step and each epoch's validation."""
+class StepLog:
+    """A file of JSON objects, one a line, each of a step: `metrics.jsonl`, for each step and each
+    validation, and `samples.jsonl`, for each completion of a validation."""
 
     def __init__(self, path: Path, *, last_step: int | None) -> None:
         """Go on after `last_step`: what a run wrote past its checkpoint will come again.
@@ -68,6 +73,37 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+class RunLogs:
+    """All that a run logs, in files and in Weights & Biases."""
+
+    def __init__(self, metrics: StepLog, samples: StepLog | None, wandb: "WandbLog") -> None:
+        """`samples` is None where there are none."""
+        self._metrics, self._samples, self._wandb = metrics, samples, wandb
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Metrics of a step.
+
+        Raises:
+            DistillError: they cannot be written, as on a full disk.
+        """
+        self._metrics.write(values)
+        self._wandb.write(values)
+
+    def write_samples(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """What the student writes after a step; raises as `write`."""
+        if self._samples is not None:
+            for sample in samples:
+                self._samples.write({"step": step, **sample})
+            self._wandb.write_table(step, "samples", samples)
+
+    def sync(self) -> None:
+        """Force all to disk and away, before a checkpoint that relies on it."""
+        self._metrics.sync()
+        if self._samples is not None:
+            self._samples.sync()
+        self._wandb.send()
+
+
 class WandbLog:
     """The same values in Weights & Biases, or nowhere if the mode is `disabled`.
 
@@ -117,6 +153,14 @@ class WandbLog:
             self.send()
         self._row = {**self._row, **values}
 
+    def write_table(self, step: int, name: str, rows: list[dict[str, Any]]) -> None:
+        """Take rows of equal keys as a table of a step."""
+        if self._run is not None and rows:
+            import wandb
+
+            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            self.write({"step": step, name: table})
+
     def send(self) -> None:
         """Send the row of the last step: it is complete."""
         if self._run is not None and self._row:
@@ -132,6 +176,37 @@ class WandbLog:
             self.send()
         if self._run is not None:
             self._run.finish(exit_code=0 if error_type is None else 1)
+
+
+@contextmanager
+def open_logs(
+    config: TrainConfig, run: dict[str, Any], *, last_step: int | None, has_samples: bool
+) -> Iterator[RunLogs]:
+    """The logs of a run, until the block ends.
+
+    Args:
+        run: the content of its `run.json`.
+        last_step: of the checkpoint that it goes on from, as `StepLog`.
+        has_samples: whether `samples.jsonl` is among them.
+    """
+    with ExitStack() as stack:
+
+        def open_file(name: str) -> StepLog:
+            return stack.enter_context(closing(StepLog(config.out / name, last_step=last_step)))
+
+        metrics = open_file(METRICS_FILE)
+        samples = open_file(SAMPLES_FILE) if has_samples else None
+        wandb = WandbLog(
+            mode=wandb_mode(config.wandb),
+            project=config.wandb_project,
+            group=config.wandb_group,
+            name=config.recipe.name,
+            run_id=run["wandb_id"],
+            folder=config.out,
+            config={"recipe": asdict(config.recipe), "cache": run["cache"]},
+            logged_step=metrics.complete_step,
+        )
+        yield RunLogs(metrics, samples, stack.enter_context(wandb))
 
 
 def wandb_mode(asked: str | None) -> str:

@@ -71,8 +71,15 @@ class TrainProgress:
                 if f"{part}_loss" in losses
             ]
             when = f"epoch {epoch}/{self._num_epochs}" if epoch else "before the first step"
-            line = f"{when}: {', '.join(parts)}"
-            self._progress.console.print(line, soft_wrap=True, highlight=False)
+            self._print(f"{when}: {', '.join(parts)}")
+
+    def measured(self, step: int, losses: dict[str, float]) -> None:
+        """Print what a validation within an epoch has found, named as in `TrainResult.losses`."""
+        if self._shown:
+            self._print(f"step {step:,}/{self._num_steps:,}: {yardstick_words(losses)}")
+
+    def _print(self, line: str) -> None:
+        self._progress.console.print(line, soft_wrap=True, highlight=False)
 
 
 def yardstick_words(values: dict[str, float]) -> str:

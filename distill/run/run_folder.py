@@ -2,15 +2,18 @@
 
 run.json             what ran, on what; `status` is `running` until all else is in place
 metrics.jsonl        losses step by step
+samples.jsonl        completions of a few validation prompts, validation by validation
 checkpoints/         two while the run lasts; the last one stays, for more epochs
 writing.lock         while a process trains
-best/                a Hugging Face folder with the weights of the best validation so far
+best/                a Hugging Face folder with the weights of the best validation that the last
+                     checkpoint knows of; those of a later one wait in best-of-step-00000012/
 config.json, model.safetensors, generation_config.json, tokenizer files, README.md, plots/
                      when it has finished
 """
 
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from dataclasses import MISSING, asdict, fields
@@ -30,7 +33,7 @@ from distill.settings.config import TrainConfig
 from distill.settings.origin import read_origin
 
 RUNNING, FINISHED = "running", "finished"
-RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
+RUN_FILE, METRICS_FILE, SAMPLES_FILE = "run.json", "metrics.jsonl", "samples.jsonl"
 BEST = "best"
 _FIXED_LENGTH = (
     "With a warm-up, or an lr_schedule, temperature_end or alpha_end, a run of another length "
@@ -186,7 +189,7 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
 
 def remove_leftovers(out: Path) -> None:
     """Delete what killed runs left half-written of the files that every run writes."""
-    for name in (RUN_FILE, METRICS_FILE):
+    for name in (RUN_FILE, METRICS_FILE, SAMPLES_FILE):
         for path in out.glob(f"{name}.*{PARTIAL_SUFFIX}"):
             path.unlink(missing_ok=True)
 
@@ -215,10 +218,41 @@ def finish_run(
     remove_checkpoints(out / CHECKPOINTS, kept=1)
 
 
-def save_best(out: Path, run: dict[str, Any], *, student: Any, tokenizer_path: Path) -> None:
-    """Write `best/`, a Hugging Face folder of the weights as they are, in place of the last one."""
-    with new_directory(out / BEST, OSError) as tmp:
+def save_best(
+    out: Path, run: dict[str, Any], *, step: int, student: Any, tokenizer_path: Path
+) -> None:
+    """Write a Hugging Face folder of the weights as they are, which `settle_best` makes `best/`."""
+    waiting = _best_of(out, step)
+    with new_directory(waiting, OSError) as tmp:
         _write_student(tmp, run, student, tokenizer_path)
+    _remove_waiting(out, but=waiting)
+
+
+def settle_best(out: Path, best: dict[str, float]) -> None:
+    """Make `best/` what a checkpoint says is best, once that is written or when it is gone on from.
+
+    Weights of a better validation that came after it are removed: its step will come again.
+
+    Args:
+        best: of the checkpoint's `TrainState`; empty before the first.
+    """
+    waiting = _best_of(out, int(best["step"])) if best else None
+    _remove_waiting(out, but=waiting)
+    if waiting is not None and waiting.is_dir():
+        if (out / BEST).exists():
+            shutil.rmtree(out / BEST)
+        waiting.replace(out / BEST)
+
+
+def _best_of(out: Path, step: int) -> Path:
+    return out / f"best-of-step-{step:08d}"
+
+
+def _remove_waiting(out: Path, *, but: Path | None) -> None:
+    for path in out.iterdir():
+        name = path.name.removesuffix(PARTIAL_SUFFIX)
+        if re.fullmatch(r"best-of-step-\d{8,}", name) and path != but:
+            shutil.rmtree(path)
 
 
 def _write_student(folder: Path, run: dict[str, Any], student: Any, tokenizer_path: Path) -> None:

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from distill.run.card import (
+    LABELS_ALONE,
     LOSS_NAMES,
     YARDSTICK_NAMES,
     best_words,
@@ -20,6 +21,8 @@ def summary_table(result: TrainResult) -> Table:
     table = Table(title=result.recipe.name, title_justify="left", show_header=False, box=box.SIMPLE)
     table.add_column(style="bold")
     table.add_column()
+    if not result.recipe.learns_from_teacher:
+        table.add_row("learned from", LABELS_ALONE)
     table.add_row("parameters", f"{result.num_parameters:,}")
     if result.num_trained != result.num_parameters:
         table.add_row("that learned", trained_words(result.num_trained, asdict(result.recipe)))

@@ -2,9 +2,8 @@
 
 import math
 import time
-from contextlib import ExitStack, closing
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from accelerate import Accelerator
@@ -29,7 +28,7 @@ from distill.run.checkpoint_folder import (
     remove_checkpoints,
 )
 from distill.run.failures import explained, in_the_main_process
-from distill.run.logs import MetricsLog, WandbLog, read_metrics, wandb_mode
+from distill.run.logs import RunLogs, open_logs, read_metrics
 from distill.run.plots import plot_run
 from distill.run.progress import TrainProgress, console
 from distill.run.result import TrainResult, run_facts
@@ -42,8 +41,11 @@ from distill.run.run_folder import (
     remove_leftovers,
     require_usable,
     save_best,
+    settle_best,
 )
 from distill.run.run_lock import run_lock
+from distill.samples.completions import complete_prompts
+from distill.samples.prompts import Prompt, read_prompts
 from distill.settings.config import TrainConfig
 
 
@@ -95,12 +97,7 @@ class _Training:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
-        if recipe.early_stopping is not None and not self.epochs.has_validation:
-            raise DistillError(
-                f"recipe {recipe.name}: early_stopping looks at validations, but the cache at "
-                f"{reader.path} has no validation split. Leave it out, or add the split: python "
-                "cli.py cache extend."
-            )
+        self._require_validation()
         seed_process(recipe.seed, rank=0)  # the same weights in every process
         student = first_student(recipe, reader, tokenizer)
         require_divergence_fits(recipe.divergence, reader.identity.targets.tail)
@@ -120,22 +117,40 @@ class _Training:
         if complaints and accelerator.is_main_process:
             words = f"{'; '.join(complaints)}. Going on from {checkpoint}."
             console.print(words, style="red", markup=False, soft_wrap=True)
+        self.prompts: list[Prompt] = []
+        if accelerator.is_main_process:
+            self.prompts = read_prompts(reader, recipe.sample_prompts)
+        self.tokenizer = tokenizer
         self.saved_step = self.state.step
         self.resumed_from_step = None if checkpoint is None else self.state.step
 
+    def _require_validation(self) -> None:
+        """Raise DistillError where the recipe looks at validations and there is no such split."""
+        for name in ("early_stopping", "validate_every"):
+            if getattr(self.recipe, name) is not None and not self.epochs.has_validation:
+                raise DistillError(
+                    f"recipe {self.recipe.name}: {name} looks at validations, but the cache at "
+                    f"{self.reader.path} has no validation split. Leave it out, or add the split: "
+                    "python cli.py cache extend."
+                )
+
     def to_the_end(self) -> TrainResult:
         """Train the epochs that are left and finish the directory."""
-        is_main = self.accelerator.is_main_process
-        self.metrics: MetricsLog | None = None
-        self.wandb: WandbLog | None = None
+        out, is_main = self.config.out, self.accelerator.is_main_process
+        self.logs: RunLogs | None = None
         with ExitStack() as stack:
             if is_main:
-                remove_leftovers(self.config.out)
-                remove_checkpoints(self.config.out / CHECKPOINTS, up_to=self.state.step)
-                write_json(self.config.out / RUN_FILE, self.run, DistillError)
-                metrics = MetricsLog(self._metrics_path, last_step=self.resumed_from_step)
-                self.metrics = stack.enter_context(closing(metrics))
-                self.wandb = stack.enter_context(self._start_wandb(metrics.complete_step))
+                remove_leftovers(out)
+                settle_best(out, self.state.best)
+                remove_checkpoints(out / CHECKPOINTS, up_to=self.state.step)
+                write_json(out / RUN_FILE, self.run, DistillError)
+                logs = open_logs(
+                    self.config,
+                    self.run,
+                    last_step=self.resumed_from_step,
+                    has_samples=bool(self.prompts),
+                )
+                self.logs = stack.enter_context(logs)
             self.progress = stack.enter_context(
                 TrainProgress(
                     self.recipe.name,
@@ -147,6 +162,7 @@ class _Training:
             )
             if self.resumed_from_step is None and self.epochs.has_validation:
                 self._validate()
+                self.progress.epoch(0, self.state.losses)
             while self.state.step < self.epochs.num_steps and not self._stops_early:
                 self._train_epoch()
                 self._end_epoch()
@@ -172,6 +188,20 @@ class _Training:
                 began = ended
                 if state.step == self.epochs.num_steps:
                     return
+                if self._validates_now:
+                    self._validate()
+                    self.progress.measured(state.step, state.validation)
+                    began = time.perf_counter()
+
+    @property
+    def _validates_now(self) -> bool:
+        """Whether a validation within the epoch is due; its end has one anyway."""
+        every, state = self.recipe.validate_every, self.state
+        return (
+            every is not None
+            and state.step % every == 0
+            and state.epoch_step < self.epochs.steps_per_epoch
+        )
 
     def _log_step(self, losses: Losses, grad_norm: float, lr: float, seconds: float) -> None:
         state = self.state
@@ -201,48 +231,69 @@ class _Training:
         """Validate, log, and only then write the checkpoint that takes both for granted."""
         if self.state.epoch_step == self.epochs.steps_per_epoch:
             self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
-        self._validate()
+        if self.epochs.has_validation:
+            self._validate()
+        self.progress.epoch(self._epoch, self.state.losses)
         self._save()
 
+    @property
+    def _epoch(self) -> int:
+        """Number, from 1 on, of the epoch that runs or has just ended; 0 before the first step."""
+        return self.state.epoch + (self.state.epoch_step > 0)
+
     def _validate(self) -> None:
+        """Measure the student, log it with what it writes, and keep it if it is the best so far."""
         state = self.state
-        epoch = state.epoch + (state.epoch_step > 0)  # the last may end early
-        if self.epochs.has_validation:
-            with self.epochs.validation_steps() as steps:
-                losses = self.learner.measure(steps)
-            state.validation = losses.named("val")
-            if not all(map(math.isfinite, state.validation.values())):
-                raise DistillError(
-                    f"the validation loss became {losses.loss} after step {state.step}. "
-                    f"{AGAINST_DIVERGENCE}"
+        with self.epochs.validation_steps() as steps:
+            losses = self.learner.measure(steps)
+        state.validation = losses.named("val")
+        if not all(map(math.isfinite, state.validation.values())):
+            raise DistillError(
+                f"the validation loss became {losses.loss} after step {state.step}. "
+                f"{AGAINST_DIVERGENCE}"
+            )
+        self._log({"step": state.step, "epoch": self._epoch, **state.validation})
+        in_the_main_process(self._write_samples, is_main=self.accelerator.is_main_process)
+        if state.note_validation(self._epoch, self.recipe.best_by):
+            self._in_main(self._save_best, f"the best student in {self.config.out / BEST}")
+
+    def _write_samples(self) -> None:
+        if self.logs is not None and self.prompts:
+            student = self.learner.student
+            with self.accelerator.autocast():
+                samples = complete_prompts(
+                    student, self.prompts, self.tokenizer, compiled=self.recipe.compile
                 )
-            self._log({"step": state.step, "epoch": epoch, **state.validation})
-            if state.note_validation(epoch, self.recipe.best_by):
-                self._save_best()
-        self.progress.epoch(epoch, state.losses)
+            self.logs.write_samples(self.state.step, samples)
 
     def _save_best(self) -> None:
-        out = self.config.out
-
-        def write() -> None:
-            what = f"the best student in {out / BEST}"
-            with explained(what, checkpoints=out / CHECKPOINTS):
-                save_best(
-                    out,
-                    self.run,
-                    student=self.learner.student,
-                    tokenizer_path=self.reader.tokenizer_path,
-                )
-
-        in_the_main_process(write, is_main=self.accelerator.is_main_process)
+        save_best(
+            self.config.out,
+            self.run,
+            step=self.state.step,
+            student=self.learner.student,
+            tokenizer_path=self.reader.tokenizer_path,
+        )
 
     def _save(self) -> None:
         self._require_finite_weights()
-        if self.metrics is not None and self.wandb is not None:
-            self.metrics.sync()
-            self.wandb.send()
+        if self.logs is not None:
+            self.logs.sync()
         save_checkpoint(self.config.out / CHECKPOINTS, self.state, self.learner)
+        self._in_main(
+            lambda: settle_best(self.config.out, self.state.best),
+            f"the best student in {self.config.out / BEST}",
+        )
         self.saved_step = self.state.step
+
+    def _in_main(self, work: Callable[[], None], what: str) -> None:
+        """Write something in the main process; the others wait, and fail if it does."""
+
+        def write() -> None:
+            with explained(what, checkpoints=self.config.out / CHECKPOINTS):
+                work()
+
+        in_the_main_process(write, is_main=self.accelerator.is_main_process)
 
     def _require_finite_weights(self) -> None:
         """A step's losses are those before it: what it made of the weights shows here."""
@@ -270,7 +321,8 @@ class _Training:
             run = {**self.run, **run_facts(result, self.accelerator, self.reader)}
             checkpoints = result.out / CHECKPOINTS
             with explained(f"the student in {result.out}", checkpoints=checkpoints):
-                plot_run(self.recipe.name, read_metrics(self._metrics_path), result.out / "plots")
+                metrics = read_metrics(result.out / METRICS_FILE)
+                plot_run(self.recipe.name, metrics, result.out / "plots")
                 finish_run(
                     result.out,
                     run,
@@ -281,23 +333,6 @@ class _Training:
         self.accelerator.wait_for_everyone()
         return result
 
-    def _start_wandb(self, logged_step: int | None) -> WandbLog:
-        return WandbLog(
-            mode=wandb_mode(self.config.wandb),
-            project=self.config.wandb_project,
-            group=self.config.wandb_group,
-            name=self.recipe.name,
-            run_id=self.run["wandb_id"],
-            folder=self.config.out,
-            config={"recipe": asdict(self.recipe), "cache": self.run["cache"]},
-            logged_step=logged_step,
-        )
-
     def _log(self, values: dict[str, Any]) -> None:
-        if self.metrics is not None and self.wandb is not None:
-            self.metrics.write(values)
-            self.wandb.write(values)
-
-    @property
-    def _metrics_path(self) -> Path:
-        return self.config.out / METRICS_FILE
+        if self.logs is not None:
+            self.logs.write(values)

@@ -60,6 +60,8 @@ class SweepConfig:
     """Directory that gets one directory a recipe, and the plots that compare them."""
     only: tuple[str, ...] = ()
     """Names of the recipes to run; empty: all."""
+    with_baseline: bool = False
+    """Whether each recipe's run on labels alone, without the teacher, is trained too."""
     jobs: int = 1
     """Students trained at a time, each in a process of its own where there are several."""
     engine: str = "local"

@@ -19,6 +19,8 @@ IN_NAMES = {
     "lr_schedule": "",
     "warmup_ratio": "warmup",
     "weight_decay": "wd",
+    "decay": "decay-",
+    "optimizer": "",
     "loss_on": "on-",
     "precision": "",
 }

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cache.machine.choices import PRECISIONS
@@ -16,6 +16,26 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 BEST_BY = ("kl", "cross_entropy", "top1", "loss")
 INITS = ("pretrained", "random")
 LR_SCHEDULES = ("constant", "linear", "cosine")
+DECAYS = ("all", "matrices")
+OPTIMIZERS = ("adamw", "adamw8bit")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "divergence": DIVERGENCES,
+    "batching": BATCHINGS,
+    "lr_schedule": LR_SCHEDULES,
+    "decay": DECAYS,
+    "optimizer": OPTIMIZERS,
+    "loss_on": LOSS_ON,
+    "precision": PRECISIONS,
+    "best_by": BEST_BY,
+}
+WITHOUT_TEACHER: dict[str, Any] = {
+    "alpha": 0.0,
+    "alpha_end": None,
+    "temperature": 1.0,
+    "temperature_end": None,
+    "divergence": "forward_kl",
+}
+"""Fields of the teacher's term, where it has no weight at any step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +76,11 @@ class Recipe:
     """Share of all steps in which the learning rate rises, evenly and from the first step on."""
     weight_decay: float = 0.01
     """Decoupled weight decay of AdamW."""
+    decay: str = "all"
+    """What decays: `all` parameters, or `matrices`, those of two dimensions and more: embeddings,
+    but neither biases nor what scales a norm."""
+    optimizer: str = "adamw"
+    """`adamw`, or `adamw8bit`, whose moments take a quarter of the memory; from bitsandbytes."""
     clip: float = 1.0
     """Largest gradient norm; a longer gradient is scaled down to it."""
     dropout: float = 0.1
@@ -85,6 +110,14 @@ class Recipe:
     `top1`, at T = 1 over all tokens, or this recipe's own `loss`."""
     early_stopping: int | None = None
     """Stop after so many epochs in a row without a better validation; None: never."""
+    validate_every: int | None = None
+    """Optimizer steps between two validations within an epoch; None: at the end of each only."""
+    validation_documents: int | None = None
+    """Documents of the validation split that are measured, evenly spaced and the same ones every
+    time; None: all."""
+    sample_prompts: int = 3
+    """Validation prompts that the student completes at each validation, for `samples.jsonl`; 0:
+    none."""
     seed: int = 0
     """Decides the first weights, the order of documents and the dropout."""
 
@@ -110,22 +143,21 @@ class Recipe:
         for field in ("alpha", "alpha_end"):
             value = getattr(self, field)
             self._require(field, value is None or 0 <= value <= 1, "between 0 and 1")
-        for field, allowed in (("divergence", DIVERGENCES), ("lr_schedule", LR_SCHEDULES)):
+        for field, allowed in _CHOICES.items():
             self._require(field, getattr(self, field) in allowed, f"one of {', '.join(allowed)}")
         self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and less than 1")
-        self._require("best_by", self.best_by in BEST_BY, f"one of {', '.join(BEST_BY)}")
         stops = self.early_stopping
         self._require("early_stopping", stops is None or stops >= 1, "at least 1, or left out")
         for field in ("epochs", "batch_size", "accumulate"):
             self._require(field, getattr(self, field) >= 1, "at least 1")
-        self._require("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")
+        for field in ("max_steps", "validate_every", "validation_documents"):
+            value = getattr(self, field)
+            self._require(field, value is None or value >= 1, "at least 1")
+        self._require("sample_prompts", self.sample_prompts >= 0, "0 or more")
         self._require("lr", 0 < self.lr < math.inf, "a positive number")
         self._require("clip", 0 < self.clip, "a positive number")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
-        self._require("batching", self.batching in BATCHINGS, f"one of {', '.join(BATCHINGS)}")
-        self._require("loss_on", self.loss_on in LOSS_ON, f"one of {', '.join(LOSS_ON)}")
-        self._require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 4294967295")
 
     def _require_lora(self) -> None:
@@ -150,6 +182,15 @@ class Recipe:
     def learns_from_teacher(self) -> bool:
         """Whether the teacher's term has a weight at any step."""
         return self.alpha > 0 or bool(self.alpha_end)
+
+    def labels_alone(self) -> "Recipe":
+        """The same run without the teacher: what its gain is measured against.
+
+        A recipe that has no teacher's term is its own.
+        """
+        if not self.learns_from_teacher:
+            return self
+        return replace(self, name=f"{self.name}_labels-alone", **WITHOUT_TEACHER)
 
     def _require(self, field: str, holds: bool, needed: str) -> None:
         if not holds:

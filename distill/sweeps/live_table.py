@@ -117,11 +117,19 @@ class RunView:
                 self._validated = line
             else:
                 self._trained = line
-            # The first step of an epoch ends the one before, where nothing is validated.
-            self._epochs_ended = line["epoch"] - ("val_loss" not in line)
+            self._epochs_ended = self._ended_with(line)
         if self._trained and self._first is None and self.status == RUNNING:
             self._first = self._trained["step"], time.monotonic()
         return self._epochs_ended > before
+
+    def _ended_with(self, line: dict[str, Any]) -> int:
+        """Epochs that have ended with a line: an epoch's last validation ends it, or the first
+        step of the next one where nothing is validated."""
+        if "val_loss" not in line:
+            return line["epoch"] - 1
+        if line["step"] == self.size.num_steps:
+            return self.size.num_epochs
+        return line["step"] // self.size.steps_per_epoch
 
     @property
     def step(self) -> int:

@@ -22,6 +22,8 @@ class RunSize:
     """Passes over the cache, the last of which may end early."""
     num_steps: int
     """Optimizer steps."""
+    steps_per_epoch: int
+    """Of a whole one."""
     num_tokens: int
     """Tokens that go through the student in training, over all steps."""
 
@@ -38,6 +40,7 @@ def measure_run(recipe: Recipe, reader: CacheReader) -> RunSize:
         num_parameters=_num_parameters(recipe.student, reader),
         num_epochs=epochs.num_epochs,
         num_steps=epochs.num_steps,
+        steps_per_epoch=epochs.steps_per_epoch,
         num_tokens=epochs.num_tokens,
     )
 

@@ -17,6 +17,7 @@ from distill.run.run_lock import directory_lock
 from distill.settings.config import SweepConfig
 from distill.settings.recipe import Recipe
 from distill.settings.recipe_files import load_recipes
+from distill.sweeps.baselines import gains, with_baselines
 from distill.sweeps.ledger import open_ledger
 from distill.sweeps.live_table import LiveTable
 from distill.sweeps.local_jobs import run_jobs
@@ -25,7 +26,13 @@ from distill.sweeps.ray_jobs import run_ray_jobs
 from distill.sweeps.result import FAILED, RunOutcome, SweepResult
 from distill.sweeps.run_recipe import finished_before, run_recipe
 from distill.sweeps.run_size import RunSize, measure_run
-from distill.sweeps.tables import ledger_table, ledger_words, size_words, sweep_table
+from distill.sweeps.tables import (
+    gains_table,
+    ledger_table,
+    ledger_words,
+    size_words,
+    sweep_table,
+)
 
 LEDGER_FILE = "ledger.json"
 
@@ -72,6 +79,8 @@ def plan_sweep(config: SweepConfig, reader: CacheReader | None = None) -> list[R
         CacheError: the cache is incomplete or damaged.
     """
     recipes = choose_recipes(load_recipes(config.recipes), config)
+    if config.with_baseline:
+        recipes = with_baselines(recipes)
     if reader is not None:
         return [measure_run(recipe, reader) for recipe in recipes]
     with CacheReader(config.cache) as opened:
@@ -136,7 +145,11 @@ def _conclude(
 ) -> None:
     """Plots, tables and the ledger."""
     done = [run for run in result.runs if run.status != FAILED]
-    console.print(sweep_table(result))
+    recipes = [size.recipe for size in sizes]
+    console.print(sweep_table(result, {r.name for r in recipes if not r.learns_from_teacher}))
+    found = gains(recipes, result.runs)
+    if found:
+        console.print(gains_table(found))
     if done:
         curves = {run.name: read_metrics(run.out / METRICS_FILE) for run in done}
         plot_runs(curves, result.out / "plots")

@@ -124,7 +124,7 @@ class FakeReader:
 
 
 def small_recipe(**changed: object) -> Recipe:
-    """A recipe that trains in a second."""
+    """A recipe that trains in a second, and asks for no completions, which take longer."""
     values = {
         "name": "small",
         "student": "2x32x2",
@@ -134,6 +134,7 @@ def small_recipe(**changed: object) -> Recipe:
         "batch_size": 2,
         "accumulate": 2,
         "lr": 1e-3,
+        "sample_prompts": 0,
     }
     return Recipe(**{**values, **changed})
 

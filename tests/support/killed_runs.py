@@ -43,10 +43,19 @@ MICROBATCHES = [[0, 1], [2], [3, 4], [5, 6]]
 """Documents of a step whose first three microbatches go to one process and the last to another."""
 UNEVEN = {"dropout": 0.0, "accumulate": 3, "epochs": 2}
 """Three microbatches a step: the second process goes without in half of the turns."""
-PACKED = {"dropout": 0.0, "batching": "packed", "epochs": 2}
-"""Documents of a step end to end in rows: the second process often goes without."""
+PACKED = {
+    "dropout": 0.0, "batching": "packed", "epochs": 2,
+    "validate_every": 4, "validation_documents": 5, "sample_prompts": 1,
+}  # fmt: skip
+"""Documents of a step end to end in rows: the second process often goes without. Validations
+within epochs too, on a part of the split, with completions of the main process."""
 
-SWEPT = "recipes: [{name: only, student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 1}]"
+VALIDATED = {"epochs": 2, "lr": 1e-2, "validate_every": 5, "sample_prompts": 1}
+"""Validations and completions after steps 5, 6, 10 and 12, checkpoints of steps 4, 6, 10 and 12."""
+SWEPT = """
+defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 1, sample_prompts: 0}
+recipes: [{name: only}]
+"""
 
 
 def train_whole(folder: Path, name: str, recipe: dict[str, object]) -> None:
@@ -63,6 +72,15 @@ def kill_at(folder: Path, moment: str) -> None:
     """FOLDER/moment is killed at that moment and gone on with."""
     assert wait(start(train_here, folder, moment, moment)) == -signal.SIGKILL
     train_whole(folder, moment, {})
+
+
+def kill_after_validation(folder: Path, name: str) -> None:
+    """FOLDER/name is killed between a validation and the next checkpoint, and gone on with."""
+    assert wait(start(train_here, folder, name, name, **VALIDATED)) == -signal.SIGKILL
+    assert [path.name for path in (folder / name).glob("best-of-step-*")] == [
+        "best-of-step-00000005"
+    ]
+    train_whole(folder, name, VALIDATED)
 
 
 def kill_at_random(folder: Path, name: str, times: int) -> None:
@@ -177,6 +195,8 @@ def arm(moment: str, reader: FakeReader) -> None:
         reader.read = after(3 + 15 + 15 + 8, reader.read)
     elif moment == "mid_step":
         Learner.accumulate_gradients = after(16, Learner.accumulate_gradients)
+    elif moment == "after_validation":
+        Learner.accumulate_gradients = after(5, Learner.accumulate_gradients)
     elif moment == "mid_checkpoint":  # the second checkpoint has a model, but no random states
         distill.run.checkpoint.torch.save = after(3, torch.save)
     elif moment == "between_checkpoints":  # the third is written, the first still there

@@ -37,6 +37,7 @@ from cache.tools.extend import extend_cache
 from cache.tools.recommend import try_formats
 from cache.tools.verify import verify_cache
 from cache.tools.verify_live import verify_live
+from distill.run.logs import read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from distill.settings.recipe import Recipe
@@ -542,3 +543,5 @@ def test_a_corpus_is_cached_verified_and_trained_on(tmp_path, tiny_teacher, toke
         TrainConfig(cache=tmp_path / "c", recipe=recipe, out=tmp_path / "run", wandb="disabled")
     )
     assert np.isfinite(result.losses["train_loss"]) and np.isfinite(result.losses["val_loss"])
+    sample = read_metrics(tmp_path / "run/samples.jsonl")[0]  # half of the first text held out
+    assert sample["prompt"] and texts_of("a")[19].startswith(sample["prompt"])

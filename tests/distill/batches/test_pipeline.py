@@ -135,3 +135,23 @@ def test_a_damaged_shard_ends_the_epoch_with_its_name(many_shards, tmp_path):
         with pytest.raises(CacheError, match="shard-00003.h5, topk_ids: damaged"):
             read_epoch(reader)
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_capped_validation_has_the_same_documents_on_any_number_of_processes(
+    many_shards, batching, world_size
+):
+    recipe = small_recipe(validation_documents=4, batching=batching, batch_size=1, seed=world_size)
+    task_ids: list[int] = []
+    num_rows = 0
+    with CacheReader(many_shards) as reader:
+        wanted = reader.read("validation", [0, 2, 5, 7])  # evenly spaced among 10
+        for rank in range(world_size):
+            epochs = Epochs(reader, recipe, pad_id=0, rank=rank, world_size=world_size)
+            with epochs.validation_steps() as steps:
+                batches = [batch for step in steps for batch in step if batch.num_rows]
+            task_ids += [task_id for batch in batches for task_id in batch.task_ids]
+            num_rows += sum(batch.num_rows for batch in batches)
+    assert sorted(task_ids) == sorted(wanted.task_ids.tolist())
+    assert num_rows == wanted.token_offsets[-1] - 4

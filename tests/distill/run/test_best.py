@@ -55,7 +55,8 @@ def test_best_has_the_weights_of_the_best_validation_and_the_run_those_of_the_la
     run = json.loads((whole.out / "run.json").read_text())
     assert run["best"] == whole.best and not run["stopped_early"]
     card = (whole.out / "README.md").read_text()
-    assert f"Best: epoch {best}, cross-entropy, all tokens {found[best]:.4f}, in best/." in card
+    when = f"epoch {best}, step {6 * best}"
+    assert f"Best: {when}, cross-entropy, all tokens {found[best]:.4f}, in best/." in card
 
 
 @pytest.mark.parametrize("patience", [1, 2])

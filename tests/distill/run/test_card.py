@@ -76,3 +76,9 @@ def test_what_a_student_has_seen_is_counted():
 )
 def test_where_a_student_began_is_said(recipe, words):
     assert words in card(**recipe)
+
+
+def test_weights_that_were_there_bring_their_own_licence():
+    words = "The first weights are those of `org/small`; its licence binds what is made of them."
+    assert words in card(student="org/small", alpha=0.0) and "outputs of" in card()
+    assert "The first weights" not in card() + card(student="org/small", init="random")

@@ -121,7 +121,10 @@ def test_an_unfinished_run_ends_where_it_is_told_to_now(reader, tmp_path):
 
 def test_a_sweep_with_more_epochs_goes_on_with_its_finished_runs(reader, tmp_path):
     recipes = tmp_path / "recipes.yaml"
-    text = "recipes: [{name: a, student: 1x16x2, temperature: 2, alpha: 0.5, epochs: %d}]"
+    text = (
+        "defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, sample_prompts: 0}\n"
+        "recipes: [{name: a, epochs: %d}]"
+    )
     config = SweepConfig(cache=reader.path, recipes=recipes, out=tmp_path / "sweep")
     config = replace(config, wandb="disabled")
     statuses = []

@@ -13,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 import distill.run.train
 from distill.errors import DistillError
 from distill.learning.precision import start_accelerator
-from distill.run.logs import MetricsLog, read_metrics
+from distill.run.logs import StepLog, read_metrics
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from tests.support.distill_fakes import (
@@ -62,7 +62,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_run_goes_on(
 
 
 def test_a_log_that_cannot_be_written_says_so(tmp_path):
-    log = MetricsLog(tmp_path / METRICS, last_step=0)
+    log = StepLog(tmp_path / METRICS, last_step=0)
     with files_of_at_most(10):
         with pytest.raises(DistillError, match=r"metrics.jsonl could not be written"):
             log.write({"step": 1, "grad_norm": 1.0})

@@ -25,7 +25,7 @@ OPTIONS = {
     "dropout": (0.0, 0.1),
     "accumulate": (1, 3),
 }
-COMPILED = {"compile": (True, False), **OPTIONS}
+COMPILED = {"compile": (True, False), "sample_prompts": (1, 0), **OPTIONS}
 
 
 def pairs_of(row):

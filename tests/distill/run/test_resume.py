@@ -26,8 +26,10 @@ from tests.support.killed_runs import (
     MOMENTS,
     PACKED,
     UNEVEN,
+    VALIDATED,
     find_it_taken,
     hand_over,
+    kill_after_validation,
     kill_at,
     kill_at_random,
     resume_pair,
@@ -39,11 +41,14 @@ from tests.support.killed_runs import (
 from tests.support.scenarios import under_way
 from tests.support.students import save_student
 
+SAMPLES = "samples.jsonl"
 KILLED = (*MOMENTS, "killed_at_random")
 SCENARIOS = {
     "whole": (train_whole, {}),
     **{moment: (kill_at,) for moment in MOMENTS},
     "killed_at_random": (kill_at_random, 3),
+    "validated": (train_whole, VALIDATED),
+    "after_validation": (kill_after_validation,),
     "pair_whole": (train_pair, {}),
     "pair_resumed": (resume_pair,),
     "alone": (train_whole, UNEVEN),
@@ -95,6 +100,19 @@ def test_killed_run_logs_every_step_once_and_the_same(runs, moment):
     assert trained == list(range(1, 19))
 
 
+def test_a_run_killed_after_a_validation_within_an_epoch_repeats_nothing(runs):
+    whole, killed = runs("validated"), runs("after_validation")
+    for name in ("model.safetensors", "best/model.safetensors", SAMPLES):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    found = [read_metrics(run / METRICS) for run in (whole, killed)]
+    validated = [[line for line in lines if "val_kl" in line] for lines in found]
+    assert validated[0] == validated[1]
+    assert [line["step"] for line in validated[1]] == [0, 5, 6, 10, 12]
+    assert [line["step"] for line in read_metrics(killed / SAMPLES)] == [0, 5, 6, 10, 12]
+    best = [json.loads((run / "run.json").read_text())["best"] for run in (whole, killed)]
+    assert best[0] == best[1] and not list(killed.glob("best-*"))
+
+
 @pytest.mark.parametrize(
     ("moment", "step"),
     [
@@ -105,6 +123,7 @@ def test_killed_run_logs_every_step_once_and_the_same(runs, moment):
         ("mid_checkpoint", 4),
         ("between_checkpoints", 10),
         ("mid_finish", 18),
+        ("after_validation", 4),
         ("pair_resumed", 16),
         ("handed_over", 4),
     ],
@@ -133,6 +152,8 @@ def test_two_processes_train_the_same_student_as_one(runs, one, other):
         for name in (one, other)
     ]
     assert curves[0] == curves[1]
+    samples = [[line["step"] for line in read_metrics(runs(n) / SAMPLES)] for n in (one, other)]
+    assert samples[0] == samples[1] == ([0, 4, 6, 8, 12] if "packed" in one else [])
     for name in ("train_loss", "val_loss"):
         losses = [
             [line[name] for line in read_metrics(runs(run) / METRICS) if name in line]

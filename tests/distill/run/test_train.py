@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cache.reading.reader import CacheReader
 from distill.errors import DistillError
-from distill.run.logs import MetricsLog, read_metrics, wandb_mode
+from distill.run.logs import StepLog, read_metrics, wandb_mode
 from distill.run.plots import TITLES, plot_run
 from distill.run.tables import summary_table
 from distill.run.train import train
@@ -246,7 +246,7 @@ def test_wandb_is_off_unless_asked_for_or_logged_in(tmp_path, monkeypatch):
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "val_loss": 1}\n{"step": 3}\n{"st')
-    log = MetricsLog(path, last_step=2)
+    log = StepLog(path, last_step=2)
     log.write({"step": 3, "grad_norm": float("inf")})
     log.close()
     assert read_metrics(path) == [

@@ -14,6 +14,7 @@ from distill.settings.config import SweepConfig, TrainConfig
 from distill.settings.recipe import MAX_TEMPERATURE, MIN_TEMPERATURE, Recipe, recipe_from_mapping
 from distill.settings.recipe_files import find_recipe, load_recipes, recipes_folder
 from distill.settings.shapes import StudentShape, parse_shape
+from tests.support.command_line import run
 from tests.support.distill_fakes import small_recipe
 
 MINIMAL = {"name": "a", "student": "tiny", "temperature": 2.0, "alpha": 0.5}
@@ -100,6 +101,9 @@ def test_temperature_range_is_that_of_the_cache():
         ("lr", 0.0, "lr is 0.0, but must be a positive"),
         ("clip", 0.0, "clip is 0.0, but must be a positive"),
         ("weight_decay", -0.1, "weight_decay is -0.1, but must be 0 or more"),
+        ("decay", "biases", "decay is 'biases', but must be one of all, matrices"),
+        ("optimizer", "sgd", "optimizer is 'sgd', but must be one of adamw, adamw8bit"),
+        ("sample_prompts", -1, "sample_prompts is -1, but must be 0 or more"),
         ("dropout", 1.0, "dropout is 1.0, but must be at least 0 and less than 1"),
         ("loss_on", "code", "loss_on is 'code', but must be one of all, completion"),
         ("precision", "int8", "precision is 'int8', but must be one of auto"),
@@ -228,3 +232,23 @@ def test_recipes_and_configurations_import_nothing_heavy():
 def test_every_field_of_a_recipe_is_an_option_of_train():
     options = {parameter.name for parameter in train.params}
     assert {field.name for field in fields(Recipe)} - {"name"} <= options
+
+
+def test_labels_alone_is_one_flag_of_train(tmp_path, monkeypatch):
+    asked = []
+
+    def note(config):
+        asked.append(config)
+        raise DistillError("enough")
+
+    monkeypatch.setattr("distill.run.train.train", note)
+    (tmp_path / "cache").mkdir()
+    words = ("train", "--cache", tmp_path / "cache", "--recipe", "model_44m_t2.0_a0.5")
+    code, output = run(*words, "--labels-alone", "--lr", "1e-3")
+    assert code and "enough" in output
+    assert asked[0].recipe == Recipe(
+        name="model_44m_t2.0_a0.5_labels-alone", student="44m", temperature=1.0, alpha=0.0, lr=1e-3
+    )
+    assert str(asked[0].out) == "runs/model_44m_t2.0_a0.5_labels-alone"
+    code, output = run(*words, "--labels-alone", "--alpha-end", "0.5", "--temperature", "2")
+    assert code == 2 and "term out, and --alpha-end, --temperature with it" in output

@@ -98,7 +98,7 @@ def test_a_sweep_leaves_its_ledger(tmp_path, reader):
     reader.created = {"teacher_parameters": 5000, "teacher_rows": 100, "teacher_seconds": 2.0}
     recipes = tmp_path / "r.yaml"
     recipes.write_text(
-        "defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 2}\n"
+        "defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 2, sample_prompts: 0}\n"
         "grid: {lr: [1e-3, 2e-3]}"
     )
     config = SweepConfig(cache=reader.path, recipes=recipes, out=tmp_path / "out", wandb="disabled")

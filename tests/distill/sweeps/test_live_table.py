@@ -32,6 +32,7 @@ def table(tmp_path, monkeypatch):
             num_parameters=1,
             num_epochs=2,
             num_steps=10,
+            steps_per_epoch=5,
             num_tokens=1000,
         )
         for name in ("a", "b")
@@ -105,3 +106,18 @@ def test_without_a_terminal_there_is_a_line_for_each_start_epoch_and_end(table):
     assert lines[0] == "a: started (GPU 0), 10 steps"
     assert lines[1].startswith("a: epoch 1/2, step 2/10, loss 4.500, 50 tokens/s, ")
     assert lines[2:] == ["a: trained"]
+
+
+def test_a_validation_within_an_epoch_does_not_end_it(table):
+    table, _, metrics = table
+    yardsticks = {"val_kl": 1.25, "val_cross_entropy": 2.5, "val_top1": 0.25, "val_loss": 9.5}
+    with console.capture() as capture, table:
+        table.started("a", "GPU 0")
+        for line in (step(3, 1), {"step": 3, "epoch": 1, **yardsticks}, step(5, 1)):
+            log(metrics, line)
+            table.refresh()
+    assert len(capture.get().splitlines()) == 1 and "1.250" in shown(table)
+    with console.capture() as capture:
+        log(metrics, {"step": 5, "epoch": 1, **yardsticks, "val_kl": 1.5})
+        table.refresh()
+    assert capture.get().startswith("a: epoch 1/2, step 5/10, loss 1.800, validation KL 1.500")

@@ -26,12 +26,14 @@ from tests.support.distill_fakes import Interrupt, files_of_at_most, small_recip
 from tests.support.paths import ROOT
 
 RECIPES = """
-defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1}
+defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1,
+  sample_prompts: 0}
 recipes: [{name: good}, {name: bad, precision: fp16}, {name: same}]
 """
 """The first is the third, by another name."""
 LONG = """
-defaults: {student: 2x32x2, temperature: 2, alpha: 0.5, batch_size: 1, accumulate: 1, epochs: 999}
+defaults: {student: 2x32x2, temperature: 2, alpha: 0.5, batch_size: 1, accumulate: 1, epochs: 999,
+  sample_prompts: 0}
 grid: {lr: [1e-3, 2e-3]}
 """
 

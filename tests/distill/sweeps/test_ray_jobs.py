@@ -22,11 +22,13 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'logi
 pytestmark = pytest.mark.slow
 
 RECIPES = """
-defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1}
+defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 2, accumulate: 1, epochs: 1,
+  sample_prompts: 0}
 recipes: [{name: good}, {name: bad, precision: fp16}]
 """
 LONG = """
-defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 1, accumulate: 1, epochs: 25}
+defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, batch_size: 1, accumulate: 1, epochs: 25,
+  sample_prompts: 0}
 recipes: [{name: long}]
 """
 

@@ -19,7 +19,8 @@ from distill.sweeps.tables import sweep_table
 from tests.support.distill_fakes import FakeReader
 
 RECIPES = """
-defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 1, lr: 1e-3, batch_size: 4}
+defaults: {student: 1x16x2, temperature: 2, alpha: 0.5, epochs: 1, lr: 1e-3, batch_size: 4,
+  sample_prompts: 0}
 recipes:
   - {name: first}
   - {name: second, precision: fp16}
