@@ -7,7 +7,7 @@ student without the teacher (alpha 0). "Way" is how far a kind comes from labels
 Several `--epochs` are measured in the course of one run. What is there is not done again.
 
     python benchmarks/students.py --teacher SmolLM2-135M --work runs/students \\
-        --student 2x128x2 --student cut:15:uniform --student cut:15:influence
+        --student 2x128x2 --student cut:15:uniform --student narrow:1024:2
 """
 
 import json
@@ -67,18 +67,23 @@ def measure(student, dense: CacheReader) -> Measured:
 
 
 def source_of(student: str, teacher: str, work: Path, num_tokens: int) -> str:
-    """A shape as it stands, or the folder of `cut:LAYERS:CHOICE`, chosen on so many tokens."""
-    if not student.startswith("cut:"):
+    """A shape as it stands, or the folder of a student that is cut on so many tokens.
+
+    `cut:LAYERS:CHOICE` has some layers, `narrow:NEURONS:KV_HEADS` all, with so many of each.
+    """
+    how, *numbers = student.split(":")
+    if how == "cut":
+        asked = {"num_layers": int(numbers[0]), "choose": numbers[1]}
+    elif how == "narrow":
+        asked = {"feed_forward": int(numbers[0]), "kv_heads": int(numbers[1])}
+    else:
         return student
-    _, layers, choose = student.split(":")
-    out = work / "cut" / f"{layers}-{choose}"
+    out = work / "cut" / "-".join(numbers)
     if not out.is_dir():
         cache = work / "caches" / DENSE
-        config = CutConfig(
-            teacher=teacher, out=out, num_layers=int(layers), choose=choose, cache=cache,
-            num_tokens=num_tokens,
-        )  # fmt: skip
-        init_student(config)
+        init_student(
+            CutConfig(teacher=teacher, out=out, cache=cache, num_tokens=num_tokens, **asked)
+        )
     return str(out)
 
 

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def measure_magnitudes(
     if neurons:
         wanted.append((feed_forwards(model), _of_neurons))
     if kv_heads:
-        wanted.append((attentions(model), lambda *given: _of_groups(*given, num_groups)))
+        wanted.append((attentions(model), partial(_of_groups, num_groups=num_groups)))
     sums = [[torch.zeros(())] * len(parts) for parts, _ in wanted]
     hooks = []
     for (parts, score), totals in zip(wanted, sums, strict=True):
@@ -148,7 +149,8 @@ def narrow(
         queries = _columns(kept, per_group * head)
         keys = _columns(kept, head)
         changes.append((part, queries, [queries, keys, keys]))
-    probe = torch.arange(min(PROBE_TOKENS, model.get_input_embeddings().weight.shape[0]))
+    embedding: Any = model.get_input_embeddings()
+    probe = torch.arange(min(PROBE_TOKENS, embedding.weight.shape[0]))
     with _only([(part, units) for part, units, _ in changes]):
         expected = _logits(model, probe)
     for part, units, of_inputs in changes:

@@ -27,8 +27,8 @@ _WIDTH_FIELDS = ("intermediate_size", "n_inner")
 class Part:
     """Linear layers into a row of units, and the one that puts these into the residual stream."""
 
-    inputs: tuple[nn.Module, ...]
-    output: nn.Module
+    inputs: tuple[Any, ...]
+    output: Any
 
     @property
     def num_units(self) -> int:
@@ -110,7 +110,7 @@ def _one_of(model: PreTrainedModel, block: nn.Module, known: tuple, what: str) -
     found = []
     for module in block.modules():
         for inputs, output in known:
-            layers = [getattr(module, name, None) for name in (*inputs, output)]
+            layers: list[Any] = [getattr(module, name, None) for name in (*inputs, output)]
             if all(type(layer) in (nn.Linear, Conv1D) for layer in layers):
                 found.append(Part(inputs=tuple(layers[:-1]), output=layers[-1]))
     if len(found) != 1:
