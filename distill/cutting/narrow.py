@@ -27,6 +27,7 @@ from distill.cutting.parts import (
     width_field,
 )
 from distill.errors import DistillError
+from distill.learning.blocks import blocks_of
 
 PROBE_TOKENS = 16
 
@@ -130,7 +131,8 @@ def narrow(
 ) -> None:
     """Leave only these units in each block, in place, and make the configuration say so.
 
-    It then computes what it would with the outputs of the others at 0, which is checked.
+    Each block then computes what it did with the others silent, which is checked: block by block,
+    since a model that was cut deep can make much of the last bits.
 
     Args:
         neurons: of each block, as many of each; None: all.
@@ -152,7 +154,7 @@ def narrow(
     embedding: Any = model.get_input_embeddings()
     probe = torch.arange(min(PROBE_TOKENS, embedding.weight.shape[0]))
     with _only([(part, units) for part, units, _ in changes]):
-        expected = _logits(model, probe)
+        calls = _calls_of_blocks(model, probe)
     for part, units, of_inputs in changes:
         part.keep(units, of_inputs)
     _set_widths(
@@ -167,10 +169,13 @@ def narrow(
     ]
     if shapes[0] != shapes[1]:
         raise _cannot(model, "its configuration has no place for such a width")
-    found = _logits(model, probe)
-    tolerance = 5e-2 if found.dtype in (torch.bfloat16, torch.float16) else 1e-4
-    if not (found - expected).abs().max() <= tolerance * expected.abs().max():
-        raise _cannot(model, "its logits are not those with the other units silent")
+    for block, (args, kwargs, expected) in zip(blocks_of(model), calls, strict=True):
+        with torch.inference_mode():
+            found = _states(block(*args, **kwargs)).double()
+        added = expected.double() - _before(args, kwargs).double()
+        half = expected.dtype in (torch.bfloat16, torch.float16)
+        if not (found - expected.double()).norm() <= (5e-2 if half else 1e-3) * added.norm():
+            raise _cannot(model, "a block does not compute what it did with other units silent")
 
 
 def _of_neurons(given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -206,6 +211,34 @@ def _only(kept: Sequence[tuple[Part, torch.Tensor]]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:
+    """What each block was given by place and by name, and the states that it returned."""
+    calls: list[tuple] = []
+    hooks = [
+        block.register_forward_hook(
+            lambda block, args, kwargs, output: calls.append((args, kwargs, _states(output))),
+            with_kwargs=True,
+        )
+        for block in blocks_of(model)
+    ]
+    try:
+        _logits(model, text)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _states(output: Any) -> torch.Tensor:
+    """(B, S, D) of what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _before(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """(B, S, D) that a block is given."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def _set_widths(

@@ -161,5 +161,5 @@ def test_a_model_that_reads_its_units_in_another_way_is_refused():
             return plain(self, x) * self.gate_proj.out_features
 
     mlp.__class__ = Reversed
-    with pytest.raises(DistillError, match="its logits are not those with the other units silent"):
+    with pytest.raises(DistillError, match="a block does not compute what it did with other units"):
         narrow(model, neurons=[list(range(20))] * 4)
