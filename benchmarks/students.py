@@ -4,16 +4,17 @@ Builds a cache of each kind of target from one teacher, cuts students from it, t
 from every kind at equal tokens with every seed, and measures KL from the true teacher and
 cross-entropy at T = 1 on the validation split, always with dense targets. `labels` is the
 student without the teacher (alpha 0). "Way" is how far a kind comes from labels alone to dense.
-Runs that are there are not repeated.
+Several `--epochs` are measured in the course of one run. What is there is not done again.
 
     python benchmarks/students.py --teacher SmolLM2-135M --work runs/students \\
-        --student 2x128x2 --student cut:15:uniform --student cut:15:influence
+        --student 2x128x2 --student cut:15:uniform --student narrow:1024:2
 """
 
+import json
 import statistics
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -27,6 +28,7 @@ from distill.cutting.init_student import init_student
 from distill.learning.student import first_student
 from distill.loss.terms import sparse_kl_sum
 from distill.run.checkpoint import seed_process
+from distill.run.run_folder import FINISHED, read_run
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from distill.settings.cut import CutConfig
@@ -64,28 +66,40 @@ def measure(student, dense: CacheReader) -> Measured:
     return Measured(kl / num_rows, ce / num_rows)
 
 
-def source_of(student: str, teacher: str, work: Path) -> str:
-    """A shape as it stands, or the folder of `cut:LAYERS:CHOICE`."""
-    if not student.startswith("cut:"):
+def source_of(student: str, teacher: str, work: Path, num_tokens: int) -> str:
+    """A shape as it stands, or the folder of a student that is cut on so many tokens.
+
+    `cut:LAYERS:CHOICE` has some layers, `narrow:NEURONS:KV_HEADS` all, with so many of each.
+    """
+    how, *numbers = student.split(":")
+    if how == "cut":
+        asked: dict[str, Any] = {"num_layers": int(numbers[0]), "choose": numbers[1]}
+    elif how == "narrow":
+        asked = {"feed_forward": int(numbers[0]), "kv_heads": int(numbers[1])}
+    else:
         return student
-    _, layers, choose = student.split(":")
-    out = work / "cut" / f"{layers}-{choose}"
+    out = work / "cut" / "-".join(numbers)
     if not out.is_dir():
         cache = work / "caches" / DENSE
-        config = CutConfig(
-            teacher=teacher, out=out, num_layers=int(layers), choose=choose, cache=cache
+        init_student(
+            CutConfig(teacher=teacher, out=out, cache=cache, num_tokens=num_tokens, **asked)
         )
-        init_student(config)
     return str(out)
 
 
-def trained(recipe: Recipe, kind: str, work: Path) -> Path:
-    """The folder of a finished run."""
+def trained(recipe: Recipe, kind: str, work: Path, dense: CacheReader) -> Measured:
+    """A student after all epochs of a recipe, which may go on with a run of fewer."""
     out = work / "students" / recipe.name
-    if not (out / "config.json").is_file():
-        cache = work / "caches" / (DENSE if kind == "labels" else kind)
-        train(TrainConfig(cache=cache, recipe=recipe, out=out, resume=True, wandb="disabled"))
-    return out
+    file = work / "measured" / f"{recipe.name}-{recipe.epochs}.json"
+    if not file.is_file():
+        run = read_run(out)
+        if run is None or run["status"] != FINISHED or run["recipe"]["epochs"] != recipe.epochs:
+            cache = work / "caches" / (DENSE if kind == "labels" else kind)
+            train(TrainConfig(cache=cache, recipe=recipe, out=out, resume=True, wandb="disabled"))
+        found = measure(AutoModelForCausalLM.from_pretrained(out), dense)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(found))
+    return Measured(*json.loads(file.read_text()))
 
 
 def start_of(recipe: Recipe, dense: CacheReader) -> Measured:
@@ -101,16 +115,18 @@ def start_of(recipe: Recipe, dense: CacheReader) -> Measured:
 @click.option("--limit", default=60, help="Documents of each split.")
 @click.option("--student", "students", multiple=True, default=["2x128x2"])
 @click.option("--kind", "kinds", multiple=True, default=KINDS, type=click.Choice(KINDS))
-@click.option("--epochs", default=4)
+@click.option("--epochs", "all_epochs", multiple=True, default=[4], help="Rising; repeat it.")
 @click.option("--lr", default=1e-3)
 @click.option("--lr-cut", default=1e-4, help="Of students with weights of their own.")
 @click.option("--temperature", default=2.0)
 @click.option("--alpha", default=0.5)
 @click.option("--seeds", default=3)
+@click.option("--num-tokens", default=1024, help="That layers are chosen on.")
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 def main(
-    teacher, dataset, limit, students, kinds, epochs, lr, lr_cut, temperature, alpha, seeds, work
-):
+    teacher, dataset, limit, students, kinds, all_epochs, lr, lr_cut, temperature, alpha, seeds,
+    num_tokens, work,
+):  # fmt: skip
     """Print a line for each student and kind: means over seeds, and their range of KL."""
     for kind in {*kinds, DENSE} - {"labels"}:
         build_cache(
@@ -119,25 +135,28 @@ def main(
                 targets=CACHES[kind], batch_tokens=2048,
             )
         )  # fmt: skip
-    print(f"{epochs} epochs, T = {temperature:g}, alpha = {alpha:g}, {seeds} seeds; nats at T = 1")
-    print(f"{'student':18s} {'trained on':13s} {'KL':>8s} {'min':>8s} {'max':>8s} {'CE':>8s}")
+    print(f"T = {temperature:g}, alpha = {alpha:g}, {seeds} seeds; nats at T = 1")
+    print(
+        f"{'student':18s} {'trained on':13s} epochs {'KL':>8s} {'min':>8s} {'max':>8s} {'CE':>8s}"
+    )
     with CacheReader(work / "caches" / DENSE) as dense:
         for student in students:
-            source = source_of(student, teacher, work)
+            source = source_of(student, teacher, work, num_tokens)
             recipe = partial(
-                Recipe, student=source, temperature=temperature, epochs=epochs, accumulate=1,
+                Recipe, student=source, temperature=temperature, accumulate=1,
                 lr=lr if source == student else lr_cut,
             )  # fmt: skip
-            show(student, "nothing", [start_of(recipe(name="start", alpha=alpha), dense)])
+            show(student, "nothing", 0, [start_of(recipe(name="start", alpha=alpha), dense)])
             found: dict[str, list[Measured]] = {}
             for kind in kinds:
-                for seed in range(seeds):
-                    name = f"{student.replace(':', '-')}-{kind}-{seed}"
-                    weight = 0.0 if kind == "labels" else alpha
-                    out = trained(recipe(name=name, alpha=weight, seed=seed), kind, work)
-                    model = AutoModelForCausalLM.from_pretrained(out)
-                    found.setdefault(kind, []).append(measure(model, dense))
-                show(student, kind, found[kind])
+                weight = 0.0 if kind == "labels" else alpha
+                for epochs in all_epochs:
+                    found[kind] = []
+                    for seed in range(seeds):
+                        name = f"{student.replace(':', '-')}-{kind}-{seed}"
+                        run = recipe(name=name, alpha=weight, seed=seed, epochs=epochs)
+                        found[kind].append(trained(run, kind, work, dense))
+                    show(student, kind, epochs, found[kind])
             if {"labels", DENSE} <= set(found):
                 ways = [f"{kind} {way(found, kind):.0%}" for kind in found if kind != "labels"]
                 print(f"{student:18s} way from labels to dense: {', '.join(ways)}", flush=True)
@@ -151,12 +170,13 @@ def way(found: dict[str, list[Measured]], kind: str) -> float:
     return (labels - own) / (labels - dense)
 
 
-def show(student: str, kind: str, found: list[Measured]) -> None:
+def show(student: str, kind: str, epochs: int, found: list[Measured]) -> None:
     """A line of the table."""
     kls = [one.kl for one in found]
     kl, ce = statistics.fmean(kls), statistics.fmean(one.ce for one in found)
     print(
-        f"{student:18s} {kind:13s} {kl:8.4f} {min(kls):8.4f} {max(kls):8.4f} {ce:8.4f}", flush=True
+        f"{student:18s} {kind:13s} {epochs:6d} {kl:8.4f} {min(kls):8.4f} {max(kls):8.4f} {ce:8.4f}",
+        flush=True,
     )
 
 

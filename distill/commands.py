@@ -90,7 +90,7 @@ def _recipe_overrides(command):
 @click.command("init-student")
 @click.option("--teacher", required=True, help="Hub id, folder or .gguf file.")
 @click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
-@click.option("--layers", "num_layers", type=int, help="How many of its layers to keep.")
+@click.option("--layers", "num_layers", type=int, help="How many of its layers to keep.  [all]")
 @click.option("--keep", help="Which, by hand: numbers from 0 on, with commas.")
 @click.option(
     "--choose",
@@ -99,9 +99,26 @@ def _recipe_overrides(command):
     help="Which layers: evenly spaced; those that change most; those whose loss costs most.",
 )
 @click.option(
+    "--feed-forward",
+    type=int,
+    help="Neurons to keep in each layer's feed-forward network: those that add most.  [all]",
+)
+@click.option(
+    "--kv-heads",
+    type=int,
+    help="Heads of keys and values to keep in each layer, with all queries of each.  [all]",
+)
+@click.option(
     "--cache", help="Cache of this teacher: its documents are measured on, its dtype is taken."
 )
-@click.option("--num-tokens", default=CutConfig.num_tokens, help="Of the cache's, to measure on.")
+@click.option(
+    "--dataset",
+    help="Instead: problems to measure on, a hub id or a JSON-lines file; with --text-field any "
+    "texts.",
+)
+@click.option("--split", default=CutConfig.split, help="Of the dataset.")
+@click.option("--text-field", help="Column of the dataset's texts.")
+@click.option("--num-tokens", default=CutConfig.num_tokens, help="How many to measure on.")
 @click.option(
     "--dtype",
     type=click.Choice(PRECISIONS),
@@ -110,16 +127,18 @@ def _recipe_overrides(command):
 )
 @click.option("--out", type=FOLDER, required=True, help="Folder of the student.")
 def init_student(keep: str | None, cache: str | None, **options):
-    """Cut a student from a teacher: some of its layers, as a folder that `train --student` takes.
+    """Cut a student from a teacher, as a folder that `train --student` takes.
 
-    Runs once, where the teacher is. With --cache it also says what the cut costs before any
-    training, in nats a token.
+    Some of its layers, narrower ones, or both. Runs once, where the teacher is. With --cache or
+    --dataset it also says what the cut costs before any training, in nats a token.
 
     \b
     Example:
       python cli.py init-student --teacher bigcode/starcoder2-3b --layers 15 --out runs/half
       python cli.py init-student --teacher bigcode/starcoder2-3b --layers 20 --choose kl \\
           --cache runs/cache --out runs/twenty
+      python cli.py init-student --teacher bigcode/starcoder2-3b --feed-forward 8192 --kv-heads 1 \\
+          --dataset google-research-datasets/mbpp --out runs/narrow
       python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --student runs/half \\
           --lr 1e-4 --out runs/half_t2.0_a0.5
     """
@@ -133,7 +152,7 @@ def init_student(keep: str | None, cache: str | None, **options):
         cache=None if cache is None else local_cache(cache),
         **options,
     )
-    with counted_progress("choosing layers", first="loading the teacher") as on_measured:
+    with counted_progress("measuring the teacher", first="loading the teacher") as on_measured:
         result = cut(config, on_measured)
     Console().print(cut_table(result))
 

@@ -112,7 +112,7 @@ OF_CACHE = {
     "distill": (
         "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",
         "cache.targets.tails",
-        "cache.reading.reader", "cache.remote.local_copy", "cache.teacher",
+        "cache.reading.reader", "cache.remote.local_copy", "cache.teacher", "cache.data",
     ),
     "evaluation": (
         "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",

@@ -27,7 +27,11 @@ def evenly_spaced(num_layers: int, num_kept: int) -> list[int]:
     return [round(i * (num_layers - 1) / (num_kept - 1)) for i in range(num_kept)]
 
 
-def block_influences(model: PreTrainedModel, texts: Sequence[torch.Tensor]) -> list[float]:
+def block_influences(
+    model: PreTrainedModel,
+    texts: Sequence[torch.Tensor],
+    on_measured: OnMeasured = lambda done, total: None,
+) -> list[float]:
     """1 - mean cosine of a block's input and output, of each block over all tokens.
 
     Args:
@@ -53,8 +57,9 @@ def block_influences(model: PreTrainedModel, texts: Sequence[torch.Tensor]) -> l
         for number, block in enumerate(blocks)
     ]
     try:
-        for text in texts:
+        for done, text in enumerate(texts, 1):
             _logits(model, text)
+            on_measured(done, len(texts))
     finally:
         for hook in hooks:
             hook.remove()
@@ -90,7 +95,7 @@ def by_kl(
     """
     num_layers = len(blocks_of(model))
     require_number(num_layers, num_kept)
-    teacher = [_log_probs(model, text) for text in texts]
+    teacher = teacher_log_probs(model, texts)
     kept = list(range(num_layers))
     total, done = sum(range(num_kept + 1, num_layers + 1)), 0
     while len(kept) > num_kept:
@@ -98,20 +103,32 @@ def by_kl(
         for layer in kept:
             rest = [other for other in kept if other != layer]
             with only_blocks(model, rest):
-                costs[layer] = _divergence(model, texts, teacher)
+                costs[layer] = divergence(model, texts, teacher)
             done += 1
             on_measured(done, total)
         kept.remove(min(kept, key=costs.__getitem__))
     return kept
 
 
-def divergence_of(
-    model: PreTrainedModel, texts: Sequence[torch.Tensor], kept: Sequence[int]
+def teacher_log_probs(model: PreTrainedModel, texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """(S, V) fp32 of each text."""
+    return [_log_probs(model, text) for text in texts]
+
+
+def divergence(
+    model: PreTrainedModel, texts: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]
 ) -> float:
-    """KL(teacher ‖ the teacher with only these layers) at T = 1, nats a token."""
-    teacher = [_log_probs(model, text) for text in texts]
-    with only_blocks(model, kept):
-        return _divergence(model, texts, teacher)
+    """KL(teacher ‖ model) at T = 1 over texts, nats a token.
+
+    Args:
+        teacher: of `teacher_log_probs`, before the teacher was cut.
+    """
+    total, num_rows = 0.0, 0
+    for text, expected in zip(texts, teacher, strict=True):
+        found = _log_probs(model, text)
+        total += float((expected.exp() * (expected - found)).sum())
+        num_rows += len(expected)
+    return total / num_rows
 
 
 def require_number(num_layers: int, num_kept: int) -> None:
@@ -121,17 +138,6 @@ def require_number(num_layers: int, num_kept: int) -> None:
             f"{num_kept} layers were asked for, but the teacher has {num_layers}. "
             f"Give a number from 1 to {num_layers}."
         )
-
-
-def _divergence(
-    model: PreTrainedModel, texts: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]
-) -> float:
-    total, num_rows = 0.0, 0
-    for text, expected in zip(texts, teacher, strict=True):
-        found = _log_probs(model, text)
-        total += float((expected.exp() * (expected - found)).sum())
-        num_rows += len(expected)
-    return total / num_rows
 
 
 def _log_probs(model: PreTrainedModel, text: torch.Tensor) -> torch.Tensor:

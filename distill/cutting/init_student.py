@@ -1,25 +1,30 @@
 """A student's first weights from the teacher's own: runs once, where the teacher is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from cache.machine.durable import new_directory, write_json
 from cache.machine.precision import precision_named, resolve_dtype
 from cache.reading.reader import CacheReader
 from cache.teacher.load import load_causal_lm, load_tokenizer
-from cache.teacher.teacher import Teacher
+from cache.teacher.teacher import Teacher, max_positions_of
 from distill.cutting.choose import (
+    OnMeasured,
     block_influences,
     by_influence,
     by_kl,
-    divergence_of,
+    divergence,
     evenly_spaced,
     require_number,
+    teacher_log_probs,
 )
+from distill.cutting.documents import cached_texts, dataset_texts
+from distill.cutting.narrow import largest, measure_magnitudes, narrow, require_widths
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, keep_blocks, require_kept
 from distill.learning.causal_lm import PROBE_TOKENS, plain_head
@@ -40,35 +45,41 @@ class CutResult:
 
 
 def init_student(
-    config: CutConfig, on_measured: Callable[[int, int], None] = lambda done, total: None
+    config: CutConfig, on_measured: OnMeasured = lambda done, total: None
 ) -> CutResult:
     """Cut a student from a teacher, and write it as a folder that `train --student` takes.
 
-    The student computes what the teacher would with its other layers left out.
+    The student computes what the teacher would with its other layers left out, and then with the
+    other neurons and heads of those that are left silent.
 
     Args:
-        on_measured: called with how many measurements of `kl` are done, of how many.
+        on_measured: called with how many measurements of a choice are done, of how many.
 
     Raises:
-        DistillError: the teacher's layers cannot be told or are too few, its head is not plain, the
+        DistillError: the teacher's parts cannot be told or are too few, its head is not plain, the
             cache is of another teacher, or `out` is taken.
-        CacheError: the teacher or the cache cannot be read.
+        CacheError: the teacher, the cache or the dataset cannot be read.
     """
     if config.out.exists() and any(config.out.iterdir()):
         raise DistillError(f"{config.out} is not empty. Choose another --out.")
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    model, sha256, texts = _load(config)
-    kept = _kept(config, model, texts, on_measured)
-    kl = divergence_of(model, texts, kept) if texts else None
+    model, sha256, texts = _load(config, tokenizer)
     num_layers = len(blocks_of(model))
+    require_widths(model, num_neurons=config.feed_forward, num_kv_heads=config.kv_heads)
+    expected = teacher_log_probs(model, texts)
+    kept = _kept(config, model, texts, on_measured)
     keep_blocks(model, kept)
+    narrowed = _narrow(config, model, texts, on_measured)
+    measured_on = config.dataset if config.cache is None else str(config.cache)
     origin = StudentOrigin(
         teacher=config.teacher,
         teacher_sha256=sha256,
         teacher_layers=num_layers,
         kept_layers=tuple(kept),
-        chosen_by="hand" if config.kept is not None else config.choose,
-        kl_before_training=kl,
+        chosen_by=_chosen_by(config),
+        kl_before_training=divergence(model, texts, expected) if texts else None,
+        measured_on=measured_on,
+        **narrowed,
     )
     with new_directory(config.out, DistillError) as tmp:
         model.save_pretrained(tmp)
@@ -77,10 +88,13 @@ def init_student(
     return CutResult(out=config.out, origin=origin, num_parameters=model.num_parameters())
 
 
-def _load(config: CutConfig) -> tuple[Any, str, list[torch.Tensor]]:
+def _load(config: CutConfig, tokenizer) -> tuple[Any, str, list[torch.Tensor]]:
     """The teacher, the hash of its weights, and the texts to measure on."""
     if config.cache is None:
-        return *_load_teacher(config, config.dtype), []
+        model, sha256 = _load_teacher(config, config.dtype)
+        if config.dataset is None:
+            return model, sha256, []
+        return model, sha256, dataset_texts(config, tokenizer, max_positions_of(model))
     with CacheReader(config.cache) as reader:
         found = reader.identity
         model, sha256 = _load_teacher(config, precision_named(found.dtype))
@@ -90,7 +104,7 @@ def _load(config: CutConfig) -> tuple[Any, str, list[torch.Tensor]]:
                 f"its weights have the hash {found.teacher_sha256[:12]}, those of "
                 f"{config.teacher} {sha256[:12]}. Give that teacher, or leave --cache out."
             )
-        return model, sha256, _texts(reader, config.num_tokens)
+        return model, sha256, cached_texts(reader, config.num_tokens)
 
 
 def _load_teacher(config: CutConfig, precision: str) -> tuple[Any, str]:
@@ -101,30 +115,55 @@ def _load_teacher(config: CutConfig, precision: str) -> tuple[Any, str]:
 
 def _kept(
     config: CutConfig,
-    model,
+    model: PreTrainedModel,
     texts: Sequence[torch.Tensor],
-    on_measured: Callable[[int, int], None],
+    on_measured: OnMeasured,
 ) -> list[int]:
     num_layers = len(blocks_of(model))
     if config.kept is not None:
         require_kept(config.kept, num_layers)
         return list(config.kept)
-    assert config.num_layers is not None
+    if config.num_layers is None:
+        return list(range(num_layers))
     require_number(num_layers, config.num_layers)
     if config.choose == "influence":
-        return by_influence(block_influences(model, texts), config.num_layers)
+        return by_influence(block_influences(model, texts, on_measured), config.num_layers)
     if config.choose == "kl":
         return by_kl(model, texts, config.num_layers, on_measured)
     return evenly_spaced(num_layers, config.num_layers)
 
 
-def _texts(reader: CacheReader, num_tokens: int) -> list[torch.Tensor]:
-    """Documents of the first split, until there are so many tokens."""
-    split, texts, total = reader.splits[0], [], 0
-    for index in range(reader.num_documents(split)):
-        if total >= num_tokens:
-            break
-        ids = torch.from_numpy(reader.read(split, [index]).token_ids)
-        texts.append(ids[: num_tokens - total])
-        total += len(texts[-1])
-    return texts
+def _chosen_by(config: CutConfig) -> str:
+    if config.kept is not None:
+        return "hand"
+    return config.choose if config.chooses_layers else "all"
+
+
+def _narrow(
+    config: CutConfig,
+    model: PreTrainedModel,
+    texts: Sequence[torch.Tensor],
+    on_measured: OnMeasured,
+) -> dict[str, Any]:
+    """Take out neurons and heads; what `student.json` says of them."""
+    if not config.narrows:
+        return {}
+    found = measure_magnitudes(
+        model,
+        texts,
+        neurons=config.feed_forward is not None,
+        kv_heads=config.kv_heads is not None,
+        on_measured=on_measured,
+    )
+    neurons = kv_heads = None
+    told: dict[str, Any] = {}
+    if config.feed_forward is not None:
+        neurons = largest(found.neurons, config.feed_forward)
+        told["teacher_feed_forward"] = len(found.neurons[0])
+        told["feed_forward"] = config.feed_forward
+    if config.kv_heads is not None:
+        kv_heads = largest(found.kv_heads, config.kv_heads)
+        told["teacher_kv_heads"] = len(found.kv_heads[0])
+        told["kept_kv_heads"] = tuple(map(tuple, kv_heads))
+    narrow(model, neurons=neurons, kv_heads=kv_heads)
+    return told

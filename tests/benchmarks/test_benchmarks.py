@@ -25,7 +25,7 @@ RUNS = [
     (
         "students.py --teacher {teacher} --dataset {data} --limit 4 --epochs 1 --seeds 1"
         " --student 1x16x1 --student cut:1:influence --work {out}",
-        rf"1x16x1 +default( +{NUMBER}){{4}}\n(.*\n)*cut:1:influence +dense( +{NUMBER}){{4}}\n",
+        rf"1x16x1 +default( +{NUMBER}){{5}}\n(.*\n)*cut:1:influence +dense( +{NUMBER}){{5}}\n",
     ),
     (
         "targets.py --teacher {teacher} --dataset {data} --limit 4 --epochs 1 --seeds 1"

@@ -9,11 +9,12 @@ from distill.cutting.choose import (
     block_influences,
     by_influence,
     by_kl,
-    divergence_of,
+    divergence,
     evenly_spaced,
+    teacher_log_probs,
 )
 from distill.errors import DistillError
-from distill.learning.blocks import blocks_of
+from distill.learning.blocks import blocks_of, only_blocks
 from tests.support.cut_models import model_of, with_blocks_passed_over
 
 TEXTS = [torch.arange(1, 20), torch.arange(50, 60)]
@@ -44,8 +45,9 @@ def test_evenly_spaced_keeps_the_first_and_the_last(num_layers, num_kept, expect
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_influence_is_one_minus_the_cosine_of_what_goes_in_and_out(family):
-    model = model_of(family)
-    found = block_influences(model, TEXTS)
+    model, done = model_of(family), []
+    found = block_influences(model, TEXTS, on_measured=lambda *count: done.append(count))
+    assert done == [(1, 2), (2, 2)]
     states = [
         model(input_ids=text.unsqueeze(0), output_hidden_states=True, use_cache=False).hidden_states
         for text in TEXTS
@@ -67,7 +69,9 @@ def test_a_layer_that_does_nothing_is_the_first_to_go(idle):
     assert influences[idle] == pytest.approx(0, abs=1e-5)
     assert by_influence(influences, 3) == rest
     assert by_kl(model, TEXTS, 3) == rest
-    assert divergence_of(model, TEXTS, rest) == pytest.approx(0, abs=1e-5)
+    teacher = teacher_log_probs(model, TEXTS)
+    with only_blocks(model, rest):
+        assert divergence(model, TEXTS, teacher) == pytest.approx(0, abs=1e-5)
 
 
 def test_by_kl_takes_out_what_costs_least_at_each_step():

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,12 @@ from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.reading.reader import CacheReader
 from cache.targets.format import TargetFormat
-from distill.cutting.choose import divergence_of
 from distill.cutting.init_student import init_student
 from distill.errors import DistillError
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from distill.settings.cut import CutConfig
+from distill.settings.origin import read_origin
 from tests.support.command_line import run
 from tests.support.distill_fakes import small_recipe
 from tests.support.paths import EXAMPLES
@@ -56,6 +58,20 @@ def test_a_teacher_whose_students_could_not_train_is_refused(teacher, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@torch.no_grad()
+def kl_of_folder(teacher, folder, texts) -> float:
+    """KL(teacher ‖ student) over texts in float64, the student loaded with plain transformers."""
+    student = AutoModelForCausalLM.from_pretrained(folder).eval()
+    rows = []
+    for text in texts:
+        p, q = (
+            model(input_ids=text.unsqueeze(0), use_cache=False).logits[0].double().softmax(-1)
+            for model in (teacher, student)
+        )
+        rows.append((p * (p / q).log()).sum(-1))
+    return float(torch.cat(rows).mean())
+
+
 @pytest.mark.parametrize("choose", ["uniform", "influence", "kl"])
 def test_a_cut_student_says_where_it_comes_from_and_what_the_cut_costs(
     choose, teacher, cache, tmp_path
@@ -72,12 +88,59 @@ def test_a_cut_student_says_where_it_comes_from_and_what_the_cut_costs(
     kept = saved["kept_layers"]
     assert saved["chosen_by"] == choose and len(kept) == 3 and saved["teacher_layers"] == 5
     assert kept == [0, 2, 4] or choose != "uniform"
-    expected = divergence_of(model, [text for text in texts if len(text)], kept)
+    expected = kl_of_folder(model, tmp_path / "s", [text for text in texts if len(text)])
     assert saved["kl_before_training"] == pytest.approx(expected, rel=1e-4)
+    assert saved["measured_on"] == str(cache)
     assert (
         result.num_parameters
         == AutoModelForCausalLM.from_pretrained(tmp_path / "s").num_parameters()
     )
+
+
+def test_a_narrow_student_says_what_was_kept_and_reads_back(teacher, cache, tmp_path):
+    result = cut(
+        teacher, tmp_path / "s", num_layers=4, feed_forward=24, kv_heads=1, cache=cache,
+        num_tokens=90,
+    )  # fmt: skip
+    origin = read_origin(tmp_path / "s")
+    assert origin == result.origin and len(origin.kept_layers) == 4
+    assert (origin.teacher_feed_forward, origin.feed_forward) == (64, 24)
+    assert origin.teacher_kv_heads == 2 and set(origin.kept_kv_heads) <= {(0,), (1,)}
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "s")
+    config = student.config
+    assert (config.intermediate_size, config.num_attention_heads) == (24, 2)
+    assert (config.num_key_value_heads, config.head_dim, config.hidden_size) == (1, 8, 32)
+    assert student.num_parameters() == result.num_parameters
+    with CacheReader(cache) as reader:
+        ids = torch.from_numpy(reader.read("train", [0]).token_ids[:90])
+    model = AutoModelForCausalLM.from_pretrained(teacher).eval()
+    expected = kl_of_folder(model, tmp_path / "s", [ids])
+    assert len(ids) == 90 and origin.kl_before_training == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_dataset_is_measured_on_as_its_cache_is(teacher, cache, tmp_path):
+    own = cut(teacher, tmp_path / "a", num_layers=3, choose="kl", cache=cache, num_tokens=200)
+    other = cut(
+        teacher, tmp_path / "b", num_layers=3, choose="kl", dataset=str(EXAMPLES), num_tokens=200
+    )
+    assert other.origin.measured_on == str(EXAMPLES)
+    assert replace(own.origin, measured_on=str(EXAMPLES)) == other.origin
+
+
+def test_any_texts_can_be_measured_on(teacher, tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"body": "x = 1"}\n{"body": ""}\n{"body": "y"}\n')
+    done = []
+    config = CutConfig(
+        teacher=str(teacher), out=tmp_path / "s", num_layers=3, choose="influence", dtype="fp32",
+        dataset=str(tmp_path / "texts.jsonl"), text_field="body",
+    )  # fmt: skip
+    result = init_student(config, lambda *count: done.append(count))
+    assert done == [(1, 2), (2, 2)]
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    texts = [torch.tensor([*tokenizer(text)["input_ids"], 0]) for text in ("x = 1", "y")]
+    model = AutoModelForCausalLM.from_pretrained(teacher).eval()
+    expected = kl_of_folder(model, tmp_path / "s", texts)
+    assert result.origin.kl_before_training == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_cut_student_trains_and_writes_text(teacher, cache, tmp_path):
@@ -115,10 +178,16 @@ def test_training_refuses_a_student_of_another_teacher(teacher, cache, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "Give one of --layers and --keep"),
+        ({}, "Nothing is cut. Give --layers or --keep, or a width"),
         ({"num_layers": 2, "kept": (0, 1)}, "Give one of --layers and --keep"),
         ({"num_layers": 2, "choose": "best"}, "choose is 'best'"),
-        ({"num_layers": 2, "choose": "kl"}, "measures on a cache's documents. Give --cache"),
+        ({"num_layers": 2, "choose": "kl"}, "--choose kl chooses .* Give --cache or --dataset"),
+        ({"kept": (0, 1), "choose": "kl"}, "--choose kl chooses layers. Give --layers, not --keep"),
+        ({"feed_forward": 3}, "a width is chosen by what is measured .* Give --cache or --dataset"),
+        ({"feed_forward": 3, "cache": Path(), "dataset": "d"}, "one of --cache and --dataset"),
+        ({"num_layers": 2, "text_field": "text"}, "--text-field is a dataset's. Give --dataset"),
+        ({"feed_forward": 65, "dataset": str(EXAMPLES)}, "65 neurons .* the teacher has 64"),
+        ({"kv_heads": 3, "dataset": str(EXAMPLES)}, "3 heads of keys .* the teacher has 2"),
         ({"num_layers": 9}, "9 layers were asked for, but the teacher has 5"),
         ({"kept": (0, 7)}, "rising numbers from 0 to 4"),
         ({"num_layers": 2, "num_tokens": 1}, "num_tokens is 1"),
@@ -143,6 +212,13 @@ def test_the_command_prints_what_was_kept(teacher, cache, tmp_path):
     )  # fmt: skip
     assert code == 0, output
     assert "3 of 5: 0, 3, 4" in output and "KL before training" in output
+    code, output = run(
+        "init-student", "--teacher", teacher, "--feed-forward", "32", "--kv-heads", "1",
+        "--dataset", EXAMPLES, "--num-tokens", 60, "--out", tmp_path / "n",
+    )  # fmt: skip
+    assert code == 0, output
+    for words in ("all 5", "32 of 64 a layer", "1 of 2 a layer"):
+        assert words in output
     code, output = run(
         "init-student", "--teacher", teacher, "--keep", "0;3", "--out", tmp_path / "t"
     )
