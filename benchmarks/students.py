@@ -5,6 +5,7 @@ from every kind at equal tokens with every seed, and measures KL from the true t
 cross-entropy at T = 1 on the validation split, always with dense targets. `labels` is the
 student without the teacher (alpha 0). "Way" is how far a kind comes from labels alone to dense.
 Several `--epochs` are measured in the course of one run. What is there is not done again.
+`--plot` draws validation KL over the tokens of each run.
 
     python benchmarks/students.py --teacher SmolLM2-135M --work runs/students \\
         --student 2x128x2 --student cut:15:uniform --student narrow:1024:2
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 import torch
+from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cache.building.config import BuildConfig
@@ -28,6 +30,7 @@ from distill.cutting.init_student import init_student
 from distill.learning.student import first_student
 from distill.loss.terms import sparse_kl_sum
 from distill.run.checkpoint import seed_process
+from distill.run.logs import read_metrics
 from distill.run.run_folder import FINISHED, read_run
 from distill.run.train import train
 from distill.settings.config import TrainConfig
@@ -123,9 +126,10 @@ def start_of(recipe: Recipe, dense: CacheReader) -> Measured:
 @click.option("--seeds", default=3)
 @click.option("--num-tokens", default=1024, help="That layers are chosen on.")
 @click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture of the learning curves.")
 def main(
     teacher, dataset, limit, students, kinds, all_epochs, lr, lr_cut, temperature, alpha, seeds,
-    num_tokens, work,
+    num_tokens, work, plot,
 ):  # fmt: skip
     """Print a line for each student and kind: means over seeds, and their range of KL."""
     for kind in {*kinds, DENSE} - {"labels"}:
@@ -143,7 +147,7 @@ def main(
         for student in students:
             source = source_of(student, teacher, work, num_tokens)
             recipe = partial(
-                Recipe, student=source, temperature=temperature, accumulate=1,
+                Recipe, student=source, temperature=temperature, accumulate=1, sample_prompts=0,
                 lr=lr if source == student else lr_cut,
             )  # fmt: skip
             show(student, "nothing", 0, [start_of(recipe(name="start", alpha=alpha), dense)])
@@ -160,6 +164,24 @@ def main(
             if {"labels", DENSE} <= set(found):
                 ways = [f"{kind} {way(found, kind):.0%}" for kind in found if kind != "labels"]
                 print(f"{student:18s} way from labels to dense: {', '.join(ways)}", flush=True)
+    if plot is not None:
+        draw([(s, k) for s in students for k in kinds], work / "students", plot)
+
+
+def draw(curves: list[tuple[str, str]], runs: Path, path: Path) -> None:
+    """Validation KL of each student and kind, of the first seed, over tokens trained on."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for student, kind in curves:
+        metrics = read_metrics(runs / f"{student.replace(':', '-')}-{kind}-0" / "metrics.jsonl")
+        measured = [line for line in metrics if "val_kl" in line]
+        tokens = [sum(one["num_rows"] for one in metrics if one.get("num_rows") and
+                      one["step"] <= line["step"]) for line in measured]  # fmt: skip
+        axes.plot(tokens, [line["val_kl"] for line in measured], "o-", label=f"{student}, {kind}")
+    axes.set(xlabel="tokens trained on", ylabel="validation KL at T = 1, nats", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path)
 
 
 def way(found: dict[str, list[Measured]], kind: str) -> float:

@@ -257,7 +257,7 @@ def main(
         for temperature in temperatures:
             recipe = Recipe(
                 name="x", student=student, temperature=temperature, alpha=alpha, epochs=epochs,
-                lr=lr, accumulate=1,
+                lr=lr, accumulate=1, sample_prompts=0,
             )  # fmt: skip
             found = {
                 kind: [_run(recipe, kind, seed, work, exact) for seed in range(seeds)]

@@ -24,7 +24,7 @@ RUNS = [
     ),
     (
         "students.py --teacher {teacher} --dataset {data} --limit 4 --epochs 1 --seeds 1"
-        " --student 1x16x1 --student cut:1:influence --work {out}",
+        " --student 1x16x1 --student cut:1:influence --work {out} --plot {out}/curves.png",
         rf"1x16x1 +default( +{NUMBER}){{5}}\n(.*\n)*cut:1:influence +dense( +{NUMBER}){{5}}\n",
     ),
     (
