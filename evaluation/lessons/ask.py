@@ -18,7 +18,11 @@ from evaluation.problems.benchmarks import MBPP_STOPS, BenchmarkProblem, mbpp_pr
 
 FENCE = "```python\n"
 """What documents of a chat template have between the assistant's beginning and the code."""
-FENCE_END = "\n```"
+FENCE_STOPS = (
+    *("\n```", "\nassert ", "\nprint(", "\nif __name__"),
+    *("\n# Test", "\n# Example"),
+)
+"""What follows a finished solution in a code block: its end, or tries of it."""
 BEFORE_EXAMPLE = "\n\n\n"
 _BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)+")
 
@@ -79,9 +83,17 @@ def form_of(config: LessonsConfig, tokenizer: Any) -> Form:
                 "for them. Leave --examples out, or give --template instruction"
             )
         fenced = config.answer == "fence"
-        stop = (FENCE_END,) if fenced else ()
         return Form(
-            template=CHAT, fenced=fenced, examples=(), num_examples=0, stop=(*stop, *config.stops)
+            template=CHAT,
+            fenced=fenced,
+            examples=(),
+            num_examples=0,
+            stop=(*(FENCE_STOPS if fenced else ()), *config.stops),
+        )
+    if config.answer == "free":
+        raise EvaluationError(
+            f"answer is free, which belongs to a chat template, and {config.teacher} is asked by "
+            f"{template!r}: what it writes there is the code. Leave --answer out"
         )
     count = config.examples
     if count is None:

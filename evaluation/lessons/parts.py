@@ -75,6 +75,11 @@ class Part:
         """The verdicts."""
         return self.folder / f"part-{self.number:05d}.judged.json"
 
+    @property
+    def is_done(self) -> bool:
+        """Whether both are there and whole."""
+        return self.drawn() is not None and self.judged() is not None
+
     def drawn(self) -> Drawn | None:
         """What is kept of the model's answers; None where it is absent or not whole."""
         content = _kept(self.drawn_path)

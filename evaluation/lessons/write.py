@@ -75,14 +75,21 @@ def write_lessons(config: LessonsConfig, worker: Worker | None = None) -> Writte
     with _own(config, worker):
         with prepare_lock(config.work):
             take_up(config.work, job.asked)
-        remove_partials(config.work, of_the_dead=worker is not None)
+        _tidy(config, of_the_dead=worker is not None)
         _work(job, worker.of(job.parts) if worker is not None else job.parts)
         with prepare_lock(config.work):
-            missing = sum(part.judged() is None for part in job.parts)
+            missing = sum(not part.is_done for part in job.parts)
             if missing:
                 return Written(stats=None, missing=missing)
             stats = join_parts(job.config, job.parts, job.skipped, job.provenance)
             return Written(stats=stats, missing=0)
+
+
+def _tidy(config: LessonsConfig, *, of_the_dead: bool) -> None:
+    """Delete what killed calls left half-written."""
+    names = {path.name for path in (config.out, config.failed, config.stats)}
+    remove_partials(config.work, of_the_dead=of_the_dead)
+    remove_partials(config.out.parent, names.__contains__, of_the_dead=of_the_dead)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def asked(config, tokenizer):
 def test_a_chat_teacher_reads_what_its_documents_begin_with(tmp_path, tiny_teacher, chat_tokenizer):
     config = lessons_config(tmp_path, tiny_teacher)
     form, prompts, _ = asked(config, chat_tokenizer)
-    assert form.template == "chat" and form.stop == ("\n```",)
+    assert form.template == "chat" and form.stop[0] == "\n```"
     build = BuildConfig(
         out=tmp_path / "c", dataset=config.dataset, template="chat", splits=("train",)
     )
@@ -89,6 +89,7 @@ def test_a_student_is_asked_as_its_documents_are(tmp_path, tiny_teacher, tokeniz
     ("options", "message"),
     [
         ({"template": "chat"}, "has no chat template. Give another --template"),
+        ({"answer": "free"}, "answer is free, which belongs to a chat template"),
         ({"limit": 1, "splits": ("validation",)}, "no problems in split 'validation'"),
     ],
 )

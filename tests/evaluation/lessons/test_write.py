@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cache.data.problems import load_problems
 from cache.errors import CacheError
 from cache.machine import durable
 from cache.machine.lock import writer_lock
+from cache.machine.process import home
 from cache.reading.reader import CacheReader
 from cache.storage.created import origins_of
 from cache.targets.format import TargetFormat
@@ -198,11 +200,13 @@ def test_a_killed_call_goes_on_to_the_same_bytes(tmp_path, tiny_teacher, monkeyp
     config = lessons_config(tmp_path / "killed", tiny_teacher)
     killed(config, monkeypatch, moment)
     monkeypatch.undo()
+    torn = config.out.with_name(f"{config.out.name}.{home()}-{os.getpid()}.partial")
+    torn.write_text("{")
     drawn = script(monkeypatch, mixed)
     write_lessons(config)
     assert drawn == [f"MBPP/{number}:{sample}" for number in left for sample in range(4)]
     assert files_of(config) == files_of(whole)
-    assert not list(config.work.glob("*.lock")) and not list(config.work.glob("*.partial"))
+    assert not list(config.work.glob("*.lock")) and not list(config.out.parent.rglob("*.partial"))
 
 
 def test_a_damaged_part_is_made_again(tmp_path, tiny_teacher, monkeypatch):
@@ -231,6 +235,22 @@ def test_workers_share_the_problems_and_the_last_writes(tmp_path, tiny_teacher, 
     assert {name.partition(":")[0] for name in drawn} == {"MBPP/602"}
     assert write_lessons(two, Worker(rank=0, count=2)).stats is not None
     assert files_of(one) == files_of(two)
+
+
+def test_the_command_says_what_other_workers_still_owe(tmp_path, tiny_teacher, monkeypatch):
+    script(monkeypatch, mixed)
+    config = lessons_config(tmp_path, tiny_teacher)
+    words = [
+        "write-lessons", "--teacher", tiny_teacher, "--dataset", config.dataset, "--samples", 4,
+        "--batch-size", 1, "--no-self-check", "--out", config.out,
+    ]  # fmt: skip
+    code, output = run(*words, "--worker", "1/2")
+    assert code == 0 and "Parts still to come, of other workers: 2." in output
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun starts it
+    monkeypatch.setenv("RANK", "0")
+    code, output = run(*words)
+    assert code == 0 and "problems with a lesson" in output
+    assert len(read_lines(config.out)) == 4
 
 
 def test_a_plain_call_joins_what_workers_left(tmp_path, tiny_teacher, monkeypatch):
@@ -352,6 +372,20 @@ def test_a_killed_sandbox_loses_no_text(tmp_path, tiny_teacher, monkeypatch):
     drawn.clear()
     write_lessons(config)
     assert {name.partition(":")[0] for name in drawn} == {"MBPP/602", "MBPP/603"}
+
+
+def test_what_a_student_writes_is_called_its_own(tmp_path, tiny_teacher, monkeypatch):
+    script(monkeypatch, mixed)
+    student = tmp_path / "student"
+    shutil.copytree(tiny_teacher, student)
+    config = lessons_config(tmp_path, tiny_teacher, writer=str(student), keep="all")
+    write_lessons(config)
+    rows = read_lines(config.out)
+    assert {row["origin"] for row in rows} == {"student"}
+    assert rows[0]["provenance"]["writer"] == "student"
+    assert rows[0]["provenance"]["teacher"] == str(tiny_teacher)
+    assert "examples:0" in rows[0]["provenance"]["settings"]
+    assert {problem.origin for problem in load_problems(str(config.out), "train")} == {"student"}
 
 
 def test_a_student_of_another_tokenizer_cannot_write(tmp_path, tiny_teacher, monkeypatch):
