@@ -35,6 +35,12 @@ from evaluation.lessons.config import ANSWERS, KEEP, SPLITS, TEMPLATES, LessonsC
     help="Whose problems; repeat it for both.",
 )
 @click.option("--limit", type=int, help="Only the first problems of each split.")
+@click.option(
+    "--invent",
+    default=LessonsConfig.invent,
+    help="First have so many new problems made after the dataset's own, and solve those; kept are "
+    "those whose tests two different solutions pass.  [default: none]",
+)
 @click.option("--samples", default=LessonsConfig.samples, help="Solutions asked for of a problem.")
 @click.option("--temperature", default=LessonsConfig.temperature, help="Of the samples.")
 @click.option("--top-p", default=LessonsConfig.top_p, help="Of the samples.")

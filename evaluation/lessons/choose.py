@@ -9,6 +9,8 @@ from cache.data.problems import SPLIT_TASK_IDS, read_problems
 from evaluation.lessons.near_copies import canonical, most_different, squeezed
 from evaluation.lessons.rows import Solution
 
+AGREEING = 2
+"""Different solutions that must pass an invented problem's tests."""
 Known = Mapping[int, frozenset[str]]
 """Canonical texts that are no lessons again, by the task_id of their problem."""
 
@@ -24,12 +26,14 @@ class Chosen:
     """The same as one of the files that lessons are to be apart from."""
     over: int
     """Further ones than a problem may have."""
+    unagreed: int
+    """Invented problems that fewer than AGREEING different solutions passed."""
 
 
 def choose(solutions: Iterable[Solution], known: Known, per_problem: int) -> Chosen:
     """The lessons among solutions that stand problem by problem, in the order of their samples."""
     lessons: list[Solution] = []
-    near_copies = num_known = over = 0
+    near_copies = num_known = over = unagreed = 0
     for _, group in groupby(solutions, key=lambda solution: solution.question.name):
         different: dict[str, Solution] = {}
         for solution in group:
@@ -41,10 +45,19 @@ def choose(solutions: Iterable[Solution], known: Known, per_problem: int) -> Cho
             else:
                 different[text] = solution
         found = list(different.values())
+        if found and found[0].question.is_invented and len(found) < AGREEING:
+            unagreed += 1
+            continue
         places = most_different(list(different), per_problem)
         lessons += [found[place] for place in places]
         over += len(found) - len(places)
-    return Chosen(lessons=tuple(lessons), near_copies=near_copies, known=num_known, over=over)
+    return Chosen(
+        lessons=tuple(lessons),
+        near_copies=near_copies,
+        known=num_known,
+        over=over,
+        unagreed=unagreed,
+    )
 
 
 def canonical_text(solution: Solution) -> str:

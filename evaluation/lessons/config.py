@@ -35,6 +35,9 @@ class LessonsConfig:
     """Splits whose problems are written for."""
     limit: int | None = None
     """Only the first problems of each split."""
+    invent: int = 0
+    """New problems that the model is asked for, made after the dataset's own, and that are then
+    solved in their place; 0: none."""
     samples: int = 8
     """Solutions asked for of each problem."""
     temperature: float = 0.8
@@ -86,7 +89,7 @@ class LessonsConfig:
         )
         for name in ("samples", "max_new_tokens", "per_problem", "batch_size", "workers"):
             require_at_least(name, getattr(self, name), 1)
-        for name in ("temperature", "seed"):
+        for name in ("temperature", "seed", "invent"):
             require_at_least(name, getattr(self, name), 0)
         if self.limit is not None:
             require_at_least("limit", self.limit, 1)
@@ -100,6 +103,17 @@ class LessonsConfig:
             self.examples is None or 0 <= self.examples <= MAX_EXAMPLES,
             f"examples is {self.examples}; give 0 to {MAX_EXAMPLES}",
         )
+        if self.invent:
+            require(
+                self.keep == "passing" and self.samples > 1,
+                "invented problems are kept where two solutions agree on their tests: they need "
+                "keep=passing and samples of 2 or more",
+            )
+            require(
+                self.splits == ("train",) and self.temperature > 0,
+                "problems are invented for training, each another one: they need the split train "
+                "alone and a temperature above 0",
+            )
         require(all(self.stops), "a stop is empty: every text would end at once")
         for split in self.splits:
             require(

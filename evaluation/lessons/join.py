@@ -9,34 +9,27 @@ from cache.machine.durable import write_json, write_text
 from evaluation.errors import EvaluationError
 from evaluation.lessons.choose import choose, read_known
 from evaluation.lessons.config import LessonsConfig
-from evaluation.lessons.parts import Part
+from evaluation.lessons.parts import Plan
 from evaluation.lessons.rows import Provenance, Solution, failed_row, lesson_row
 from evaluation.lessons.stats import LessonStats, commonest_failures, stats_of
 
 WANTED = {"passing": (True,), "failing": (False,), "all": (True, False)}
 
 
-def join_parts(
-    config: LessonsConfig,
-    parts: Sequence[Part],
-    skipped: Mapping[str, str],
-    provenance: Provenance,
-) -> LessonStats:
+def join_parts(config: LessonsConfig, plan: Plan, provenance: Provenance) -> LessonStats:
     """Write what all parts come to.
-
-    Args:
-        skipped: problems that could not be asked, and why, by task_id.
 
     Raises: EvaluationError when there is nothing to keep, or a part is gone; CacheError when a
         file of `apart_from` cannot be read.
     """
-    solutions, unproven, cost = _read(parts)
+    solutions, unproven, cost = _read(plan)
     kept = [s for s in solutions if s.verdict.passed in WANTED[config.keep] and s.code]
     chosen = choose(kept, read_known(config.apart_from, solutions), config.per_problem)
     stats = stats_of(
         solutions,
         chosen,
-        skipped={**skipped, **unproven},
+        skipped={**plan.skipped, **unproven},
+        inventions=plan.inventions,
         num_samples=config.samples,
         cost=cost,
         signature=f"{provenance.writer}|{provenance.settings}|{provenance.judging}",
@@ -57,12 +50,15 @@ def join_parts(
     return stats
 
 
-def _read(parts: Sequence[Part]) -> tuple[list[Solution], dict[str, str], dict[str, Any]]:
+def _read(plan: Plan) -> tuple[list[Solution], dict[str, str], dict[str, Any]]:
     """All solutions, the problems that were not proven, and what it cost."""
     solutions: list[Solution] = []
     unproven: dict[str, str] = {}
-    cost = {"tokens": 0, "generating_seconds": 0.0, "checks": 0, "checking_seconds": 0.0}
-    for part in parts:
+    cost = {
+        "tokens": plan.invention_tokens, "generating_seconds": plan.invention_seconds,
+        "checks": 0, "checking_seconds": 0.0,
+    }  # fmt: skip
+    for part in plan.parts:
         drawn, judged = part.drawn(), part.judged()
         if drawn is None or judged is None:
             raise EvaluationError(f"a part of {part.folder} is gone. Give the same command again")
@@ -91,6 +87,11 @@ def _nothing_kept(config: LessonsConfig, stats: LessonStats, writer: str) -> str
         return f"{what}, and all to keep are near copies of those in --apart-from. None is new"
     if config.keep == "failing":
         return f"{what}, and none to keep: {stats.passed:,} passed. No lessons were written"
+    if stats.passed:
+        return (
+            f"{what}, and no two of them agree on the tests of an invented problem. No lessons "
+            f"were written. Ask for more --samples, or for more problems with --invent"
+        )
     kept = f" What failed is in {config.failed}." if config.keep == "passing" else ""
     return (
         f"{what}, and none passes: {commonest_failures(stats.outcomes)}. No lessons were written."

@@ -97,6 +97,21 @@ class Part:
         return Judged(verdicts=verdicts, **content)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is asked, in parts."""
+
+    parts: tuple[Part, ...]
+    skipped: dict[str, str]
+    """Problems that cannot be asked, and why, by task_id."""
+    inventions: dict[str, int]
+    """What became of invented problems before they are solved; empty where none were asked for."""
+    invention_tokens: int
+    """Generated to invent them."""
+    invention_seconds: float
+    """Spent on that."""
+
+
 def plan_parts(questions: Sequence[Question], config: LessonsConfig) -> list[Part]:
     """The parts of a job: they depend on it alone."""
     size = max(1, PART_BATCHES * config.batch_size // config.samples)

@@ -47,13 +47,13 @@ def lesson_row(solution: Solution, provenance: Provenance) -> dict[str, Any]:
     """A row that `cache-teacher` reads: in the split of its problem, under a number of its own."""
     problem = solution.question.row
     return {
-        "task_id": lesson_id(problem.task_id, solution.code),
+        "task_id": lesson_id(problem.split_id, problem.text, solution.code),
         "text": problem.text,
         "code": solution.code,
         "test_list": list(problem.test_list),
         "test_setup_code": problem.test_setup_code,
         "challenge_test_list": list(problem.challenge_test_list),
-        "problem_id": problem.task_id,
+        "problem_id": problem.split_id,
         "origin": provenance.origin,
         "provenance": _provenance(solution, provenance),
     }
@@ -61,8 +61,11 @@ def lesson_row(solution: Solution, provenance: Provenance) -> dict[str, Any]:
 
 def failed_row(solution: Solution, provenance: Provenance) -> dict[str, Any]:
     """A solution that was not kept, and why, with all that was generated."""
+    problem = solution.question.row
+    invented = {"text": problem.text, "test_list": list(problem.test_list)}
     return {
-        "problem_id": solution.question.row.task_id,
+        "problem_id": problem.split_id,
+        **(invented if solution.question.is_invented else {}),
         "reason": solution.verdict.outcome,
         "message": solution.verdict.message,
         "code": solution.code,
@@ -71,9 +74,9 @@ def failed_row(solution: Solution, provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def lesson_id(task_id: int, code: str) -> int:
-    """A number for a problem's further solution: the same for the same code, whoever wrote it."""
-    digest = hashlib.sha256(code.encode()).digest()
+def lesson_id(task_id: int, *texts: str) -> int:
+    """A number for what comes from a problem: the same for the same texts, whoever wrote them."""
+    digest = hashlib.sha256("\0".join(texts).encode()).digest()
     return task_id * IDS_PER_PROBLEM + int.from_bytes(digest[:8], "big") % IDS_PER_PROBLEM
 
 
@@ -82,6 +85,7 @@ def _provenance(solution: Solution, provenance: Provenance) -> dict[str, Any]:
     del shared["origin"]
     return {
         **shared,
+        **({"invented": True} if solution.question.is_invented else {}),
         "sample": solution.sample.sample,
         "finish": solution.sample.finish,
         "tokens": solution.sample.tokens,

@@ -25,6 +25,8 @@ class LessonStats:
     """That were written for."""
     skipped: Mapping[str, str]
     """Problems that were not, and why, by task_id."""
+    inventions: Mapping[str, int]
+    """Of invented problems: how many were asked for, and why some were not taken."""
     samples: int
     """Solutions drawn."""
     outcomes: Mapping[str, int]
@@ -66,6 +68,7 @@ def stats_of(
     chosen: Chosen,
     *,
     skipped: Mapping[str, str],
+    inventions: Mapping[str, int],
     num_samples: int,
     cost: Mapping[str, Any],
     signature: str,
@@ -85,6 +88,7 @@ def stats_of(
     return LessonStats(
         problems=len(by_problem),
         skipped=skipped,
+        inventions=_inventions(inventions, chosen, solutions),
         samples=len(solutions),
         outcomes=dict(outcomes.most_common()),
         passed=sum(by_sample),
@@ -99,6 +103,21 @@ def stats_of(
         signature=signature,
         **cost,
     )
+
+
+def _inventions(
+    inventions: Mapping[str, int], chosen: Chosen, solutions: Sequence[Solution]
+) -> dict[str, int]:
+    if not inventions:
+        return {}
+    solved = {s.question.name for s in solutions if s.verdict.passed}
+    tried = {s.question.name for s in solutions}
+    return {
+        **inventions,
+        "passed by no solution": len(tried) - len(solved),
+        "passed by one solution alone": chosen.unagreed,
+        "kept": len({s.question.name for s in chosen.lessons}),
+    }
 
 
 def to_rich_stats(stats: LessonStats) -> Group:
@@ -124,6 +143,9 @@ def to_rich_stats(stats: LessonStats) -> Group:
         table.add_row(name, f"{count:,}", note)
     failures = Text(f"What failed: {commonest_failures(stats.outcomes) or 'nothing'}.")
     notes = [failures]
+    if stats.inventions:
+        words = ", ".join(f"{name} {count:,}" for name, count in stats.inventions.items())
+        notes.append(Text(f"Invented problems: {words}."))
     if stats.skipped:
         first = "; ".join(f"{name}: {why}" for name, why in list(stats.skipped.items())[:SHOWN])
         notes.append(

@@ -3,27 +3,24 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from cache.building.workers import Worker
-from cache.data.problems import dataset_sha256
+from cache.data.problems import Problem
 from cache.machine.durable import make_directory, remove_partials
 from cache.machine.lock import prepare_lock, worker_lock, writer_lock
-from cache.machine.precision import dtype_name, resolve_dtype
-from cache.teacher.load import load_tokenizer, tokenizer_sha256
 from evaluation.errors import EvaluationError
 from evaluation.judging.trivial import trivial_answers
-from evaluation.lessons.ask import Form, form_of, questions_of, read_rows
+from evaluation.lessons.ask import questions_of
 from evaluation.lessons.config import LessonsConfig
+from evaluation.lessons.invent import draw_inventions, sift
+from evaluation.lessons.job import Job, prepare
 from evaluation.lessons.join import join_parts
-from evaluation.lessons.parts import Part, draw, judge_part, plan_parts, take_up
+from evaluation.lessons.parts import Part, Plan, draw, judge_part, plan_parts, take_up
 from evaluation.lessons.progress import LessonProgress
 from evaluation.lessons.prove import Answers
-from evaluation.lessons.rows import Provenance
 from evaluation.lessons.stats import LessonStats
 from evaluation.models.on_demand import ModelOnDemand
-from evaluation.models.sources import ModelSource, load_model, model_identity, resolve_device
-from evaluation.sandbox.checks import sandbox_level
+from evaluation.models.sources import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +31,6 @@ class Written:
     """Of all; None: parts of other workers are missing."""
     missing: int
     """Parts that are not done yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A configuration with what it stands for."""
-
-    config: LessonsConfig
-    form: Form
-    parts: tuple[Part, ...]
-    skipped: dict[str, str]
-    """Problems that cannot be asked, by task_id."""
-    writer: ModelSource
-    provenance: Provenance
-    asked: dict[str, Any]
-    """All that decides what is drawn and how it is judged."""
 
 
 def write_lessons(config: LessonsConfig, worker: Worker | None = None) -> Written:
@@ -65,7 +47,7 @@ def write_lessons(config: LessonsConfig, worker: Worker | None = None) -> Writte
     Raises: EvaluationError, CacheError: bad input, other lessons in the way, no sandbox, a full
         disk, or nothing to keep. What is finished is kept.
     """
-    job = _prepare(config)
+    job = prepare(config)
     if config.out.exists() and not config.work.is_dir():
         raise EvaluationError(
             f"{config.out} exists, and the folder of its parts ({config.work}) does not: it may "
@@ -75,14 +57,16 @@ def write_lessons(config: LessonsConfig, worker: Worker | None = None) -> Writte
     with _own(config, worker):
         with prepare_lock(config.work):
             take_up(config.work, job.asked)
-        _tidy(config, of_the_dead=worker is not None)
-        _work(job, worker.of(job.parts) if worker is not None else job.parts)
+            _tidy(config, of_the_dead=worker is not None)
+            model = ModelOnDemand(lambda: load_model(job.writer, job.dtype, job.device), job.device)
+            plan = _plan(job, model)
+        _work(job, plan.parts, worker.of(plan.parts) if worker else plan.parts, model)
+        model.close()
         with prepare_lock(config.work):
-            missing = sum(not part.is_done for part in job.parts)
+            missing = sum(not part.is_done for part in plan.parts)
             if missing:
                 return Written(stats=None, missing=missing)
-            stats = join_parts(job.config, job.parts, job.skipped, job.provenance)
-            return Written(stats=stats, missing=0)
+            return Written(stats=join_parts(config, plan, job.provenance), missing=0)
 
 
 def _tidy(config: LessonsConfig, *, of_the_dead: bool) -> None:
@@ -102,86 +86,47 @@ def _own(config: LessonsConfig, worker: Worker | None) -> Iterator[None]:
             yield
 
 
-def _prepare(config: LessonsConfig) -> _Job:
-    rows = read_rows(config)
-    tokenizer = load_tokenizer(config.teacher, config.revision)
-    form = form_of(config, tokenizer)
-    questions, skipped = questions_of(rows, form, tokenizer)
+def _plan(job: Job, model: ModelOnDemand) -> Plan:
+    """What is asked, in parts; problems are invented first, if any are to be.
+
+    Raises: EvaluationError when no problem can be asked.
+    """
+    rows: Sequence[Problem] = job.rows
+    inventions: dict[str, int] = {}
+    cost = (0, 0.0)
+    if job.config.invent:
+        drawn = draw_inventions(job, model)
+        cost = (drawn.tokens, drawn.seconds)
+        sifted = sift(job, drawn)
+        rows, inventions = sifted.rows, {"asked for": job.config.invent, **sifted.left_out}
+        if not rows:
+            words = ", ".join(f"{reason} {count}" for reason, count in sifted.left_out.items())
+            raise EvaluationError(
+                f"{job.provenance.writer} invented {job.config.invent} problems, and none can be "
+                f"used: {words}. Ask for more with --invent, or take a stronger teacher"
+            )
+    questions, skipped = questions_of(rows, job.form, job.tokenizer)
     if not questions:
         task_id, reason = next(iter(skipped.items()))
         raise EvaluationError(
-            f"none of the {len(rows)} problems of {config.dataset} can be asked; task_id "
-            f"{task_id}: {reason}"
+            f"none of {len(rows)} problems can be asked; task_id {task_id}: {reason}"
         )
-    writer = _writer(config, tokenizer)
-    identity = model_identity(writer)
-    device = resolve_device(config.device)
-    dtype = dtype_name(resolve_dtype(config.dtype, device))
-    level = sandbox_level(config.allow_weak_sandbox)
-    judging = f"{config.limits.signature}|sandbox:{level}"
-    settings = (
-        f"{config.sampling.signature}|template:{form.template}"
-        f"{'|fenced' if form.fenced else ''}|examples:{form.num_examples}|dtype:{dtype}"
-    )
-    return _Job(
-        config=config,
-        form=form,
-        parts=tuple(plan_parts(questions, config)),
+    return Plan(
+        parts=tuple(plan_parts(questions, job.config)),
         skipped={str(task_id): reason for task_id, reason in skipped.items()},
-        writer=writer,
-        provenance=Provenance(
-            origin=config.origin,
-            writer=writer.label,
-            writer_identity=identity,
-            teacher=config.teacher,
-            settings=settings,
-            judging=judging,
-        ),
-        asked={
-            "writer": identity,
-            "tokenizer": tokenizer_sha256(tokenizer),
-            "problems": dataset_sha256(rows),
-            "examples": dataset_sha256(form.examples),
-            "settings": settings,
-            "stops": list(form.stop),
-            "batch_size": config.batch_size,
-            "judging": judging,
-            "self_check": config.self_check,
-        },
+        inventions=inventions,
+        invention_tokens=cost[0],
+        invention_seconds=cost[1],
     )
 
 
-def _writer(config: LessonsConfig, tokenizer: Any) -> ModelSource:
-    """Who writes.
-
-    Raises: EvaluationError when a student has another tokenizer than the teacher.
-    """
-    source = config.teacher if config.writer is None else config.writer
-    if config.writer is not None:
-        own = load_tokenizer(config.writer)
-        if tokenizer_sha256(own) != tokenizer_sha256(tokenizer):
-            raise EvaluationError(
-                f"the writer {config.writer} has another tokenizer than {config.teacher}, so it "
-                "was not distilled from it. Name the teacher that it learns from in --teacher"
-            )
-    return ModelSource(
-        label=source.rstrip("/").rpartition("/")[2] or source,
-        source=source,
-        is_teacher=config.writer is None,
-        revision=config.revision if config.writer is None else None,
-    )
-
-
-def _work(job: _Job, parts: Sequence[Part]) -> None:
-    """Do those of the parts that are missing."""
+def _work(job: Job, every: Sequence[Part], parts: Sequence[Part], model: ModelOnDemand) -> None:
+    """Do those of some of the parts that are missing."""
     config = job.config
     kept = [(part, part.drawn(), part.judged()) for part in parts]
     if all(drawn is not None and judged is not None for _, drawn, judged in kept):
         return
-    device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
-    model = ModelOnDemand(lambda: load_model(job.writer, dtype, device), device)
-    trivial = _trivial(job)
+    trivial = _trivial(job, every)
     samples = config.samples
     with LessonProgress(
         total=sum(len(part.questions) for part in parts) * samples,
@@ -199,11 +144,10 @@ def _work(job: _Job, parts: Sequence[Part]) -> None:
             if judged is None:
                 judged = judge_part(part, drawn, config)
                 progress.judged(sum(verdict.passed for verdict in judged.verdicts))
-    model.close()
 
 
-def _trivial(job: _Job) -> Answers:
+def _trivial(job: Job, parts: Sequence[Part]) -> Answers:
     if not job.config.self_check:
         return {}
-    questions = (question for part in job.parts for question in part.questions)
+    questions = (question for part in parts for question in part.questions)
     return trivial_answers([q.problem for q in questions if q.problem is not None])

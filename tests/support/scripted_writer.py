@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.config import SandboxLimits
 from evaluation.generation.completion_rows import Completion
-from evaluation.lessons import parts, write
+from evaluation.lessons import invent, parts, write
 from evaluation.lessons.config import LessonsConfig
 
 PROBLEMS = (
@@ -65,7 +65,8 @@ def script(monkeypatch, answer: Answer) -> list[str]:
             drawn.append(f"{request.task_id}:{request.sample}")
             yield place, Completion(text=text, raw=text, finish="eos", num_tokens=7)
 
-    monkeypatch.setattr(parts, "draw_each", draw_each)
+    for module in (parts, invent):
+        monkeypatch.setattr(module, "draw_each", draw_each)
     monkeypatch.setattr(write, "load_model", lambda *_: (None, None))
     return drawn
 
