@@ -69,8 +69,9 @@ def prepare(config: LessonsConfig) -> Job:
             origin=config.origin,
             writer=writer.label,
             writer_identity=identity,
-            teacher=config.teacher,
+            teacher=_label(config.teacher),
             settings=settings,
+            stops=form.stop,
             judging=judging,
         ),
         asked={
@@ -102,8 +103,13 @@ def _writer(config: LessonsConfig, tokenizer: Any) -> ModelSource:
             )
     source = config.teacher if config.writer is None else config.writer
     return ModelSource(
-        label=source.rstrip("/").rpartition("/")[2] or source,
+        label=_label(source),
         source=source,
         is_teacher=config.writer is None,
         revision=config.revision if config.writer is None else None,
     )
+
+
+def _label(source: str) -> str:
+    """The last part of a hub id or path: where a model lies decides nothing."""
+    return source.rstrip("/").rpartition("/")[2] or source

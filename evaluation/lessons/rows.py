@@ -39,6 +39,8 @@ class Provenance:
     """Who the lessons are written for."""
     settings: str
     """How they were drawn, in a line."""
+    stops: tuple[str, ...]
+    """Texts that ended them."""
     judging: str
     """How they were judged, in a line."""
 

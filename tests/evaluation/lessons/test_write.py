@@ -73,7 +73,8 @@ def test_what_passes_is_written_and_what_fails_is_kept_aside(tmp_path, tiny_teac
     assert lessons[0]["provenance"]["writer"] == tiny_teacher.name
     assert lessons[0]["provenance"]["writer_identity"].startswith("sha256:")
     assert lessons[0]["provenance"]["verdict"] == "passed|mode:oracle"
-    assert "temp:0.8" in lessons[0]["provenance"]["settings"]
+    assert "temp:0.8|top_p:0.95|seed:0" in lessons[0]["provenance"]["settings"]
+    assert "\nInstruction:" in lessons[0]["provenance"]["stops"]
     assert "sandbox:" in lessons[0]["provenance"]["judging"]
     assert lessons[0]["test_list"] == PROBLEMS[0]["test_list"]
     assert (stats.samples, stats.passed, stats.near_copies, stats.lessons) == (12, 7, 3, 4)
@@ -385,7 +386,7 @@ def test_what_a_student_writes_is_called_its_own(tmp_path, tiny_teacher, monkeyp
     rows = read_lines(config.out)
     assert {row["origin"] for row in rows} == {"student"}
     assert rows[0]["provenance"]["writer"] == "student"
-    assert rows[0]["provenance"]["teacher"] == str(tiny_teacher)
+    assert rows[0]["provenance"]["teacher"] == tiny_teacher.name
     assert "examples:0" in rows[0]["provenance"]["settings"]
     assert {problem.origin for problem in load_problems(str(config.out), "train")} == {"student"}
 
@@ -429,6 +430,8 @@ def test_a_real_model_writes_reads_and_is_read(tmp_path, tiny_teacher):
     assert "tokens generated" in output and "a second" in output and "What failed:" in output
     first = read_lines(config.out)
     assert len(first) > 3 and len({row["task_id"] for row in first}) == len(first)
+    shutil.rmtree(config.work)
+    config.out.unlink()
     code, output = run(*words)
     assert code == 0 and read_lines(config.out) == first
     build = BuildConfig(
