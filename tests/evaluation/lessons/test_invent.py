@@ -134,25 +134,22 @@ def of_humaneval():
     return problem.prompt.partition('"""')[2].partition(">>>")[0]
 
 
-@pytest.mark.parametrize(
-    ("sentence", "test"),
-    [
+def test_what_stands_in_a_benchmark_is_left_out(tmp_path, tiny_teacher, monkeypatch):
+    found = [
         (SCORED["text"].upper(), "assert f([2]) == 2"),
-        ("Find the smallest.", SCORED["test_list"][0]),
-        (of_humaneval(), "assert f([2]) == 2"),
-    ],
-)
-def test_what_stands_in_a_benchmark_is_left_out(
-    tmp_path, tiny_teacher, monkeypatch, sentence, test
-):
-    name = "least" if "least" in test else "f"
-    text = f"{sentence}\n\nTest list:\n{test}\nassert {name}([9, 7]) == 7"
-    script(monkeypatch, lambda *_: text)
+        ("Find the smallest.", SCORED["test_list"][0].replace("least(", "least( ")),
+        (of_humaneval(), "assert f([3]) == 3"),
+    ]
+
+    def answer(name, number):
+        sentence, test = found[number]
+        function = test.split()[1].partition("(")[0]
+        return f"{sentence}\n\nTest list:\n{test}\nassert {function}([9, {number}]) == 7"
+
+    script(monkeypatch, answer)
     save_problems(tmp_path / "problems.jsonl", [*PROBLEMS, SCORED])
-    with pytest.raises(
-        EvaluationError, match="invented 2 problems, and none can be used: .*contam"
-    ):
-        write_lessons(lessons_config(tmp_path, tiny_teacher, invent=2))
+    with pytest.raises(EvaluationError, match="3 problems, and none can be used: contaminated 3"):
+        write_lessons(lessons_config(tmp_path, tiny_teacher, invent=3))
 
 
 def test_without_the_benchmarks_nothing_is_invented(tmp_path, tiny_teacher, monkeypatch):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cache.building.config import BuildConfig
-from cache.building.local import build_cache
 from cache.building.workers import Worker
 from cache.data.problems import load_problems
 from cache.errors import CacheError
@@ -18,8 +16,6 @@ from cache.machine import durable
 from cache.machine.lock import writer_lock
 from cache.machine.process import home
 from cache.reading.reader import CacheReader
-from cache.storage.created import origins_of
-from cache.targets.format import TargetFormat
 from evaluation.errors import EvaluationError
 from evaluation.lessons import join, parts
 from evaluation.lessons.config import LessonsConfig
@@ -54,6 +50,16 @@ def mixed(name, sample):
 
 def files_of(config):
     return {path.name: path.read_bytes() for path in (config.out, config.failed)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_teacher):
+    """The files of a call that nothing has stopped."""
+    config = lessons_config(tmp_path_factory.mktemp("whole"), tiny_teacher)
+    with pytest.MonkeyPatch.context() as patch:
+        script(patch, mixed)
+        write_lessons(config)
+    return files_of(config)
 
 
 def test_what_passes_is_written_and_what_fails_is_kept_aside(tmp_path, tiny_teacher, monkeypatch):
@@ -107,23 +113,6 @@ def test_lessons_are_read_as_they_are_in_the_split_of_their_problem(
         load_problems(str(both.out), "test")
 
 
-def test_gold_and_lessons_stand_in_one_cache_that_counts_them(tmp_path, tiny_teacher, monkeypatch):
-    script(monkeypatch, mixed)
-    config = lessons_config(tmp_path, tiny_teacher)
-    write_lessons(config)
-    code, output = run(
-        "cache-teacher", "--teacher", tiny_teacher, "--dataset", config.dataset,
-        "--dataset", config.out, "--split", "train", "--top-k", 8, "--tail", "mass",
-        "--out", tmp_path / "c",
-    )  # fmt: skip
-    assert code == 0, output
-    code, output = run("cache", "inspect", tmp_path / "c")
-    assert "train: 3 gold, 4 teacher" in output
-    with CacheReader(tmp_path / "c") as reader:
-        assert origins_of(reader.manifest)["train"] == ["gold"] * 3 + ["teacher"] * 4
-        assert reader.num_documents("train") == 7
-
-
 @pytest.mark.parametrize("keep", ["failing", "all"])
 def test_failing_solutions_can_be_kept_too(tmp_path, tiny_teacher, monkeypatch, keep):
     drawn = script(monkeypatch, mixed)
@@ -173,6 +162,7 @@ def killed(config, monkeypatch, moment):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def work():
+        script(monkeypatch, mixed)
         if moment == "drawing":
             script(monkeypatch, lambda name, s: mixed(name, s) if name == "MBPP/601" else die())
         elif moment == "judging":
@@ -192,13 +182,10 @@ def killed(config, monkeypatch, moment):
 @pytest.mark.parametrize(
     ("moment", "left"), [("drawing", ["602", "603"]), ("judging", ["603"]), ("joining", [])]
 )
-def test_a_killed_call_goes_on_to_the_same_bytes(tmp_path, tiny_teacher, monkeypatch, moment, left):
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    script(monkeypatch, mixed)
-    whole = lessons_config(tmp_path / "whole", tiny_teacher)
-    write_lessons(whole)
-    config = lessons_config(tmp_path / "killed", tiny_teacher)
+def test_a_killed_call_goes_on_to_the_same_bytes(
+    tmp_path, tiny_teacher, monkeypatch, whole, moment, left
+):
+    config = lessons_config(tmp_path, tiny_teacher)
     killed(config, monkeypatch, moment)
     monkeypatch.undo()
     torn = config.out.with_name(f"{config.out.name}.{home()}-{os.getpid()}.partial")
@@ -206,7 +193,7 @@ def test_a_killed_call_goes_on_to_the_same_bytes(tmp_path, tiny_teacher, monkeyp
     drawn = script(monkeypatch, mixed)
     write_lessons(config)
     assert drawn == [f"MBPP/{number}:{sample}" for number in left for sample in range(4)]
-    assert files_of(config) == files_of(whole)
+    assert files_of(config) == whole
     assert not list(config.work.glob("*.lock")) and not list(config.out.parent.rglob("*.partial"))
 
 
@@ -223,19 +210,14 @@ def test_a_damaged_part_is_made_again(tmp_path, tiny_teacher, monkeypatch):
     assert files_of(config) == before
 
 
-def test_workers_share_the_problems_and_the_last_writes(tmp_path, tiny_teacher, monkeypatch):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
+def test_workers_share_the_problems_and_the_last_writes(tmp_path, tiny_teacher, monkeypatch, whole):
     drawn = script(monkeypatch, mixed)
-    one = lessons_config(tmp_path / "one", tiny_teacher)
-    write_lessons(one)
-    drawn.clear()
-    two = lessons_config(tmp_path / "two", tiny_teacher)
+    two = lessons_config(tmp_path, tiny_teacher)
     first = write_lessons(two, Worker(rank=1, count=2))
     assert first.stats is None and first.missing == 2 and not two.out.exists()
     assert {name.partition(":")[0] for name in drawn} == {"MBPP/602"}
     assert write_lessons(two, Worker(rank=0, count=2)).stats is not None
-    assert files_of(one) == files_of(two)
+    assert files_of(two) == whole
 
 
 def test_the_command_says_what_other_workers_still_owe(tmp_path, tiny_teacher, monkeypatch):
@@ -434,13 +416,16 @@ def test_a_real_model_writes_reads_and_is_read(tmp_path, tiny_teacher):
     config.out.unlink()
     code, output = run(*words)
     assert code == 0 and read_lines(config.out) == first
-    build = BuildConfig(
-        out=tmp_path / "c", teacher=str(tiny_teacher), dataset=str(config.out), splits=("train",),
-        targets=TargetFormat(top_k=8, tail="mass"),
+    code, output = run(
+        "cache-teacher", "--teacher", tiny_teacher, "--dataset", config.dataset,
+        "--dataset", config.out, "--split", "train", "--top-k", 8, "--tail", "mass",
+        "--out", tmp_path / "c",
     )  # fmt: skip
-    summary = build_cache(build)
-    assert summary.num_documents == len(first)
-    assert set(origins_of(summary.manifest)["train"]) == {"teacher"}
+    assert code == 0, output
+    code, output = run("cache", "inspect", tmp_path / "c")
+    assert f"train: 3 gold, {len(first)} teacher" in output
+    with CacheReader(tmp_path / "c") as reader:
+        assert reader.num_documents("train") == 3 + len(first)
 
 
 def test_the_default_writes_for_training_problems_alone():
