@@ -7,7 +7,7 @@ from typing import Any
 
 from cache.data.chat import chat_document, render
 from cache.data.conversations import Conversation
-from cache.data.problems import GOLD, Problem, load_problems, read_problems
+from cache.data.problems import Problem, load_problems, read_problems
 from cache.data.templates import CHAT, TEMPLATES, chat_messages
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
@@ -60,7 +60,7 @@ class Question:
     @property
     def is_invented(self) -> bool:
         """Whether a model made the problem, so that nobody knows whether its tests are right."""
-        return self.row.origin != GOLD
+        return self.row.problem_id is not None  # of the dataset's, those are passed over
 
     @property
     def name(self) -> str:
