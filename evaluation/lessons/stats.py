@@ -148,9 +148,7 @@ def to_rich_stats(stats: LessonStats) -> Group:
         notes.append(Text(f"Invented problems: {words}."))
     if stats.skipped:
         first = "; ".join(f"{name}: {why}" for name, why in list(stats.skipped.items())[:SHOWN])
-        notes.append(
-            Text(f"Not written for: {len(stats.skipped)} problems ({first}).".replace("..", "."))
-        )
+        notes.append(Text(f"Not written for: {len(stats.skipped)} problems ({first})."))
     return Group(Text(stats.signature), table, *notes)
 
 
