@@ -15,6 +15,7 @@ from distill.commands import init_student, sweep, train
 from distill.errors import DistillError
 from evaluation.commands import evaluate, report, score
 from evaluation.errors import EvaluationError
+from evaluation.lesson_commands import write_lessons
 
 _show_other_warning = warnings.showwarning
 _shown: set[str] = set()
@@ -73,7 +74,9 @@ def main():
     """
 
 
-for command in (cache_teacher, cache_group, init_student, train, sweep, evaluate, report, score):
+for command in (
+    write_lessons, cache_teacher, cache_group, init_student, train, sweep, evaluate, report, score,
+):  # fmt: skip
     main.add_command(command)
 
 

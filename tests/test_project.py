@@ -85,6 +85,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation/config", "evaluation/errors", "evaluation/generation", "evaluation/metrics",
         "evaluation/problems", "evaluation/sandbox",
     },
+    "evaluation/lessons": {
+        "evaluation/config", "evaluation/errors", "evaluation/generation", "evaluation/judging",
+        "evaluation/models", "evaluation/problems", "evaluation/sandbox",
+    },
     "evaluation/comparison": {
         "evaluation/agreement", "evaluation/config", "evaluation/errors", "evaluation/generation",
         "evaluation/judging", "evaluation/metrics", "evaluation/models", "evaluation/problems",
@@ -106,6 +110,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation/benchmark", "evaluation/config", "evaluation/judging", "evaluation/page",
         "evaluation/report",
     },
+    "evaluation/lesson_commands": {
+        "evaluation/commands", "evaluation/config", "evaluation/lessons",
+    },
 }  # fmt: skip
 """What each folder, and each file that stands in none, imports of its own package."""
 OF_CACHE = {
@@ -118,6 +125,7 @@ OF_CACHE = {
         "cache.errors", "cache.machine", "cache.targets.format", "cache.targets.soft_targets",
         "cache.targets.tails",
         "cache.reading.reader", "cache.remote.local_copy", "cache.teacher", "cache.data",
+        "cache.building.workers",
     ),
 }  # fmt: skip
 """What the other packages import of `cache`: modules, or whole folders."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.building.mixture import Mixture
 from cache.data.corpus import LONG_DOCUMENTS as PACK
 from cache.data.corpus import TEMPLATE, VALIDATION, Corpus, require_held_out, require_split_names
 from cache.data.problems import DEFAULT_DATASET, SPLIT_TASK_IDS
@@ -27,7 +28,9 @@ class BuildConfig:
     revision: str | None = None
     """Branch, tag or commit of the teacher on the hub."""
     dataset: str = DEFAULT_DATASET
-    """Hub id, or a JSON-lines file in MBPP's schema; of a corpus, its description."""
+    """Hub id, or a JSON-lines file in MBPP's schema; of several, or a corpus, their description."""
+    mixture: Mixture | None = None
+    """Several datasets of problems; it decides dataset."""
     corpus: Corpus | None = None
     """Texts to cache instead of problems; it decides dataset, template and long_documents."""
     sft: Sft | None = None
@@ -92,6 +95,8 @@ class BuildConfig:
         if self.sft is not None:
             self._require_sft(self.sft)
             return
+        if self.mixture is not None:
+            object.__setattr__(self, "dataset", self.mixture.words())
         if self.template == PAIR:
             raise CacheError(f"The template {PAIR!r} is that of --sft. Choose another.")
         if self.template == TEMPLATE:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.building.config import BuildConfig
+from cache.building.mixture import load_mixture
 from cache.building.read_corpus import spool_corpus
 from cache.building.texts import texts_of, warn_of_template
 from cache.data.build_conversations import build_conversations
 from cache.data.conversations import Conversation
 from cache.data.corpus import VALIDATION
 from cache.data.documents import Document, DroppedDocument, build_documents
-from cache.data.problems import dataset_sha256, load_problems
+from cache.data.problems import Problem, dataset_sha256, load_problems
 from cache.data.sft import read_conversations
 from cache.data.spool import SPOOL_DIR, SpooledDocuments
 from cache.data.templates import CHAT, chat_messages
@@ -35,6 +36,8 @@ class BuildJob:
     """How texts became tokens."""
     dropped: dict[str, list[DroppedDocument]]
     dataset_sha256: dict[str, str]
+    origins: Mapping[str, Sequence[str]]
+    """By split who wrote each document's solution; empty where documents are no solutions."""
     shards: tuple[ShardRecord, ...]
     longest: int
     """Tokens of the longest document."""
@@ -87,8 +90,11 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
     documents: dict[str, list[Document]] = {}
     dropped: dict[str, list[DroppedDocument]] = {}
     hashes: dict[str, str] = {}
+    origins: dict[str, list[str]] = {}
     for split, built in _documents_by_split(config, texts, tokenizer):
-        documents[split], dropped[split], hashes[split] = built
+        documents[split], dropped[split], hashes[split], wrote = built
+        if wrote:
+            origins[split] = [wrote[document.task_id] for document in documents[split]]
     shards = [
         shard
         for split in documents
@@ -101,14 +107,16 @@ def read_job(config: BuildConfig, tokenizer, found: CacheState) -> BuildJob:
         texts=texts,
         dropped=dropped,
         dataset_sha256=hashes,
+        origins=origins,
         shards=tuple(shards),
         longest=max((d.num_tokens for d in everything), default=0),
         largest_id=max((int(d.token_ids.max()) for d in everything), default=0),
     )
 
 
-Built = tuple[list[Document], list[DroppedDocument], str]
-"""Documents of a split, what was left out, and the hash of what they were made of."""
+Built = tuple[list[Document], list[DroppedDocument], str, Mapping[int, str]]
+"""Documents of a split, what was left out, the hash of what they were made of, and of problems
+who wrote the solution, by `task_id`."""
 
 
 def _documents_by_split(
@@ -125,9 +133,9 @@ def _documents_by_split(
             rows = read_conversations(config.sft, split, config.limit)
             for name, some in _held_out(rows, split, config.sft.validation_every):
                 built = build_conversations(some, tokenizer, **options)
-                yield name, (*built, json_sha256([asdict(row) for row in some]))
+                yield name, (*built, json_sha256([asdict(row) for row in some]), {})
             continue
-        problems = load_problems(config.dataset, split)[: config.limit]
+        problems = _problems(config, split)
         if config.template == CHAT:
             asked = [
                 Conversation(task_id=problem.task_id, messages=chat_messages(problem))
@@ -136,7 +144,14 @@ def _documents_by_split(
             built = build_conversations(asked, tokenizer, **options)
         else:
             built = build_documents(problems, tokenizer, **options)
-        yield split, (*built, dataset_sha256(problems))
+        wrote = {problem.task_id: problem.origin for problem in problems}
+        yield split, (*built, dataset_sha256(problems), wrote)
+
+
+def _problems(config: BuildConfig, split: str) -> list[Problem]:
+    if config.mixture is not None:
+        return load_mixture(config.mixture, split, config.limit)
+    return load_problems(config.dataset, split)[: config.limit]
 
 
 def _held_out(
@@ -207,6 +222,7 @@ def _corpus_job(config: BuildConfig, texts: TextFormat, tokenizer) -> BuildJob:
         texts=texts,
         dropped={name: [] for name in documents},
         dataset_sha256={name: split.sha256 for name, split in spool.splits.items()},
+        origins={},
         shards=tuple(shards),
         longest=min(config.max_length, max(s.num_tokens for s in spool.splits.values())),
         largest_id=max(split.largest_id for split in spool.splits.values()),
@@ -230,6 +246,7 @@ def _finished_job(config: BuildConfig, texts: TextFormat, plan: Plan) -> BuildJo
         texts=texts,
         dropped={name: [] for name in found.dataset_sha256},
         dataset_sha256=found.dataset_sha256,
+        origins={},
         shards=plan.shards,
         longest=found.max_length,
         largest_id=0,

@@ -14,7 +14,7 @@ from cache.data.spool import remove_spool, spooled_texts
 from cache.machine.durable import make_directory
 from cache.machine.lock import prepare_lock, worker_lock, writer_lock
 from cache.machine.progress import BuildProgress
-from cache.storage.created import created_notes, created_stamp, created_texts
+from cache.storage.created import created_notes, created_origins, created_stamp, created_texts
 from cache.storage.finish import finish_cache
 from cache.storage.identity import Identity
 from cache.storage.left_over import remove_left_over
@@ -148,7 +148,8 @@ def _finish(config: BuildConfig, prepared: Prepared, num_rows: int, seconds: flo
     teacher = prepared.teacher
     return finish_build(
         config.out, prepared.plan, num_parameters=teacher.num_parameters, notes=teacher.notes,
-        stamp=teacher.stamp, device=str(teacher.device), num_rows=num_rows, seconds=seconds,
+        stamp=teacher.stamp, origins=prepared.job.origins, device=str(teacher.device),
+        num_rows=num_rows, seconds=seconds,
     )  # fmt: skip
 
 
@@ -159,6 +160,7 @@ def finish_build(
     num_parameters: int,
     notes: Sequence[str],
     stamp: str,
+    origins: Mapping[str, Sequence[str]],
     device: str,
     num_rows: int,
     seconds: float,
@@ -169,6 +171,7 @@ def finish_build(
         num_parameters: of the teacher.
         notes: on the teacher, for whoever reads the fidelity.
         stamp: of the teacher's files.
+        origins: by split who wrote each document's solution.
         device: it ran on.
         num_rows: computed by the caller, beside what workers have recorded.
         seconds: spent on those.
@@ -182,6 +185,7 @@ def finish_build(
         **created_texts(spooled_texts(out)),
         **created_notes(notes),
         **created_stamp([stamp]),
+        **created_origins(origins),
     }
     manifest = finish_cache(out, plan, device=device, record=record)
     remove_costs(out)

@@ -105,6 +105,7 @@ class Replica:
             "num_parameters": teacher.num_parameters,
             "notes": teacher.notes,
             "stamp": teacher.stamp,
+            "origins": prepared.job.origins,
             "device": str(teacher.device),
         }
 

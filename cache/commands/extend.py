@@ -7,6 +7,7 @@ import click
 
 from cache.building.config import BuildConfig
 from cache.commands.options import data_options, require_given
+from cache.errors import CacheError
 from cache.machine.click_options import FOLDER
 
 
@@ -32,6 +33,8 @@ def cache_extend(directory: Path, **options):
         --text-field content --skip 50000
     """
     require_given("splits", "A cache is extended by what is named")
+    if options.pop("mixture", None) is not None:
+        raise CacheError("A cache is extended by one dataset of problems at a time; name one.")
     from cache.tools.extend import extend_cache
 
     added = extend_cache(directory, **options)

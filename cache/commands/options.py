@@ -7,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from cache.building.config import BuildConfig
+from cache.building.mixture import Mixture
 from cache.data.corpus import Corpus
 from cache.data.problems import LONG_DOCUMENTS
 from cache.data.sft import Sft
@@ -37,8 +38,8 @@ def data_options(command, default: str | None):
                 "datasets",
                 multiple=True,
                 default=(default,) if default else (),
-                help="Hub id, or a JSON-lines file. Of a corpus also a folder or a .parquet, "
-                ".csv or .txt file; repeat it for several.",
+                help="Hub id, or a JSON-lines file; repeat it for several. Of a corpus also a "
+                "folder or a .parquet, .csv or .txt file.",
             ),
             click.option(
                 "--split",
@@ -63,7 +64,8 @@ def data_options(command, default: str | None):
                 "weights",
                 type=float,
                 multiple=True,
-                help="Of a corpus: share of the texts, once for each --dataset.  [default: even]",
+                help="Share of the texts of a corpus, or of the training problems, taken from each "
+                "--dataset, in their order.  [default: even; of problems, all there are]",
             ),
             click.option(
                 "--dataset-config",
@@ -108,12 +110,15 @@ def _with_corpus(options: dict) -> dict:
     if options.pop("sft", False):
         return _with_sft(options, asked, sources, splits)
     if asked["text_field"] is None:
-        given = _given(names) + (["datasets"] if len(sources) > 1 else [])
+        several = len(sources) > 1
+        given = _given([name for name in names if name != "weights" or not several])
         if given:
             raise CacheError(
-                f"{', '.join(_flag(name) for name in given)}: only a corpus takes so many.\n"
+                f"{', '.join(_flag(name) for name in given)}: only a corpus takes that.\n"
                 "Name the column of its texts with --text-field, or leave it out."
             )
+        if several:
+            options["mixture"] = Mixture(sources=sources, weights=asked["weights"])
         return {
             **options,
             "dataset": sources[0] if sources else None,

@@ -1,5 +1,6 @@
 """What stage one and `cache inspect` print: rich tables of facts."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich import box
@@ -11,7 +12,7 @@ from cache.building.config import BuildConfig
 from cache.building.job import BuildJob
 from cache.building.local import BuildSummary
 from cache.reading.reader import CacheReader
-from cache.storage.created import notes_of, ranges_of
+from cache.storage.created import ORIGINS, notes_of, origins_of, ranges_of
 from cache.storage.facts import identity_facts, split_sizes
 from cache.storage.layout import ShardLayout
 from cache.targets.fidelity import Fidelity
@@ -86,7 +87,7 @@ def _identity_table(reader: CacheReader) -> Table:
         else:
             facts[name] = words
         if name == "dataset":
-            facts |= _texts(reader)
+            facts |= _texts(reader) | _origins(reader)
     facts["libraries"] = ", ".join(f"{k} {v}" for k, v in identity.libraries.items())
     facts["built"] = ", ".join(created[name] for name in ("date", "machine", "device"))
     return _facts("Identity", facts)
@@ -96,6 +97,17 @@ def _texts(reader: CacheReader) -> dict[str, str]:
     """What was read of a corpus; where an extension goes on."""
     ranges = ranges_of(reader.manifest)
     return {"texts": ", ".join(one.words() for one in ranges)} if ranges else {}
+
+
+def _origins(reader: CacheReader) -> dict[str, str]:
+    """Who wrote the documents of each split, where not all are the dataset's own."""
+    if ORIGINS not in reader.manifest.created:
+        return {}
+    words = [
+        f"{split}: " + ", ".join(f"{count:,} {origin}" for origin, count in Counter(found).items())
+        for split, found in origins_of(reader.manifest).items()
+    ]
+    return {"origins": "; ".join(words)}
 
 
 def _size_table(reader: CacheReader) -> Table:

@@ -23,6 +23,10 @@ SPLIT_TASK_IDS = {
     "train": (601, 974),
 }
 
+GOLD = "gold"
+ORIGINS = (GOLD, "teacher", "student")
+"""Who wrote a solution: the dataset's own, or a model that was asked for one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -34,6 +38,15 @@ class Problem:
     test_list: tuple[str, ...]
     test_setup_code: str = ""
     challenge_test_list: tuple[str, ...] = ()
+    problem_id: int | None = None
+    """`task_id` of the problem that this is a further solution of; None: its own."""
+    origin: str = GOLD
+    """Who wrote the code, one of ORIGINS."""
+
+    @property
+    def split_id(self) -> int:
+        """What decides the split: further solutions are where their problem is."""
+        return self.task_id if self.problem_id is None else self.problem_id
 
 
 def load_problems(dataset: str, split: str) -> list[Problem]:
@@ -41,12 +54,25 @@ def load_problems(dataset: str, split: str) -> list[Problem]:
 
     Args:
         dataset: a hub id with MBPP's columns, or the path of a JSON-lines file. A local file is
-            split by the official `task_id` ranges.
+            split by the official `task_id` ranges; of a row with a `problem_id`, that is what
+            counts.
         split: `train`, `validation`, `test` or `prompt`.
 
     Raises:
         CacheError: the split is unknown, the source cannot be read, a line is malformed, a
             `task_id` stands twice, or the split is empty.
+    """
+    problems = read_problems(dataset, split)
+    require_problems(problems, dataset, split)
+    return problems
+
+
+def read_problems(dataset: str, split: str) -> list[Problem]:
+    """As `load_problems`, but there may be none.
+
+    Raises:
+        CacheError: the split is unknown, the source cannot be read, a line is malformed, or a
+            `task_id` stands twice.
     """
     if split not in SPLIT_TASK_IDS:
         raise CacheError(
@@ -54,17 +80,21 @@ def load_problems(dataset: str, split: str) -> list[Problem]:
         )
     if _is_local(dataset):
         first, last = SPLIT_TASK_IDS[split]
-        problems = [p for p in _read_json_lines(Path(dataset)) if first <= p.task_id <= last]
+        problems = [p for p in _read_json_lines(Path(dataset)) if first <= p.split_id <= last]
     else:
         problems = _read_hub(dataset, split)
+    _require_unique(problems, dataset)
+    return problems
+
+
+def require_problems(problems: Sequence[Problem], dataset: str, split: str) -> None:
+    """Raise CacheError where a split has no problem."""
     if not problems:
         raise CacheError(
             f"{dataset} has no problems in split {split!r} (task_id "
             f"{SPLIT_TASK_IDS[split][0]} to {SPLIT_TASK_IDS[split][1]}).\n"
             "Choose another with --split, or number your problems inside that range."
         )
-    _require_unique(problems, dataset)
-    return problems
 
 
 def _is_local(dataset: str) -> bool:
@@ -121,6 +151,15 @@ def _to_problem(row: Any, where: str) -> Problem:
                 f"{where}: field {field!r} must be {kind.__name__}, "
                 f"found {type(row.get(field)).__name__}. See the schema in examples/README.md."
             )
+    problem_id, origin = row.get("problem_id"), row.get("origin") or GOLD
+    if problem_id is not None and (not isinstance(problem_id, int) or isinstance(problem_id, bool)):
+        raise CacheError(
+            f"{where}: field 'problem_id' must be int, found {type(problem_id).__name__}."
+        )
+    if origin not in ORIGINS:
+        raise CacheError(
+            f"{where}: field 'origin' is {origin!r}; it is one of {', '.join(ORIGINS)}."
+        )
     return Problem(
         task_id=row["task_id"],
         text=_text(row["text"], "text", where),
@@ -130,6 +169,8 @@ def _to_problem(row: Any, where: str) -> Problem:
         challenge_test_list=_texts(
             row.get("challenge_test_list") or [], "challenge_test_list", where
         ),
+        problem_id=problem_id,
+        origin=origin,
     )
 
 
@@ -160,4 +201,13 @@ def _require_unique(problems: list[Problem], dataset: str) -> None:
 
 def dataset_sha256(problems: Sequence[Problem]) -> str:
     """Hash of the problems' content and order."""
-    return json_sha256([asdict(problem) for problem in problems])
+    return json_sha256([_content(problem) for problem in problems])
+
+
+def _content(problem: Problem) -> dict[str, Any]:
+    """Its fields; those that tell a further solution from a problem only where they say one."""
+    content = asdict(problem)
+    for name, default in (("problem_id", None), ("origin", GOLD)):
+        if content[name] == default:
+            del content[name]
+    return content

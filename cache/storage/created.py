@@ -1,9 +1,12 @@
 """What a manifest records of how a cache was made: the texts read, and the teacher's cost."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
+from cache.data.problems import GOLD
 from cache.data.text_range import TEXTS, TextRange
 from cache.storage.manifest import Manifest
 
@@ -15,6 +18,8 @@ NOTES = "teacher_notes"
 
 STAMP = "teacher_stamp"
 """In `created`: a hash that stays while the teacher's files do."""
+ORIGINS = "origins"
+"""In `created`: by split who wrote its documents, in their order, as `[origin, how many]`."""
 
 
 def ranges_of(manifest: Manifest) -> list[TextRange]:
@@ -45,8 +50,32 @@ def created_stamp(stamps: Iterable[str]) -> dict[str, Any]:
     return {STAMP: found.pop()} if len(found) == 1 and "" not in found else {}
 
 
+def created_origins(origins: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What `created` says of who wrote the documents of each split; nothing where all are gold."""
+    if all(origin == GOLD for split in origins.values() for origin in split):
+        return {}
+    runs = {
+        split: [[origin, len(list(some))] for origin, some in groupby(of_split)]
+        for split, of_split in origins.items()
+    }
+    return {ORIGINS: runs}
+
+
+def origins_of(manifest: Manifest) -> dict[str, list[str]]:
+    """Who wrote each document of a split, in their order; gold where nothing is said."""
+    said = manifest.created.get(ORIGINS)
+    if said is not None:
+        return {
+            split: [o for o, count in runs for _ in range(count)] for split, runs in said.items()
+        }
+    counts: Counter[str] = Counter()
+    for shard in manifest.plan.shards:
+        counts[shard.split] += shard.num_documents
+    return {split: [GOLD] * count for split, count in counts.items()}
+
+
 def merged_created(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """What `created` says of several caches together: the texts read, and the teacher's cost.
+    """What `created` says of several caches together: what was read, and the teacher's cost.
 
     The cost is left out if one of them does not say it.
     """
@@ -55,6 +84,12 @@ def merged_created(manifests: Sequence[Manifest]) -> dict[str, Any]:
         **created_notes(one for manifest in manifests for one in notes_of(manifest)),
         **created_stamp(str(manifest.created.get(STAMP, "")) for manifest in manifests),
     }
+    if any(ORIGINS in manifest.created for manifest in manifests):
+        joined: dict[str, list[str]] = {}
+        for manifest in manifests:
+            for split, origins in origins_of(manifest).items():
+                joined.setdefault(split, []).extend(origins)
+        texts |= created_origins(joined)
     costs = [[manifest.created.get(name) for name in COST] for manifest in manifests]
     if any(None in cost for cost in costs):
         return texts

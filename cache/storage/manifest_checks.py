@@ -90,6 +90,10 @@ def require_created(created: Any) -> None:
         _require_kind(created[name], str)
     for name in set(created) & set(_CREATED):
         _require_kind(created[name], _CREATED[name])
+    for runs in created.get("origins", {}).values():
+        for origin, count in runs:
+            _require_kind(origin, str)
+            require_count(count)
     for content in created.get(TEXTS, ()):
         texts = TextRange(**content)
         _require_kind(texts.stream, str)

@@ -89,7 +89,7 @@ def complete_all(
         pending.sort(key=lambda request: -len(request.prompt_ids))  # least padding, largest first
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            for place, completion in _generate(model, tokenizer, pending, settings, batch_size):
+            for place, completion in draw_each(model, tokenizer, pending, settings, batch_size):
                 request = pending[place]
                 line = _to_sample(request, completion, keys[request.task_id])
                 done[line.task_id, line.sample] = line
@@ -109,13 +109,17 @@ def _to_request(tokenizer: Any, problem: BenchmarkProblem, sample: int) -> Reque
     )
 
 
-def _generate(
+def draw_each(
     model: Any,
     tokenizer: Any,
     requests: Sequence[Request],
     settings: GenerationSettings,
     batch_size: int,
 ) -> Iterator[tuple[int, Completion]]:
+    """As `generate_each`.
+
+    Raises: EvaluationError when a batch does not fit the device's memory.
+    """
     try:
         yield from generate_each(model, tokenizer, requests, settings, batch_size=batch_size)
     except torch.OutOfMemoryError as error:

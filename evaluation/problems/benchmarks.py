@@ -216,6 +216,24 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
         rows = load_problems(dataset, "test")
     except CacheError as error:
         raise EvaluationError(str(error)) from error
+    problems, skipped = mbpp_problems(rows, template)
+    if not problems:
+        raise EvaluationError(
+            f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"
+        )
+    return Benchmark(
+        name="mbpp",
+        source=dataset,
+        problems=tuple(problems),
+        skipped=tuple(skipped),
+        task_ids=tuple(f"MBPP/{row.task_id}" for row in rows),
+    )
+
+
+def mbpp_problems(
+    rows: Iterable[Problem], template: str
+) -> tuple[list[BenchmarkProblem], list[str]]:
+    """Problems as they are judged, and those left out, as `task_id: reason`."""
     problems, skipped = [], []
     for row in rows:
         if tuple(row.test_list) in ACCEPT_TRIVIAL:
@@ -232,17 +250,7 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
             problems.append(problem)
         else:
             skipped.append(f"{problem.task_id}: its test tells the program what it expects: {told}")
-    if not problems:
-        raise EvaluationError(
-            f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"
-        )
-    return Benchmark(
-        name="mbpp",
-        source=dataset,
-        problems=tuple(problems),
-        skipped=tuple(skipped),
-        task_ids=tuple(f"MBPP/{row.task_id}" for row in rows),
-    )
+    return problems, skipped
 
 
 def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:

@@ -456,7 +456,7 @@ def run(*words) -> tuple[int, str]:
     [
         (("--streaming",), "--streaming: only a corpus"),
         (("--skip", "5"), "--skip: only a corpus"),
-        (("--dataset", "a", "--dataset", "b"), "--dataset: only a corpus"),
+        (("--weight", "1"), "--weight: only a corpus"),
         (("--split", "nowhere"), "There is no split 'nowhere'; MBPP has"),
         (("--text-field", "content"), "but no dataset"),
         (("--text-field", "content", "--dataset", "a", "--template", "docstring"),

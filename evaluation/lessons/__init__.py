@@ -1,0 +1,1 @@
+"""Solutions that a model writes and tests check: further documents to learn from."""
