@@ -35,7 +35,7 @@ _UNPARSABLE = (ValueError, RecursionError, MemoryError)
 def signature(problem: Problem) -> tuple[str, str]:
     """Everything up to the tested function's `def` line, the problem as its docstring, its body.
 
-    This is the shape of HumanEval's prompts.
+    This is the shape of HumanEval's prompts, as models read them: without the last line's end.
 
     Raises:
         CacheError: the code does not parse, or defines no function that the tests call.
@@ -60,7 +60,8 @@ def signature(problem: Problem) -> tuple[str, str]:
         first_line = lines[first.lineno - 1]
         indent = first_line[: len(first_line) - len(first_line.lstrip())]
         body = "\n".join(rest)
-    return f'{head}\n{indent}"""{problem.text}"""\n', body
+    # A line end belongs to the token of the indentation that follows it: the body brings it.
+    return f'{head}\n{indent}"""{problem.text}"""', f"\n{body}"
 
 
 def _tested_function(tree: ast.Module, problem: Problem) -> ast.FunctionDef:

@@ -156,6 +156,7 @@ def read_until(ended, folder: Path, answers) -> None:
     answers.put(hashes)
 
 
+@pytest.mark.slow
 def test_twenty_readers_see_nothing_change_while_the_cache_is_extended(tmp_path, tiny_teacher):
     folder = tmp_path / "c"
     build_cache(config_of(folder, tiny_teacher, limit=3))

@@ -8,6 +8,7 @@ import types
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from cache.building.job import plan_shards
@@ -139,8 +140,21 @@ def test_prompt_and_completion_are_a_program_that_passes_its_tests(template):
     ],
 )
 def test_signature_splits_below_the_tested_function(code, prompt, body):
-    assert TEMPLATES["signature"](problem_of(code)) == (prompt, body)
+    assert TEMPLATES["signature"](problem_of(code)) == (prompt.removesuffix("\n"), f"\n{body}")
     ast.parse(prompt + body)
+
+
+def test_a_signature_ends_where_a_token_of_its_text_does():
+    """A teacher that is asked behind a lone line end expects no indentation any more."""
+    merges = [("Ċ", "Ġ"), ("ĊĠ", "Ġ"), ("ĊĠĠ", "Ġ")]  # as GPT-2's and its successors' begin lines
+    letters = {letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    joined = {"".join(pair): len(letters) + i for i, pair in enumerate(merges)}
+    model = Tokenizer(models.BPE(vocab={**letters, **joined}, merges=merges))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    prompt, completion = TEMPLATES["signature"](problem_of("def f(x):\n    return x"))
+    apart = model.encode(prompt).ids + model.encode(completion).ids
+    assert apart == model.encode(prompt + completion).ids
+    assert model.encode(completion).tokens[0] == "ĊĠĠĠ"
 
 
 def test_a_problem_that_does_not_fit_its_template_is_dropped_by_name(tokenizer):

@@ -96,7 +96,7 @@ def test_verify_names_a_missing_a_cut_and_a_changed_file(copy, name):
     assert [(f.path, f.problem) for f in verify_cache(copy)] == [(name, "missing")]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_all_damage_is_found_by_verify_and_none_crashes_a_reader(copy, count):
     files = [
         "manifest.json",

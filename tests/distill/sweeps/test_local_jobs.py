@@ -46,6 +46,7 @@ def config_in(folder, cache, text=RECIPES, **options):
     )
 
 
+@pytest.mark.slow  # benchmarks/sweep_jobs.py compares weights too
 def test_students_trained_at_once_are_those_trained_in_turn(tmp_path, tiny_cache):
     config = config_in(tmp_path, tiny_cache)
     (in_turn,) = sweep(replace(config, only=("same",))).runs
