@@ -32,6 +32,8 @@ class TrainResult:
     """Optimizer steps in all."""
     seconds: float
     """Time spent in optimizer steps."""
+    num_tokens: int
+    """Tokens trained on in all epochs, without padding."""
     tokens_per_s: float
     """Tokens trained on in a second, without padding."""
     losses: dict[str, float]
@@ -57,6 +59,7 @@ def run_facts(result: TrainResult, accelerator: Accelerator, reader: CacheReader
         "train_tokens": int(reader.document_lengths(TRAIN).sum()),
         "steps": result.num_steps,
         "seconds": round(result.seconds, 3),
+        "trained_tokens": result.num_tokens,
         "tokens_per_s": round(result.tokens_per_s, 1),
         "losses": result.losses,
         "best": result.best,

@@ -311,6 +311,7 @@ class _Training:
             num_trained=self.num_trained,
             num_steps=state.step,
             seconds=state.seconds,
+            num_tokens=state.num_tokens,
             tokens_per_s=state.num_tokens / max(state.seconds, 1e-9),
             losses=state.losses,
             best=state.best,

@@ -36,7 +36,8 @@ def read_training(source: str) -> Training | None:
             return Training(
                 start=_start(run),
                 taught=_taught(run["recipe"]),
-                tokens=round(run["tokens_per_s"] * run["seconds"]),
+                # Runs of earlier versions say how fast they were, and how long it took.
+                tokens=run.get("trained_tokens") or round(run["tokens_per_s"] * run["seconds"]),
                 seconds=run["seconds"],
                 device=run["device"]["name"],
             )

@@ -56,7 +56,7 @@ def test_one_of_the_processes_that_train_together_prints_the_table(
         best={}, stopped_early=False,
         out=Path("run"), recipe=small_recipe(), num_parameters=5, num_trained=5, num_steps=6,
         seconds=1.0,
-        tokens_per_s=2.0, resumed_from_step=None,
+        num_tokens=2, tokens_per_s=2.0, resumed_from_step=None,
         losses=dict.fromkeys(("train_loss", "train_distillation_loss", "train_ce_loss"), 1.0),
     )  # fmt: skip
     monkeypatch.setattr("distill.run.train.train", lambda config: result)

@@ -63,6 +63,7 @@ def test_students_trained_at_once_are_those_trained_in_turn(tmp_path, tiny_cache
     assert one == other and good.losses == in_turn.losses
 
 
+@pytest.mark.slow
 def test_interrupted_students_end_their_logs_and_the_same_command_goes_on(tmp_path, tiny_cache):
     config = config_in(tmp_path, tiny_cache, LONG)
     one, other = load_recipes(config.recipes)
