@@ -27,8 +27,8 @@ run "$python" examples/convert_gguf.py "$gguf" "$teacher"
 run "$python" cli.py cache-teacher --teacher "$teacher" --dataset examples/problems.jsonl \
     --template signature --out "$out/cache"
 run "$python" cli.py cache inspect "$out/cache"
-[ -d "$out/cut" ] || run "$python" cli.py init-student --teacher "$teacher" --layers 24 \
-    --choose influence --cache "$out/cache" --out "$out/cut"
+[ -d "$out/cut" ] || run "$python" cli.py init-student --teacher "$teacher" \
+    --feed-forward 1024 --cache "$out/cache" --out "$out/cut"
 sed "s|demo/cut|$out/cut|" recipes/demo.yaml > "$out/recipes.yaml"
 run "$python" cli.py sweep --cache "$out/cache" --recipes "$out/recipes.yaml" --out "$out/students"
 run "$python" cli.py evaluate --checkpoints "$out"/students/* --teacher "$teacher" \
