@@ -52,8 +52,9 @@ def read_training(source: str) -> Training | None:
 
 def _cut(origin: Mapping[str, Any]) -> str:
     kept, chosen = len(origin["kept_layers"]), origin["chosen_by"]
-    how = "narrower" if chosen == "all" else chosen
-    return f"{kept} of the teacher's {origin['teacher_layers']} layers, {how}"
+    if chosen == "all":
+        return f"all {kept} layers of the teacher, narrower"
+    return f"{kept} of the teacher's {origin['teacher_layers']} layers, {chosen}"
 
 
 def _start(run: Mapping[str, Any]) -> str:
