@@ -9,7 +9,13 @@ from rich.console import Console
 from cache.data.templates import TEMPLATES
 from cache.machine.choices import PRECISIONS, WANDB_MODES
 from cache.machine.click_options import ANY_PATH, FOLDER, add_options
-from evaluation.config import EXTRACTIONS, BenchmarkConfig, JudgingConfig, ScoreConfig
+from evaluation.config import (
+    EXTRACTIONS,
+    BenchmarkConfig,
+    JudgingConfig,
+    RunningConfig,
+    ScoreConfig,
+)
 
 
 def _problem_options(command):
@@ -43,11 +49,11 @@ def judging_options(command):
         ),
         click.option(
             "--self-check/--no-self-check",
-            default=JudgingConfig.self_check,
+            default=RunningConfig.self_check,
             help="First prove that canonical solutions pass and trivial bodies fail.",
         ),
-        click.option("--timeout", default=JudgingConfig.timeout, help="Seconds a program may run."),
-        click.option("--memory-mb", default=JudgingConfig.memory_mb, help="MiB a program may use."),
+        click.option("--timeout", default=RunningConfig.timeout, help="Seconds a program may run."),
+        click.option("--memory-mb", default=RunningConfig.memory_mb, help="MiB a program may use."),
         click.option(
             "--allow-weak-sandbox",
             is_flag=True,

@@ -93,15 +93,9 @@ class LatencySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgingConfig:
-    """Which problems programs are judged on, and how: the same for models and sample files."""
+class RunningConfig:
+    """How generated programs are run, whatever is asked of them."""
 
-    benchmark: str = "humaneval"
-    """humaneval, mbpp, or a JSON-lines file (.jsonl or .jsonl.gz) in either schema."""
-    dataset: str | None = None
-    """Where the problems come from: a hub id or a JSON-lines file; absent: the benchmark's own."""
-    template: str = "instruction"
-    """Prompt template of MBPP problems; use the one the students were trained with."""
     timeout: float = 3.0
     """Seconds a generated program may run."""
     memory_mb: int = 1024
@@ -111,7 +105,7 @@ class JudgingConfig:
     workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Programs run at once."""
     self_check: bool = True
-    """First prove that canonical solutions score 100 % and trivial bodies 0 %."""
+    """First prove the problems: canonical solutions pass, and trivial bodies fail."""
 
     def __post_init__(self) -> None:
         require_at_least("workers", self.workers, 1)
@@ -123,6 +117,18 @@ class JudgingConfig:
         return SandboxLimits(
             timeout=self.timeout, memory_mb=self.memory_mb, allow_weak=self.allow_weak_sandbox
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingConfig(RunningConfig):
+    """Which problems programs are judged on, and how: the same for models and sample files."""
+
+    benchmark: str = "humaneval"
+    """humaneval, mbpp, or a JSON-lines file (.jsonl or .jsonl.gz) in either schema."""
+    dataset: str | None = None
+    """Where the problems come from: a hub id or a JSON-lines file; absent: the benchmark's own."""
+    template: str = "instruction"
+    """Prompt template of MBPP problems; use the one the students were trained with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ class BuildProgress:
         self._num_bytes = self._num_rows = 0
         self._new_rows = 0
         console = Console(stderr=True)
-        self._total, self._done, self._lines = total, done, Lines(console, done)
+        self._lines = Lines(console, done)
         self._bar = Progress(
             BarColumn(bar_width=None),
             TaskProgressColumn(),
@@ -74,9 +74,9 @@ class BuildProgress:
         elapsed = self._bar.tasks[0].elapsed
         speed = f"{self._new_rows / elapsed:,.0f} tokens/s" if elapsed else ""
         size = self._size()
-        self._done += num_rows
-        self._lines.tell("rows", self._done, self._total, f", {speed}{size}" if speed else "")
         self._bar.update(self._task, advance=num_rows, speed=speed, size=size)
+        done, total = round(self._bar.tasks[0].completed), round(self._bar.tasks[0].total or 0)
+        self._lines.tell("rows", done, total, f", {speed}{size}" if speed else "")
 
     def shard_done(self, path: Path, num_rows: int) -> None:
         """Note a shard that is being written; its size counts once the file is there."""

@@ -64,9 +64,9 @@ def trivial_completion(problem: BenchmarkProblem, body: str) -> str:
     """The completion that makes a trivial body of the problem's function or functions."""
     if problem.preamble:  # it ends in the function's head
         return f"    {_statement(body, _first_parameter(problem))}\n"
-    names = (problem.entry_point, *problem.other_entry_points)
     return "".join(
-        f"def {name}(*arguments):\n    {_statement(body, 'arguments[0]')}\n" for name in names
+        f"def {name}(*arguments):\n    {_statement(body, 'arguments[0]')}\n"
+        for name in problem.functions
     )
 
 

@@ -65,8 +65,7 @@ def canonical_text(solution: Solution) -> str:
     if not solution.verdict.passed:
         return squeezed(solution.code)
     problem = solution.question.problem
-    names = (problem.entry_point, *problem.other_entry_points) if problem else ()
-    return canonical(solution.code, names)
+    return canonical(solution.code, problem.functions if problem else ())
 
 
 def read_known(files: Sequence[Path], solutions: Sequence[Solution]) -> Known:
@@ -78,10 +77,7 @@ def read_known(files: Sequence[Path], solutions: Sequence[Solution]) -> Known:
     for solution in solutions:
         problem = solution.question.problem
         if problem is not None:
-            names[solution.question.row.task_id] = (
-                problem.entry_point,
-                *problem.other_entry_points,
-            )
+            names[solution.question.row.task_id] = problem.functions
     known: dict[int, set[str]] = {}
     for path in files:
         for row in (row for split in SPLIT_TASK_IDS for row in read_problems(str(path), split)):

@@ -1,13 +1,12 @@
 """What lessons are asked for. Imports nothing heavy: the command line is built from this."""
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.data.problems import DEFAULT_DATASET
 from cache.data.templates import CHAT
 from cache.machine.choices import PRECISIONS
-from evaluation.config import GenerationSettings, SandboxLimits, require, require_at_least
+from evaluation.config import GenerationSettings, RunningConfig, require, require_at_least
 
 SPLITS = ("train", "validation")
 """What is written for: never the problems that models are scored on."""
@@ -18,7 +17,7 @@ MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class LessonsConfig:
+class LessonsConfig(RunningConfig):
     """Who writes solutions of which problems, how many, and which of them are kept."""
 
     out: Path
@@ -71,23 +70,13 @@ class LessonsConfig:
     """auto, fp32, bf16 or fp16; auto is half precision on CUDA."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    timeout: float = 3.0
-    """Seconds a program may run."""
-    memory_mb: int = 1024
-    """MiB a program may use."""
-    allow_weak_sandbox: bool = False
-    """Run programs where the sandbox lacks layers, too."""
-    workers: int = field(default_factory=lambda: max(1, os.cpu_count() or 1))
-    """Programs run at once."""
-    self_check: bool = True
-    """Leave out problems whose own solution fails, or that a trivial body passes."""
 
     def __post_init__(self) -> None:
         require(
             self.out.suffix == ".jsonl",
             f"out is {self.out}; lessons are a file of JSON lines: give a name that ends in .jsonl",
         )
-        for name in ("samples", "max_new_tokens", "per_problem", "batch_size", "workers"):
+        for name in ("samples", "max_new_tokens", "per_problem", "batch_size"):
             require_at_least(name, getattr(self, name), 1)
         for name in ("temperature", "seed", "invent"):
             require_at_least(name, getattr(self, name), 0)
@@ -126,14 +115,7 @@ class LessonsConfig:
         ):  # fmt: skip
             value = getattr(self, name)
             require(value in choices, f"{name} is {value!r}; choose one of {choices}")
-        SandboxLimits(timeout=self.timeout, memory_mb=self.memory_mb)
-
-    @property
-    def limits(self) -> SandboxLimits:
-        """Limits of every program."""
-        return SandboxLimits(
-            timeout=self.timeout, memory_mb=self.memory_mb, allow_weak=self.allow_weak_sandbox
-        )
+        super().__post_init__()
 
     @property
     def sampling(self) -> GenerationSettings:

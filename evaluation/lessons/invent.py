@@ -20,13 +20,14 @@ from cache.data.chat import render
 from cache.data.problems import DEFAULT_DATASET, Problem, load_problems, read_problems
 from cache.data.templates import CHAT
 from cache.errors import CacheError
-from cache.machine.durable import read_sealed_json, write_sealed_json
+from cache.machine.durable import write_sealed_json
 from evaluation.errors import EvaluationError
 from evaluation.generation.completions import draw_each
 from evaluation.generation.generate import Request
 from evaluation.generation.tokens import encode_prompt
 from evaluation.lessons.job import Job
 from evaluation.lessons.near_copies import squeezed
+from evaluation.lessons.parts import read_kept
 from evaluation.lessons.rows import lesson_id
 from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
 from evaluation.problems.contamination import find_overlaps, split_words
@@ -74,11 +75,9 @@ def draw_inventions(job: Job, load: Callable[[], tuple[Any, Any]]) -> Inventions
     Raises: EvaluationError when memory or disk do not suffice.
     """
     path = job.config.work / FILE
-    try:
-        content = read_sealed_json(path)
+    content = read_kept(path)
+    if content is not None:
         return Inventions(**{**content, "texts": tuple(content["texts"])})
-    except CacheError:
-        pass  # absent or not whole
     model, tokenizer = load()
     requests = [
         Request(task_id="invention", sample=number, prompt_ids=_prompt_ids(job, number), stop=STOPS)

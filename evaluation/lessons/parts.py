@@ -82,7 +82,7 @@ class Part:
 
     def drawn(self) -> Drawn | None:
         """What is kept of the model's answers; None where it is absent or not whole."""
-        content = _kept(self.drawn_path)
+        content = read_kept(self.drawn_path)
         if content is None:
             return None
         samples = tuple(Sample(**line) for line in content.pop("samples"))
@@ -90,7 +90,7 @@ class Part:
 
     def judged(self) -> Judged | None:
         """What is kept of the verdicts; None where they are absent or not whole."""
-        content = _kept(self.judged_path)
+        content = read_kept(self.judged_path)
         if content is None:
             return None
         verdicts = tuple(Verdict(**line) for line in content.pop("verdicts"))
@@ -229,7 +229,8 @@ def judge_part(part: Part, drawn: Drawn, config: LessonsConfig) -> Judged:
     return judged
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
+def read_kept(path: Path) -> dict[str, Any] | None:
+    """What a sealed file holds; None where it is absent or not whole."""
     try:
         return read_sealed_json(path)
     except CacheError:

@@ -72,6 +72,11 @@ class BenchmarkProblem:
     """The helpers build objects of the completion's own types: they run beside it, not in the
     judge."""
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """All functions of the completion that the tests call."""
+        return (self.entry_point, *self.other_entry_points)
+
     def program(self, completion: str, *, whole: bool = False) -> Program:
         """The program whose success means that the completion is right.
 
@@ -81,7 +86,7 @@ class BenchmarkProblem:
         return Program(
             candidate=completion if whole else self.preamble + completion,
             test=self.test,
-            entry_points=(self.entry_point, *self.other_entry_points),
+            entry_points=self.functions,
             helpers=self.helpers,
             in_child=self.in_child,
         )
@@ -244,8 +249,7 @@ def mbpp_problems(
         except CacheError as error:
             skipped.append(f"MBPP/{row.task_id}: {error}")
             continue
-        functions = (problem.entry_point, *problem.other_entry_points)
-        told = told_expected(problem.test, functions) if problem.in_child else None
+        told = told_expected(problem.test, problem.functions) if problem.in_child else None
         if told is None:
             problems.append(problem)
         else:
