@@ -8,11 +8,16 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from distill.cutting.passes import (
+    OnMeasured,
+    hooked,
+    logits,
+    read_all,
+    states_after,
+    states_before,
+)
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, only_blocks
-
-OnMeasured = Callable[[int, int], None]
-"""Called with how many measurements are done, of how many."""
 
 
 def evenly_spaced(num_layers: int, num_kept: int) -> list[int]:
@@ -44,8 +49,7 @@ def block_influences(
 
     def watch(number: int) -> Callable:
         def hook(block, args, kwargs, output):
-            before = args[0] if args else kwargs["hidden_states"]
-            after = output[0] if isinstance(output, tuple) else output
+            before, after = states_before(args, kwargs), states_after(output)
             cosine = torch.cosine_similarity(before.float(), after.float(), dim=-1)
             sums[number] += float(cosine.sum())
             counts[number] += cosine.numel()
@@ -56,13 +60,8 @@ def block_influences(
         block.register_forward_hook(watch(number), with_kwargs=True)
         for number, block in enumerate(blocks)
     ]
-    try:
-        for done, text in enumerate(texts, 1):
-            _logits(model, text)
-            on_measured(done, len(texts))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks):
+        read_all(model, texts, on_measured)
     return [1 - total / max(count, 1) for total, count in zip(sums, counts, strict=True)]
 
 
@@ -80,6 +79,7 @@ def by_influence(influences: Sequence[float], num_kept: int) -> list[int]:
 def by_kl(
     model: PreTrainedModel,
     texts: Sequence[torch.Tensor],
+    teacher: Sequence[torch.Tensor],
     num_kept: int,
     on_measured: OnMeasured = lambda done, total: None,
 ) -> list[int]:
@@ -89,13 +89,13 @@ def by_kl(
 
     Args:
         texts: (S,) int64 token ids each; a few hundred tokens in all do.
+        teacher: of `teacher_log_probs`, of the whole model.
 
     Raises:
         DistillError: there are not so many layers.
     """
     num_layers = len(blocks_of(model))
     require_number(num_layers, num_kept)
-    teacher = teacher_log_probs(model, texts)
     kept = list(range(num_layers))
     total, done = sum(range(num_kept + 1, num_layers + 1)), 0
     while len(kept) > num_kept:
@@ -142,10 +142,4 @@ def require_number(num_layers: int, num_kept: int) -> None:
 
 def _log_probs(model: PreTrainedModel, text: torch.Tensor) -> torch.Tensor:
     """(S, V) fp32."""
-    return _logits(model, text).float().log_softmax(-1)
-
-
-@torch.inference_mode()
-def _logits(model: PreTrainedModel, text: torch.Tensor) -> torch.Tensor:
-    ids = text.to(next(model.parameters()).device).unsqueeze(0)
-    return model(input_ids=ids, use_cache=False).logits[0]
+    return logits(model, text).float().log_softmax(-1)

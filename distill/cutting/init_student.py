@@ -14,7 +14,6 @@ from cache.reading.reader import CacheReader
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.teacher.teacher import Teacher, max_positions_of
 from distill.cutting.choose import (
-    OnMeasured,
     block_influences,
     by_influence,
     by_kl,
@@ -25,6 +24,7 @@ from distill.cutting.choose import (
 )
 from distill.cutting.documents import cached_texts, dataset_texts
 from distill.cutting.narrow import largest, measure_magnitudes, narrow, require_widths
+from distill.cutting.passes import OnMeasured
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, keep_blocks, require_kept
 from distill.learning.causal_lm import PROBE_TOKENS, plain_head
@@ -67,7 +67,7 @@ def init_student(
     num_layers = len(blocks_of(model))
     require_widths(model, num_neurons=config.feed_forward, num_kv_heads=config.kv_heads)
     expected = teacher_log_probs(model, texts)
-    kept = _kept(config, model, texts, on_measured)
+    kept = _kept(config, model, texts, expected, on_measured)
     keep_blocks(model, kept)
     narrowed = _narrow(config, model, texts, on_measured)
     measured_on = config.dataset if config.cache is None else str(config.cache)
@@ -117,6 +117,7 @@ def _kept(
     config: CutConfig,
     model: PreTrainedModel,
     texts: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor],
     on_measured: OnMeasured,
 ) -> list[int]:
     num_layers = len(blocks_of(model))
@@ -129,7 +130,7 @@ def _kept(
     if config.choose == "influence":
         return by_influence(block_influences(model, texts, on_measured), config.num_layers)
     if config.choose == "kl":
-        return by_kl(model, texts, config.num_layers, on_measured)
+        return by_kl(model, texts, expected, config.num_layers, on_measured)
     return evenly_spaced(num_layers, config.num_layers)
 
 

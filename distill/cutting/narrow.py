@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distill.cutting.parts import (
@@ -25,6 +24,14 @@ from distill.cutting.parts import (
     head_shape,
     output_weight,
     width_field,
+)
+from distill.cutting.passes import (
+    OnMeasured,
+    hooked,
+    logits,
+    read_all,
+    states_after,
+    states_before,
 )
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of
@@ -48,7 +55,7 @@ def measure_magnitudes(
     *,
     neurons: bool,
     kv_heads: bool,
-    on_measured: Callable[[int, int], None] = lambda done, total: None,
+    on_measured: OnMeasured = lambda done, total: None,
 ) -> Magnitudes:
     """Sum over tokens of the norm of what each unit adds to the residual stream.
 
@@ -81,13 +88,8 @@ def measure_magnitudes(
                 totals[number] = totals[number] + score(given[0][0].float(), weight).double().cpu()
 
             hooks.append(part.output.register_forward_pre_hook(add))
-    try:
-        for done, text in enumerate(texts, 1):
-            _logits(model, text)
-            on_measured(done, len(texts))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks):
+        read_all(model, texts, on_measured)
     found = iter(sums)
     return Magnitudes(
         neurons=next(found) if neurons else [], kv_heads=next(found) if kv_heads else []
@@ -171,8 +173,8 @@ def narrow(
         raise _cannot(model, "its configuration has no place for such a width")
     for block, (args, kwargs, expected) in zip(blocks_of(model), calls, strict=True):
         with torch.inference_mode():
-            found = _states(block(*args, **kwargs)).double()
-        added = expected.double() - _before(args, kwargs).double()
+            found = states_after(block(*args, **kwargs)).double()
+        added = expected.double() - states_before(args, kwargs).double()
         half = expected.dtype in (torch.bfloat16, torch.float16)
         if not (found - expected.double()).norm() <= (5e-2 if half else 1e-3) * added.norm():
             raise _cannot(model, "a block does not compute what it did with other units silent")
@@ -206,11 +208,8 @@ def _only(kept: Sequence[tuple[Part, torch.Tensor]]) -> Iterator[None]:
                 lambda layer, given, heard=heard: given[0] * heard.to(given[0])
             )
         )
-    try:
+    with hooked(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:
@@ -218,27 +217,14 @@ def _calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:
     calls: list[tuple] = []
     hooks = [
         block.register_forward_hook(
-            lambda block, args, kwargs, output: calls.append((args, kwargs, _states(output))),
+            lambda block, args, kwargs, output: calls.append((args, kwargs, states_after(output))),
             with_kwargs=True,
         )
         for block in blocks_of(model)
     ]
-    try:
-        _logits(model, text)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks):
+        logits(model, text)
     return calls
-
-
-def _states(output: Any) -> torch.Tensor:
-    """(B, S, D) of what a block returns."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _before(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    """(B, S, D) that a block is given."""
-    return args[0] if args else kwargs["hidden_states"]
 
 
 def _set_widths(
@@ -269,10 +255,3 @@ def _cannot(model: PreTrainedModel, why: str) -> DistillError:
         f"{type(model).__name__} cannot be made as narrow as asked: {why}. Choose other numbers, "
         "or cut layers alone."
     )
-
-
-@torch.inference_mode()
-def _logits(model: nn.Module, text: torch.Tensor) -> torch.Tensor:
-    """(S, V)."""
-    ids = text.to(next(model.parameters()).device).unsqueeze(0)
-    return model(input_ids=ids, use_cache=False).logits[0]

@@ -68,15 +68,16 @@ def test_a_layer_that_does_nothing_is_the_first_to_go(idle):
     influences = block_influences(model, TEXTS)
     assert influences[idle] == pytest.approx(0, abs=1e-5)
     assert by_influence(influences, 3) == rest
-    assert by_kl(model, TEXTS, 3) == rest
     teacher = teacher_log_probs(model, TEXTS)
+    assert by_kl(model, TEXTS, teacher, 3) == rest
     with only_blocks(model, rest):
         assert divergence(model, TEXTS, teacher) == pytest.approx(0, abs=1e-5)
 
 
 def test_by_kl_takes_out_what_costs_least_at_each_step():
     model, done = model_of("qwen2"), []
-    kept = by_kl(model, TEXTS, 2, on_measured=lambda *count: done.append(count))
+    teacher = teacher_log_probs(model, TEXTS)
+    kept = by_kl(model, TEXTS, teacher, 2, on_measured=lambda *count: done.append(count))
     first = min(range(4), key=lambda out: kl_by_hand(model, [i for i in range(4) if i != out]))
     rest = [layer for layer in range(4) if layer != first]
     second = min(rest, key=lambda out: kl_by_hand(model, [i for i in rest if i != out]))
@@ -101,7 +102,7 @@ def test_more_layers_than_there_are_cannot_be_kept():
     for choose in (
         lambda number: evenly_spaced(4, number),
         lambda number: by_influence([0.1] * 4, number),
-        lambda number: by_kl(model, TEXTS, number),
+        lambda number: by_kl(model, TEXTS, teacher_log_probs(model, TEXTS), number),
     ):
         for number in (0, 5):
             with pytest.raises(DistillError, match=f"{number} layers were asked for"):
@@ -111,7 +112,7 @@ def test_more_layers_than_there_are_cannot_be_kept():
 def test_the_model_is_left_as_it_was():
     model = AutoModelForCausalLM.from_config(model_of("llama").config).eval()
     before = model(input_ids=TEXTS[0].unsqueeze(0)).logits
-    by_kl(model, TEXTS, 1)
+    by_kl(model, TEXTS, teacher_log_probs(model, TEXTS), 1)
     block_influences(model, TEXTS)
     assert torch.equal(model(input_ids=TEXTS[0].unsqueeze(0)).logits, before)
     assert not blocks_of(model)[0]._forward_hooks

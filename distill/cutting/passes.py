@@ -1,0 +1,49 @@
+"""Forward passes that are watched: what goes through a model, and through each of its blocks.
+
+B sequences, S positions, D width, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+OnMeasured = Callable[[int, int], None]
+"""Called with how many measurements are done, of how many."""
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, text: torch.Tensor) -> torch.Tensor:
+    """(S, V) of a text (S,)."""
+    ids = text.to(next(model.parameters()).device).unsqueeze(0)
+    return model(input_ids=ids, use_cache=False).logits[0]
+
+
+def read_all(model: nn.Module, texts: Sequence[torch.Tensor], on_measured: OnMeasured) -> None:
+    """One pass over each text (S,), for what hooks see of it."""
+    for done, text in enumerate(texts, 1):
+        logits(model, text)
+        on_measured(done, len(texts))
+
+
+@contextmanager
+def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are removed when the block ends."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def states_before(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """(B, S, D) that a block is given."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def states_after(output: Any) -> torch.Tensor:
+    """(B, S, D) of what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
