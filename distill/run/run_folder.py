@@ -31,6 +31,7 @@ from distill.run.checkpoint_folder import CHECKPOINTS, list_checkpoints, remove_
 from distill.run.export_tokenizer import export_tokenizer
 from distill.settings.config import TrainConfig
 from distill.settings.origin import read_origin
+from distill.settings.shapes import names_model
 
 RUNNING, FINISHED = "running", "finished"
 RUN_FILE, METRICS_FILE, SAMPLES_FILE = "run.json", "metrics.jsonl", "samples.jsonl"
@@ -66,6 +67,7 @@ def new_run(config: TrainConfig, reader: CacheReader) -> dict[str, Any]:
     return {
         "status": RUNNING,
         "recipe": asdict(config.recipe),
+        "from_model": names_model(config.recipe.student),
         "origin": None if origin is None else asdict(origin),
         "cache": {
             "path": str(config.cache),

@@ -62,7 +62,7 @@ def _start(run: Mapping[str, Any]) -> str:
     if origin and recipe.get("init") != "random":
         return _cut(origin)
     student = recipe["student"]
-    if Path(student).is_dir() or "/" in student:
+    if run.get("from_model", "/" in student):  # older runs do not say
         weights = "random weights" if recipe.get("init") == "random" else "its weights"
         return f"{Path(student).name}, {weights}"
     return f"{student}, random weights"

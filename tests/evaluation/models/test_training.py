@@ -47,6 +47,15 @@ def test_a_student_that_was_cut_says_from_what(tmp_path):
     assert read_training(str(other.out)).start == "start, random weights"
 
 
+def test_a_student_that_lay_beside_the_command_is_no_shape(tmp_path, monkeypatch):
+    reader = FakeReader(tmp_path / "cache")
+    train(config_for(reader, tmp_path / "start", epochs=1), reader=reader)
+    monkeypatch.chdir(tmp_path)
+    out = train(config_for(reader, tmp_path / "run", epochs=1, student="start"), reader=reader).out
+    monkeypatch.chdir(tmp_path / "cache")
+    assert read_training(str(out)).start == "start, its weights"
+
+
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
