@@ -9,14 +9,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cache.machine.progress import Lines
+
 
 class LessonProgress:
-    """A bar on standard error; silent where that is no terminal."""
+    """A bar on standard error; a line now and then where that is no terminal."""
 
     def __init__(self, *, total: int, done: int, passed: int):
         """A bar of `total` samples of which `done` were there before, `passed` of them right."""
         self._passed, self._tokens = passed, 0
         console = Console(stderr=True)
+        self._lines = Lines(console, done)
         self._bar = Progress(
             TextColumn("samples"),
             BarColumn(bar_width=None),
@@ -33,7 +36,10 @@ class LessonProgress:
     def advance(self, samples: int, tokens: int) -> None:
         """Count samples that were drawn."""
         self._tokens += tokens
-        self._bar.update(self._task, advance=samples, words=self._words())
+        words = self._words()
+        self._bar.update(self._task, advance=samples, words=words)
+        task = self._bar.tasks[0]
+        self._lines.tell("samples", round(task.completed), round(task.total or 0), f", {words}")
 
     def judged(self, passed: int) -> None:
         """Count samples that passed."""
