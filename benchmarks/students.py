@@ -21,6 +21,7 @@ import click
 import torch
 from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from validation import validation_rows, way
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
@@ -54,18 +55,13 @@ class Measured(NamedTuple):
     ce: float
 
 
-@torch.inference_mode()
 def measure(student, dense: CacheReader) -> Measured:
     """Over all rows of the validation split."""
-    student.eval()
     kl, ce, num_rows = 0.0, 0.0, 0
-    for index in range(dense.num_documents("validation")):
-        document = dense.read("validation", [index])
-        ids = torch.from_numpy(document.token_ids)
-        logits = student(ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
-        kl += float(sparse_kl_sum(logits, document.targets, 1.0))
-        ce += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
-        num_rows += len(ids) - 1
+    for logits, labels, targets in validation_rows(student, dense):
+        kl += float(sparse_kl_sum(logits, targets, 1.0))
+        ce += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        num_rows += len(labels)
     return Measured(kl / num_rows, ce / num_rows)
 
 
@@ -162,7 +158,9 @@ def main(
                         found[kind].append(trained(run, kind, work, dense))
                     show(student, kind, epochs, found[kind])
             if {"labels", DENSE} <= set(found):
-                ways = [f"{kind} {way(found, kind):.0%}" for kind in found if kind != "labels"]
+                ways = [
+                    f"{kind} {way(found, kind, DENSE):.0%}" for kind in found if kind != "labels"
+                ]
                 print(f"{student:18s} way from labels to dense: {', '.join(ways)}", flush=True)
     if plot is not None:
         draw([(s, k) for s in students for k in kinds], work / "students", plot)
@@ -182,14 +180,6 @@ def draw(curves: list[tuple[str, str]], runs: Path, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path)
-
-
-def way(found: dict[str, list[Measured]], kind: str) -> float:
-    """Share of the distance in KL between labels alone and dense targets."""
-    labels, dense, own = (
-        statistics.fmean(one.kl for one in found[name]) for name in ("labels", DENSE, kind)
-    )
-    return (labels - own) / (labels - dense)
 
 
 def show(student: str, kind: str, epochs: int, found: list[Measured]) -> None:

@@ -26,6 +26,7 @@ import click
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from validation import validation_rows, way
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
@@ -136,20 +137,15 @@ class Measured(NamedTuple):
     step_ms: float
 
 
-@torch.inference_mode()
 def measure(student, exact: CacheReader, step_ms: float) -> Measured:
     """KL from the teacher and cross-entropy, nats a row, and expected calibration error."""
-    student.eval()
     kl, ce, sure, right = 0.0, 0.0, [], []
-    for index in range(exact.num_documents("validation")):
-        document = exact.read("validation", [index])
-        ids = torch.from_numpy(document.token_ids)
-        logits = student(ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
-        kl += float(sparse_kl_sum(logits, document.targets, 1.0))
-        ce += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
+    for logits, labels, targets in validation_rows(student, exact):
+        kl += float(sparse_kl_sum(logits, targets, 1.0))
+        ce += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         likeliest = logits.softmax(-1).max(-1)
         sure.append(likeliest.values)
-        right.append(likeliest.indices == ids[1:])
+        right.append(likeliest.indices == labels)
     error = calibration_error(torch.cat(sure), torch.cat(right).float())
     num_rows = sum(map(len, sure))
     return Measured(kl / num_rows, ce / num_rows, error, step_ms)
@@ -279,7 +275,6 @@ def _run(recipe: Recipe, kind: str, seed: int, work: Path, exact: CacheReader) -
 
 def show(found: dict[str, list[Measured]], recipe: Recipe, work: Path) -> None:
     """The table of a temperature."""
-    means = {kind: statistics.fmean(one.kl for one in runs) for kind, runs in found.items()}
     alone = replace(recipe, alpha=1.0)
     there = gradient(alone, EXACT, work)
     print(
@@ -288,14 +283,15 @@ def show(found: dict[str, list[Measured]], recipe: Recipe, work: Path) -> None:
     )
     for kind, runs in found.items():
         kls = [one.kl for one in runs]
-        way = angle = float("nan")
-        if {"labels", EXACT} <= set(means):
-            way = (means["labels"] - means[kind]) / (means["labels"] - means[EXACT])
+        share = angle = float("nan")
+        if {"labels", EXACT} <= set(found):
+            share = way(found, kind, EXACT)
         if kind != "labels":
             angle = degrees(gradient(alone, kind, work), there)
         print(
-            f"{kind:17s} {bytes_a_token(kind, work):7.1f} {means[kind]:7.4f} {min(kls):7.4f} "
-            f"{max(kls):7.4f} {statistics.fmean(one.ce for one in runs):7.4f} {way:6.0%} "
+            f"{kind:17s} {bytes_a_token(kind, work):7.1f} {statistics.fmean(kls):7.4f} "
+            f"{min(kls):7.4f} {max(kls):7.4f} "
+            f"{statistics.fmean(one.ce for one in runs):7.4f} {share:6.0%} "
             f"{statistics.fmean(one.ece for one in runs):6.3f} {angle:6.1f} "
             f"{statistics.fmean(one.step_ms for one in runs):8.1f}",
             flush=True,
