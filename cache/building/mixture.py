@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cache.data.corpus import require_a_weight_each
 from cache.data.problems import Problem, read_problems, require_problems
 from cache.errors import CacheError
 
@@ -24,11 +25,7 @@ class Mixture:
     def __post_init__(self):
         if len(set(self.sources)) != len(self.sources):
             raise CacheError(f"The datasets are {', '.join(self.sources)}; name each once.")
-        if self.weights and len(self.weights) != len(self.sources):
-            raise CacheError(
-                f"There are {len(self.sources)} datasets and {len(self.weights)} weights; give "
-                "--weight once for each --dataset, in their order, or not at all."
-            )
+        require_a_weight_each(self.sources, self.weights)
         if any(not (w >= 0 and math.isfinite(w)) for w in self.weights):
             raise CacheError(f"Weights are {self.weights}; each must be 0 or more.")
         if self.weights and not any(self.weights):

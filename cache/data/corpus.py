@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache.errors import CacheError
@@ -43,11 +44,7 @@ class Corpus:
 
     def __post_init__(self):
         num = len(self.sources)
-        if self.weights and len(self.weights) != num:
-            raise CacheError(
-                f"There are {num} datasets and {len(self.weights)} weights; give --weight once "
-                "for each --dataset, in their order, or not at all."
-            )
+        require_a_weight_each(self.sources, self.weights)
         if any(not (w > 0 and math.isfinite(w)) for w in self.weights):
             raise CacheError(f"Weights are {self.weights}; each must be above 0.")
         for option, values in (("dataset-config", self.names), ("data-dir", self.data_dirs)):
@@ -113,6 +110,15 @@ class Corpus:
 def is_split_name(split: str) -> bool:
     """Whether a split can name a folder of a cache."""
     return re.fullmatch(r"\w[\w.-]{0,99}", split) is not None and split not in _TAKEN
+
+
+def require_a_weight_each(sources: Sequence[str], weights: Sequence[float]) -> None:
+    """Raise CacheError where there are weights, but not one for each source."""
+    if weights and len(weights) != len(sources):
+        raise CacheError(
+            f"There are {len(sources)} datasets and {len(weights)} weights; give --weight once "
+            "for each --dataset, in their order, or not at all."
+        )
 
 
 def require_split_names(splits: tuple[str, ...]) -> None:

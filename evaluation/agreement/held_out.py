@@ -27,7 +27,7 @@ from cache.teacher.rows import hidden_rows, logit_slices, reduce_slices
 from cache.teacher.teacher import Teacher
 from evaluation.agreement.scores import DocumentSums, TeacherRows, row_values, sum_document
 from evaluation.errors import EvaluationError
-from evaluation.generation.tokens import position_limit
+from evaluation.generation.tokens import position_limit, why_other_tokens
 
 SPLIT = "validation"
 # Padded tokens of a batch; of its rows only hidden states are kept at once, never logits.
@@ -122,13 +122,10 @@ class HeldOut:
         """Why no row of the model can be compared with the cache's; None where all can be."""
         try:
             wrapped = Teacher(model)
-            if wrapped.vocab_size != self.reader.vocab_size:
-                return (
-                    f"its vocabulary has {wrapped.vocab_size:,} tokens and the cache's "
-                    f"{self.reader.vocab_size:,}"
-                )
-            if tokenizer.get_vocab() != self.tokenizer().get_vocab():
-                return "its tokenizer gives the token ids another meaning than the cache's"
+            sizes = (wrapped.vocab_size, self.reader.vocab_size)
+            why = why_other_tokens(sizes, (tokenizer, self.tokenizer()), "the cache's")
+            if why is not None:
+                return why
             limit, longest = position_limit(model), int(self.lengths.max())
             first = self._batch([0], limit).documents
             require_understood(wrapped, first, longest if limit is None else min(limit, longest))

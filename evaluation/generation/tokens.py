@@ -78,3 +78,18 @@ def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tenso
         ids[index, width - len(prompt) :] = torch.tensor(prompt)
         mask[index, width - len(prompt) :] = 1
     return ids, mask
+
+
+def why_other_tokens(sizes: tuple[int, int], tokenizers: tuple[Any, Any], whose: str) -> str | None:
+    """Why the token ids of one side are not the other's; None where they are.
+
+    Args:
+        sizes: of the vocabularies, the model's own first.
+        tokenizers: in the same order.
+        whose: the other side, for the sentence: `the teacher's`.
+    """
+    if sizes[0] != sizes[1]:
+        return f"its vocabulary has {sizes[0]:,} tokens and {whose} {sizes[1]:,}"
+    if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
+        return f"its tokenizer gives the token ids another meaning than {whose}"
+    return None

@@ -14,7 +14,12 @@ from typing import Any
 import torch
 
 from evaluation.config import LatencySettings
-from evaluation.generation.tokens import encode_prompt, padding_id, position_limit
+from evaluation.generation.tokens import (
+    encode_prompt,
+    padding_id,
+    position_limit,
+    why_other_tokens,
+)
 from evaluation.models.latency import synchronize
 
 
@@ -51,12 +56,8 @@ def why_no_draft(
     limit = position_limit(student)
     if limit is not None and limit < longest:
         return f"it has {limit} positions, and a timed generation needs {longest}"
-    sizes = [model.get_output_embeddings().weight.shape[0] for model in (teacher, student)]
-    if sizes[0] != sizes[1]:
-        return f"its vocabulary has {sizes[1]:,} tokens and the teacher's {sizes[0]:,}"
-    if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
-        return "its tokenizer gives the token ids another meaning than the teacher's"
-    return None
+    own, whole = (m.get_output_embeddings().weight.shape[0] for m in (student, teacher))
+    return why_other_tokens((own, whole), tokenizers[::-1], "the teacher's")
 
 
 def measure_draft(
@@ -88,23 +89,24 @@ def measure_draft(
     run = _Turn(teacher, padding_id(tokenizer), settings.new_tokens)
     for ids in encoded[: settings.warmup]:
         run(ids, None), run(ids, student)
-    alone, assisted = _Sums(), _Sums()
-    same = 0
+    alone, assisted = [], []
     for ids in encoded:
-        first, second = run(ids, None), run(ids, student)
-        alone.add(first)
-        assisted.add(second)
-        same += first.tokens == second.tokens
+        alone.append(run(ids, None))
+        assisted.append(run(ids, student))
         on_done()
-    rates = [sums.tokens / sums.seconds for sums in (alone, assisted)]
+    counts = [sum(len(made.tokens) for made in way) for way in (alone, assisted)]
+    rates = [
+        count / sum(made.seconds for made in way)
+        for count, way in zip(counts, (alone, assisted), strict=True)
+    ]
     return DraftSpeed(
         drafted=drafted,
         generations=len(encoded),
         alone_tokens_per_second=rates[0],
         tokens_per_second=rates[1],
         speedup=rates[1] / rates[0],
-        tokens_per_pass=assisted.tokens / max(assisted.passes, 1),
-        same=same,
+        tokens_per_pass=counts[1] / max(sum(made.passes for made in assisted), 1),
+        same=sum(one.tokens == two.tokens for one, two in zip(alone, assisted, strict=True)),
     )
 
 
@@ -113,16 +115,6 @@ class _Made:
     tokens: list[int]
     seconds: float
     passes: int
-
-
-class _Sums:
-    def __init__(self) -> None:
-        self.tokens, self.seconds, self.passes = 0, 0.0, 0
-
-    def add(self, made: _Made) -> None:
-        self.tokens += len(made.tokens)
-        self.seconds += made.seconds
-        self.passes += made.passes
 
 
 class _Turn:

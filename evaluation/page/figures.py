@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from evaluation.judging.outcomes import group_outcomes
 from evaluation.page.charts import NUM_COLOURS, Line, Point, colour_class, lines, scatter
 from evaluation.page.tables import kinds_table, model_name, model_number
-from evaluation.report.columns import Row, look_up
+from evaluation.report.columns import CUT, Row, look_up
 from evaluation.report.forms import short
 from evaluation.report.tables import DISTRIBUTIONS, sampled_ks
 
@@ -128,8 +128,8 @@ def _legend(rows: Sequence[Row]) -> str:
 
 
 def is_cut(row: Row) -> bool:
-    """Whether its positions cut held-out documents: it is measured on fewer tokens than others."""
-    return bool(look_up(row, "agreement.num_cut"))
+    """Whether its agreement is over fewer tokens than that of others."""
+    return bool(look_up(row, CUT))
 
 
 def agreement_bars(rows: Sequence[Row]) -> str:

@@ -10,6 +10,11 @@ Row = Mapping[str, Any]
 """A model, as in results.json."""
 
 
+CUT = "agreement.num_cut"
+"""Held-out documents that a model's positions cut: where there are any, its agreement is over fewer
+tokens than that of others, and ranks it beside none."""
+
+
 def look_up(row: Any, path: str) -> Any:
     """The value at a path of keys, such as `latency.mean_ms`; None where it ends early."""
     for name in path.split("."):

@@ -11,7 +11,7 @@ from typing import Any
 from evaluation.agreement.scores import DRAFTED
 from evaluation.judging.outcomes import group_outcomes
 from evaluation.report import forms
-from evaluation.report.columns import Column, Row
+from evaluation.report.columns import CUT, Column, Row
 
 DISTRIBUTIONS = {
     "Greedy completions": "greedy_outcomes",
@@ -268,15 +268,14 @@ def _deciding() -> list[Column]:
     shared = {
         column.key: column for column in [*AGAINST_THE_TEACHER, *COST, *_times("latency", "")]
     }
-    cut, acceptance = "agreement.num_cut", DRAFTS[0]
     return [
         shared["kept_percent"],
         GREEDY,
         Column("kl", "KL", "agreement.whole.kl", forms.THREE_DIGITS,
                "KL(teacher ‖ model) at T = 1, nats a token of held-out documents; none where the "
                "model's positions cut them; 95 % bootstrap interval.",
-               "agreement.whole.kl_interval", unless=cut),
-        replace(acceptance, key="accepted", name="accepted as a draft", unless=cut),
+               "agreement.whole.kl_interval", unless=CUT),
+        replace(DRAFTS[0], key="accepted", name="accepted as a draft", unless=CUT),
         shared["tokens_per_second"],
         shared["size_bytes"],
         Column("start", "start", "training.start", forms.TEXT, "A student's first weights."),

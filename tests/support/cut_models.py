@@ -12,18 +12,14 @@ from transformers import (
 )
 
 from distill.learning.blocks import blocks_of
+from tests.support.students import SIZES, SLIDES
 
-COMMON = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-    "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
-}  # fmt: skip
-SLIDES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+COMMON = {**SIZES, "vocab_size": 96, "num_hidden_layers": 4, "initializer_range": 0.3}
 FAMILIES = {
     "llama": LlamaConfig(**COMMON),
     "qwen2": Qwen2Config(**COMMON),
     "starcoder2": Starcoder2Config(**COMMON),
-    "gemma3": Gemma3TextConfig(**COMMON, head_dim=8, sliding_window=3, layer_types=SLIDES),
+    "gemma3": Gemma3TextConfig(**COMMON, head_dim=8, sliding_window=3, layer_types=2 * SLIDES),
     "gpt2": GPT2Config(
         vocab_size=96, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.3
     ),

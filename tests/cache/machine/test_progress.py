@@ -5,13 +5,7 @@ import pytest
 import cache.machine.progress
 from cache.machine.progress import BuildProgress, counted_progress
 from evaluation.judging.progress import Stages
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

@@ -7,20 +7,14 @@ import pytest
 import cache.machine.progress
 from distill.run.progress import TrainProgress, console
 from distill.run.result import TrainResult
+from tests.support.clock import Clock
 from tests.support.command_line import run
 from tests.support.distill_fakes import small_recipe
 
 
-class Clock:
-    now = 100.0
-
-    def monotonic(self):
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = Clock(100.0)
     monkeypatch.setattr(cache.machine.progress, "time", clock)
     return clock
 
