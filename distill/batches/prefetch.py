@@ -19,18 +19,25 @@ def prefetch(items: Iterable[Item], *, depth: int = 4) -> Generator[Item, None, 
     """The same items in the same order, at most `depth` of them prepared ahead.
 
     An exception of `items` is raised here, after the items that came before it. When the
-    consumer stops early, the thread stops too before this generator returns.
+    consumer stops early, the thread stops too before this generator returns; where Ctrl-C
+    interrupts even that, the process waits for it before it ends, since a thread that dies
+    inside h5py leaves its lock held and the process asleep for ever.
     """
-    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    # `queue.Queue` and `threading.Semaphore` may keep their lock when Ctrl-C interrupts them.
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range(depth):
+        room.put(None)
     stop = threading.Event()
 
     def put(item: Any) -> bool:
-        while not stop.is_set():
+        while threading.main_thread().is_alive() and not stop.is_set():
             try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
+                room.get(timeout=0.1)
+            except queue.Empty:
                 continue
+            ready.put(item)
+            return True
         return False
 
     def work() -> None:
@@ -42,13 +49,15 @@ def prefetch(items: Iterable[Item], *, depth: int = 4) -> Generator[Item, None, 
         except BaseException as error:
             put(_Failure(error))
 
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
+    thread = threading.Thread(target=work, name="prefetch", daemon=False)
     try:
+        thread.start()
         while (item := ready.get()) is not _END:
+            room.put(None)
             if isinstance(item, _Failure):
                 raise item.error
             yield item
     finally:
         stop.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()

@@ -1,5 +1,6 @@
 """Batches: their documents laid out in rows, which rows count, and reading ahead."""
 
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -281,3 +282,17 @@ def test_prefetch_is_bounded_and_stops_when_the_consumer_does():
     ahead.close()
     assert len(produced) <= 5
     assert "prefetch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_ctrl_c_while_the_thread_starts_leaves_no_thread(monkeypatch):
+    """One left behind dies inside h5py, whose lock then nobody gives back: the process hangs."""
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(prefetch(itertools.count()))
+    assert not reading_threads()
