@@ -65,8 +65,8 @@ def measure(student, dense: CacheReader) -> Measured:
     return Measured(kl / num_rows, ce / num_rows)
 
 
-def source_of(student: str, teacher: str, work: Path, num_tokens: int) -> str:
-    """A shape as it stands, or the folder of a student that is cut on so many tokens.
+def source_of(student: str, teacher: str, cache: Path, folder: Path, num_tokens: int) -> str:
+    """A shape as it stands, or the folder of a student that is cut on so many of a cache's tokens.
 
     `cut:LAYERS:CHOICE` has some layers, `narrow:NEURONS:KV_HEADS` all, with so many of each.
     """
@@ -77,9 +77,8 @@ def source_of(student: str, teacher: str, work: Path, num_tokens: int) -> str:
         asked = {"feed_forward": int(numbers[0]), "kv_heads": int(numbers[1])}
     else:
         return student
-    out = work / "cut" / "-".join(numbers)
+    out = folder / "-".join(numbers)
     if not out.is_dir():
-        cache = work / "caches" / DENSE
         init_student(
             CutConfig(teacher=teacher, out=out, cache=cache, num_tokens=num_tokens, **asked)
         )
@@ -141,7 +140,7 @@ def main(
     )
     with CacheReader(work / "caches" / DENSE) as dense:
         for student in students:
-            source = source_of(student, teacher, work, num_tokens)
+            source = source_of(student, teacher, work / "caches" / DENSE, work / "cut", num_tokens)
             recipe = partial(
                 Recipe, student=source, temperature=temperature, accumulate=1, sample_prompts=0,
                 lr=lr if source == student else lr_cut,

@@ -34,6 +34,13 @@ RUNS = [
         rf"(.*\n)*hidden( +{NUMBER}){{5}} +100%( +{NUMBER}){{3}}\n",
     ),
     (
+        "lessons.py --teacher {teacher} --dataset {data} --samples 1 --keep all --examples 0"
+        " --tokens 600 --student 1x16x1 --benchmark humaneval --problems 2 --max-new-tokens 8"
+        " --template instruction --work {out}",
+        rf"1x16x1-own +{NUMBER} tokens  KL {NUMBER}  CE {NUMBER}\n(.*\n)*"
+        rf"1x16x1-own +0/2( +{NUMBER}){{5}}\n",
+    ),
+    (
         "loss.py --rows 32 --vocab-size 600 --widths 16 --repeats 1",
         rf"mass, k=64( +-?{NUMBER}){{7}}\n",
     ),
