@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The whole claim in one run: what students of 20, 18, 16 and 12 of a teacher's 24 layers, and one
-# from random weights, keep of it. Hours on two CPU cores; given again, it goes on where it stopped.
+# The whole claim in one run: what students of 20, 18, 16 and 12 of a teacher's 24 layers, one of all
+# its layers and half its neurons, and one from random weights, keep of it. Hours on two CPU cores;
+# given again, it goes on where it stopped.
 # It has not been run to its end yet.
 #
 #     TEACHER=folder MBPP=mbpp.jsonl OUT=runs/flagship benchmarks/flagship.sh
 #
 # TEACHER and MBPP are a hub id, a folder or a file. LIMIT takes the first problems alone (of the
-# benchmarks, and of what lessons are written for), LAYERS other numbers of layers.
+# benchmarks, and of what lessons are written for), LAYERS and NEURONS other students. DTYPE is
+# that of all models.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -14,6 +16,8 @@ teacher=${TEACHER:-Qwen/Qwen2.5-Coder-0.5B-Instruct}
 mbpp=${MBPP:-google-research-datasets/mbpp}
 out=${OUT:-runs/flagship}
 layers=${LAYERS:-20 18 16 12}
+neurons=${NEURONS:-2432}
+dtype=${DTYPE:-auto}
 samples=${SAMPLES:-4}
 template=${TEMPLATE:-signature} # the shape of HumanEval's prompts
 limit=${LIMIT:+--limit $LIMIT}
@@ -27,19 +31,29 @@ part() {
 }
 
 [ -f "$out/lessons.jsonl" ] || part "$python" cli.py write-lessons --teacher "$teacher" \
-    --dataset "$mbpp" --samples "$samples" $limit --out "$out/lessons.jsonl"
+    --dataset "$mbpp" --samples "$samples" --keep "${KEEP:-passing}" --examples 0 \
+    --dtype "$dtype" $limit --out "$out/lessons.jsonl"
 part "$python" cli.py cache-teacher --teacher "$teacher" --dataset "$mbpp" \
-    --dataset "$out/lessons.jsonl" --template "$template" $limit --out "$out/cache"
+    --dataset "$out/lessons.jsonl" --template "$template" --dtype "$dtype" $limit \
+    --out "$out/cache"
+cut() {
+    local name=$1
+    shift
+    [ -d "$out/cut/$name" ] || part "$python" cli.py init-student --teacher "$teacher" \
+        --cache "$out/cache" --out "$out/cut/$name" "$@"
+}
 for number in $layers; do
-    [ -d "$out/cut/$number" ] || part "$python" cli.py init-student --teacher "$teacher" \
-        --layers "$number" --choose kl --cache "$out/cache" --out "$out/cut/$number"
+    cut "layers$number" --layers "$number" --choose kl
+done
+for number in $neurons; do
+    cut "neurons$number" --feed-forward "$number"
 done
 {
-    echo "defaults: {temperature: 2.0, accumulate: 1, lr: 1.0e-4, epochs: $epochs}"
+    echo "defaults: {temperature: 2.0, accumulate: 1, lr: 1.0e-4, epochs: $epochs, precision: $dtype}"
     echo "recipes:"
-    for number in $layers; do
-        echo "  - {name: layers$number, student: $out/cut/$number, alpha: 0.5}"
-        echo "  - {name: layers${number}_labels, student: $out/cut/$number, alpha: 0.0}"
+    for name in $(ls "$out/cut"); do
+        echo "  - {name: $name-cache, student: $out/cut/$name, alpha: 0.5}"
+        echo "  - {name: $name-labels, student: $out/cut/$name, alpha: 0.0}"
     done
     echo "  - {name: scratch, student: $scratch, alpha: 0.5, lr: 1.0e-3}"
 } > "$out/recipes.yaml"
@@ -50,7 +64,7 @@ for benchmark in humaneval mbpp; do
     [ $benchmark = humaneval ] || dataset=(--dataset "$mbpp" --template "$template")
     part "$python" cli.py evaluate --checkpoints "$out"/students/* "$out"/cut/* \
         --teacher "$teacher" --benchmark $benchmark "${dataset[@]}" $limit --samples 0 \
-        --cache "$out/cache" --as-draft 5 --out "$out/$benchmark"
+        --dtype "$dtype" --cache "$out/cache" --as-draft 5 --out "$out/$benchmark"
 done
 echo
 echo "Pages: $out/humaneval/report.html $out/mbpp/report.html    Costs: $out/students/ledger.json"

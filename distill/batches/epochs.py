@@ -86,7 +86,7 @@ class Epochs:
         blocks = self._reader.document_blocks(split)
         chosen = np.arange(len(lengths))
         if split == VALIDATION and recipe.validation_documents is not None:
-            chosen = evenly_spaced(len(lengths), recipe.validation_documents)
+            chosen = evenly_spaced_documents(len(lengths), recipe.validation_documents)
             _, blocks = np.unique(blocks[chosen], return_inverse=True)
         plan = plan_epoch(
             lengths[chosen],
@@ -113,7 +113,7 @@ class Epochs:
         )
 
 
-def evenly_spaced(num_documents: int, most: int) -> np.ndarray:
+def evenly_spaced_documents(num_documents: int, most: int) -> np.ndarray:
     """(min(num_documents, most),) int64: some of the numbers from 0 on, rising, 0 among them."""
     count = min(num_documents, most)
     return np.arange(count) * num_documents // max(count, 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.reading.reader import CachedDocuments, CacheReader
-from distill.batches.epochs import VALIDATION, evenly_spaced
+from distill.batches.epochs import VALIDATION, evenly_spaced_documents
 
 MAX_NEW_TOKENS = 64
 """Of a completion, and of the reference beside it."""
@@ -30,7 +30,7 @@ def read_prompts(reader: CacheReader, count: int) -> list[Prompt]:
     """
     if VALIDATION not in reader.splits:
         return []
-    chosen = evenly_spaced(reader.num_documents(VALIDATION), count)
+    chosen = evenly_spaced_documents(reader.num_documents(VALIDATION), count)
     return [_prompt(reader.read(VALIDATION, [index])) for index in chosen.tolist()]
 
 

@@ -137,6 +137,26 @@ def test_what_a_gpu_would_be_asked_runs_at_tiny_size(tiny_teacher, tmp_path):
     assert len(re.findall(rf"TFLOP/s \({NUMBER}% of a product's\)", done.stdout)) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_flagship_run_comes_to_its_pages(tiny_teacher, tmp_path):
+    sizes = {"LIMIT": "2", "LAYERS": "1", "NEURONS": "16", "SCRATCH": "1x16x1", "EPOCHS": "1"}
+    done = subprocess.run(
+        [FOLDER / "flagship.sh"], capture_output=True, text=True,
+        env={
+            **os.environ, **sizes, "PYTHON": sys.executable, "OUT": str(tmp_path),
+            "TEACHER": str(tiny_teacher), "MBPP": str(EXAMPLES), "SAMPLES": "1", "KEEP": "all",
+            "OMP_NUM_THREADS": "1",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for benchmark in ("humaneval", "mbpp"):
+        text = (tmp_path / benchmark / "results.md").read_text()
+        assert set(re.findall(r"^\| (\w+-(?:cache|labels)) ", text, re.MULTILINE)) == {
+            "layers1-cache", "layers1-labels", "neurons16-cache", "neurons16-labels"
+        }  # fmt: skip
+
+
 def scripts() -> set[str]:
     """The files of the folder that are run, and not only imported."""
     return {path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
