@@ -23,8 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	PYTHON=$(BIN)/python examples/demo.sh
 
+# One more than there are cores: some tests wait.
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest --dist loadfile \
+		-n $$($(BIN)/python -c "import os; print(os.cpu_count() + 1)")
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"
