@@ -8,7 +8,7 @@
 #
 # TEACHER and MBPP are a hub id, a folder or a file. LIMIT takes the first problems alone (of the
 # benchmarks, and of what lessons are written for), LAYERS and NEURONS other students. DTYPE is
-# that of all models.
+# that of all models; KEEP and EXAMPLES are options of write-lessons.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -31,8 +31,8 @@ part() {
 }
 
 [ -f "$out/lessons.jsonl" ] || part "$python" cli.py write-lessons --teacher "$teacher" \
-    --dataset "$mbpp" --samples "$samples" --keep "${KEEP:-passing}" --examples 0 \
-    --dtype "$dtype" $limit --out "$out/lessons.jsonl"
+    --dataset "$mbpp" --samples "$samples" --keep "${KEEP:-passing}" \
+    ${EXAMPLES:+--examples $EXAMPLES} --dtype "$dtype" $limit --out "$out/lessons.jsonl"
 part "$python" cli.py cache-teacher --teacher "$teacher" --dataset "$mbpp" \
     --dataset "$out/lessons.jsonl" --template "$template" --dtype "$dtype" $limit \
     --out "$out/cache"

@@ -22,18 +22,19 @@ from students import source_of
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.building.mixture import Mixture
+from cache.machine.choices import PRECISIONS
 from cache.reading.reader import CacheReader
 from distill.run.run_folder import FINISHED, read_run
 from distill.run.train import train
 from distill.settings.config import TrainConfig
 from distill.settings.recipe import Recipe
 from evaluation.benchmark import run_benchmark
+from evaluation.comparison.model_row import ModelRow
 from evaluation.config import BenchmarkConfig
 from evaluation.lessons.config import LessonsConfig
 from evaluation.lessons.stats import to_rich_stats
 from evaluation.lessons.write import write_lessons
-from evaluation.metrics.intervals import wilson_interval
-from evaluation.metrics.paired import mcnemar_exact
+from evaluation.metrics.paired import compare_verdicts
 
 GOLD, LESSONS, BOTH, OWN = KINDS = ("gold", "lessons", "both", "own")
 DOCUMENTS_A_STEP = 4
@@ -84,7 +85,12 @@ def train_on(cache: Path, num_tokens: int, out: Path, recipe: partial) -> tuple[
 @click.option("--kind", "kinds", multiple=True, default=KINDS, type=click.Choice(KINDS))
 @click.option("--tokens", default=50_000, help="That each student is trained on.")
 @click.option("--template", default="signature", help="Of documents and of MBPP's prompts.")
-@click.option("--dtype", default="auto", help="Of all models; students train in it, mixed.")
+@click.option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(PRECISIONS),
+    help="Of all models; students train in it, mixed.",
+)
 @click.option("--benchmark", "benchmarks", multiple=True, default=("humaneval", "mbpp"))
 @click.option("--problems", type=int, help="Only so many of each benchmark.")
 @click.option("--max-new-tokens", default=256)
@@ -102,30 +108,34 @@ def main(
     build_on = partial(build, gold=dataset, teacher=teacher, template=template, dtype=dtype)
     lessons = write(asked(out=work / "lessons.jsonl", keep=keep, examples=examples))
     ordered = [kind for kind in KINDS if kind in kinds or (kind == GOLD and OWN in kinds)]
+    caches = {
+        kind: build_on(kind, more=lessons, out=work / "caches" / kind)
+        for kind in {GOLD: None, **dict.fromkeys(ordered)}
+        if kind != OWN
+    }
     trained: list[Path] = []
     for student in students:
-        gold = work / "caches" / GOLD
-        for kind in ordered:
-            folder = work / "students" / f"{student.replace(':', '-')}-{kind}"
-            more, cache = lessons, work / "caches" / kind
+        source = source_of(student, teacher, caches[GOLD], work / "cut", 1024)
+        recipe = partial(
+            Recipe, student=source, temperature=2.0, alpha=0.5, accumulate=1, sample_prompts=0,
+            batch_size=DOCUMENTS_A_STEP, lr=1e-3 if source == student else 1e-4, precision=dtype,
+        )  # fmt: skip
+        folders = {
+            kind: work / "students" / f"{student.replace(':', '-')}-{kind}" for kind in ordered
+        }
+        for kind, folder in folders.items():
             if kind == OWN:
-                writer = folder.with_name(folder.name.replace(OWN, GOLD))
-                cache = cache / writer.name
-                file = work / f"{writer.name}.jsonl"
+                file = work / f"{folder.name}.jsonl"
+                writer = str(folders[GOLD])
                 more = write(
-                    asked(out=file, writer=str(writer), samples=2, keep="all", template=template)
+                    asked(out=file, writer=writer, samples=2, keep="all", template=template)
                 )
-            build_on(kind, more=more, out=cache)
-            source = source_of(student, teacher, gold, work / "cut", 1024)
-            recipe = partial(
-                Recipe, student=source, temperature=2.0, alpha=0.5, accumulate=1, sample_prompts=0,
-                batch_size=DOCUMENTS_A_STEP, lr=1e-3 if source == student else 1e-4,
-                precision="bf16" if dtype == "bf16" else "auto",
-            )  # fmt: skip
+                cache = build_on(kind, more=more, out=work / "caches" / folder.name)
+            else:
+                cache = caches[kind]
             kl, ce, num_tokens = train_on(cache, tokens, folder, recipe)
-            print(
-                f"{folder.name:30s} {num_tokens:8,d} tokens  KL {kl:.4f}  CE {ce:.4f}", flush=True
-            )
+            words = f"{num_tokens:8,d} tokens  KL {kl:.4f}  CE {ce:.4f}"
+            print(f"{folder.name:30s} {words}", flush=True)
             trained.append(folder)
     for benchmark in benchmarks:
         result = run_benchmark(
@@ -133,25 +143,25 @@ def main(
                 checkpoints=(*trained, *sorted((work / "cut").glob("*"))), teacher=teacher,
                 benchmark=benchmark, dataset=dataset if benchmark == "mbpp" else None,
                 template=template, limit=problems, samples=0, max_new_tokens=max_new_tokens,
-                batch_size=batch_size, dtype=dtype, cache=work / "caches" / GOLD,
+                batch_size=batch_size, dtype=dtype, cache=caches[GOLD],
                 out=work / benchmark,
             )
         )  # fmt: skip
-        compare(benchmark, {row.label: row.greedy_passed for row in result.rows})
+        show(benchmark, {row.label: row for row in result.rows})
 
 
-def compare(benchmark: str, passed: dict[str, dict[str, bool]]) -> None:
+def show(benchmark: str, rows: dict[str, ModelRow]) -> None:
     """A line for each model: what it solves, and how that differs from its twin's from gold."""
     print(f"{benchmark}: solved, 95 % interval in percent, against gold: more, fewer, p")
-    for label, verdicts in passed.items():
-        solved = sum(verdicts.values())
-        low, high = wilson_interval(solved, len(verdicts))
-        words = f"{label:30s} {solved:4d}/{len(verdicts)} {100 * low:5.1f} {100 * high:5.1f}"
-        twin = passed.get(f"{label.rpartition('-')[0]}-{GOLD}")
-        if twin is not None and twin is not verdicts:
-            more = sum(verdicts[task] and not twin[task] for task in verdicts)
-            fewer = sum(twin[task] and not verdicts[task] for task in verdicts)
-            words += f" {more:4d} {fewer:4d} {mcnemar_exact(more, fewer):.3f}"
+    for label, row in rows.items():
+        solved, (low, high) = sum(row.greedy_passed.values()), row.greedy_interval
+        words = (
+            f"{label:30s} {solved:4d}/{len(row.greedy_passed)} {100 * low:5.1f} {100 * high:5.1f}"
+        )
+        twin = rows.get(f"{label.rpartition('-')[0]}-{GOLD}")
+        if twin is not None and twin is not row:
+            found = compare_verdicts(row.greedy_passed, twin.greedy_passed, {}, {})
+            words += f" {found.only_student:4d} {found.only_teacher:4d} {found.mcnemar_p:.3f}"
         print(words, flush=True)
 
 
