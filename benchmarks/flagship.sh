@@ -8,7 +8,8 @@
 #
 # TEACHER and MBPP are a hub id, a folder or a file. LIMIT takes the first problems alone (of the
 # benchmarks, and of what lessons are written for), LAYERS and NEURONS other students. DTYPE is
-# that of all models; KEEP and EXAMPLES are options of write-lessons.
+# that of all models, JOBS how many students train at a time, BATCH how many completions are
+# generated at once; LESSONS and EVALUATE are further options of write-lessons and evaluate.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -18,7 +19,9 @@ out=${OUT:-runs/flagship}
 layers=${LAYERS:-20 18 16 12}
 neurons=${NEURONS:-2432}
 dtype=${DTYPE:-auto}
-samples=${SAMPLES:-4}
+jobs=${JOBS:-1}
+batch=${BATCH:-16}
+samples=${SAMPLES:-16}
 template=${TEMPLATE:-signature} # the shape of HumanEval's prompts
 limit=${LIMIT:+--limit $LIMIT}
 scratch=${SCRATCH:-44m}
@@ -31,8 +34,8 @@ part() {
 }
 
 [ -f "$out/lessons.jsonl" ] || part "$python" cli.py write-lessons --teacher "$teacher" \
-    --dataset "$mbpp" --samples "$samples" --keep "${KEEP:-passing}" \
-    ${EXAMPLES:+--examples $EXAMPLES} --dtype "$dtype" $limit --out "$out/lessons.jsonl"
+    --dataset "$mbpp" --samples "$samples" --max-new-tokens 256 --batch-size "$batch" \
+    --dtype "$dtype" $limit ${LESSONS:-} --out "$out/lessons.jsonl"
 part "$python" cli.py cache-teacher --teacher "$teacher" --dataset "$mbpp" \
     --dataset "$out/lessons.jsonl" --template "$template" --dtype "$dtype" $limit \
     --out "$out/cache"
@@ -49,7 +52,8 @@ for number in $neurons; do
     cut "neurons$number" --feed-forward "$number"
 done
 {
-    echo "defaults: {temperature: 2.0, accumulate: 1, lr: 1.0e-4, epochs: $epochs, precision: $dtype}"
+    echo "defaults: {temperature: 2.0, batch_size: 8, accumulate: 1, lr: 1.0e-4, epochs: $epochs,"
+    echo "           precision: $dtype}"
     echo "recipes:"
     for name in $(ls "$out/cut"); do
         echo "  - {name: $name-cache, student: $out/cut/$name, alpha: 0.5}"
@@ -58,13 +62,14 @@ done
     echo "  - {name: scratch, student: $scratch, alpha: 0.5, lr: 1.0e-3}"
 } > "$out/recipes.yaml"
 part "$python" cli.py sweep --cache "$out/cache" --recipes "$out/recipes.yaml" \
-    --out "$out/students"
+    --out "$out/students" --jobs "$jobs"
 for benchmark in humaneval mbpp; do
-    dataset=()
-    [ $benchmark = humaneval ] || dataset=(--dataset "$mbpp" --template "$template")
+    own=(--as-draft 5)
+    [ $benchmark = humaneval ] || own=(--dataset "$mbpp" --template "$template")
     part "$python" cli.py evaluate --checkpoints "$out"/students/* "$out"/cut/* \
-        --teacher "$teacher" --benchmark $benchmark "${dataset[@]}" $limit --samples 0 \
-        --dtype "$dtype" --cache "$out/cache" --as-draft 5 --out "$out/$benchmark"
+        --teacher "$teacher" --benchmark $benchmark "${own[@]}" $limit --samples 0 \
+        --max-new-tokens 256 --batch-size "$batch" --dtype "$dtype" --cache "$out/cache" \
+        ${EVALUATE:-} --out "$out/$benchmark"
 done
 echo
 echo "Pages: $out/humaneval/report.html $out/mbpp/report.html    Costs: $out/students/ledger.json"

@@ -143,8 +143,8 @@ def main(
                 checkpoints=(*trained, *sorted((work / "cut").glob("*"))), teacher=teacher,
                 benchmark=benchmark, dataset=dataset if benchmark == "mbpp" else None,
                 template=template, limit=problems, samples=0, max_new_tokens=max_new_tokens,
-                batch_size=batch_size, dtype=dtype, cache=caches[GOLD],
-                out=work / benchmark,
+                batch_size=batch_size, dtype=dtype, cache=caches[GOLD], out=work / benchmark,
+                latency_prompts=1, latency_tokens=1, latency_warmup=0, latency_batch=1,
             )
         )  # fmt: skip
         show(benchmark, {row.label: row for row in result.rows})

@@ -49,25 +49,33 @@ from distill.settings.shapes import parse_shape
 
 
 class SlicedCrossEntropy(torch.autograd.Function):
-    """Head and cross-entropy with the memory, slices and passes of the fused loss."""
+    """Head and cross-entropy with the memory, slices, passes and dtypes of the fused loss."""
 
     @staticmethod
     def forward(ctx, hidden, head, labels):
-        with torch.autocast(hidden.device.type, enabled=False):
-            hidden_grad, head_grad = torch.empty_like(hidden), torch.zeros_like(head)
+        device, dtype = hidden.device.type, hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            states, weight = hidden.to(dtype), head.to(dtype)
+            hidden_grad, head_grad = torch.zeros_like(hidden), torch.zeros_like(head)
             total = hidden.new_zeros(())
             for rows in torch.arange(len(hidden)).split(max(1, SLICE_BYTES // (4 * len(head)))):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
-                logits = hidden[part] @ head.T
-                on_cpu = hidden.device.type == "cpu"
-                size = max(1, CPU_PASS_BYTES // (4 * len(head))) if on_cpu else len(logits)
+                logits = (states[part] @ weight.T).to(hidden.dtype)
+                size = max(1, CPU_PASS_BYTES // (4 * len(head))) if device == "cpu" else len(logits)
                 for some, names in zip(logits.split(size), labels[part].split(size), strict=True):
                     log_sums = some.logsumexp(-1, keepdim=True)
                     total += (log_sums.squeeze(-1) - some.gather(-1, names[:, None])[:, 0]).sum()
                     some.sub_(log_sums).exp_()
                     some.scatter_add_(-1, names[:, None], some.new_full((len(some), 1), -1.0))
-                torch.mm(logits, head, out=hidden_grad[part])
-                head_grad.addmm_(logits.T, hidden[part])
+                grad = logits.to(dtype)
+                if dtype == hidden.dtype:
+                    torch.mm(grad, weight, out=hidden_grad[part])
+                    head_grad.addmm_(grad.T, states[part])
+                else:
+                    hidden_grad[part] = grad @ weight
+                    head_grad += grad.T @ states[part]
         ctx.save_for_backward(hidden_grad, head_grad)
         return total
 

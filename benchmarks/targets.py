@@ -146,7 +146,7 @@ def measure(student, exact: CacheReader, step_ms: float) -> Measured:
         likeliest = logits.softmax(-1).max(-1)
         sure.append(likeliest.values)
         right.append(likeliest.indices == labels)
-    error = calibration_error(torch.cat(sure), torch.cat(right).float())
+    error = calibration_error(torch.cat(sure).cpu(), torch.cat(right).float().cpu())
     num_rows = sum(map(len, sure))
     return Measured(kl / num_rows, ce / num_rows, error, step_ms)
 
@@ -204,6 +204,7 @@ def gradient(recipe: Recipe, kind: str, work: Path) -> torch.Tensor:
     count = min(ANGLE_DOCUMENTS, reader.num_documents("train"))
     for index in range(count):
         batch = collate(reader.read("train", [index]), pad_id=padding_id(tokenizer))
+        batch = batch.to(learner.accelerator.device)
         objective._losses(row_states(student, batch), batch).loss.backward()
     return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
 

@@ -23,13 +23,17 @@ class HasKl(Protocol):
 def validation_rows(
     student, exact: CacheReader
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, SoftTargets]]:
-    """Logits (N, V) fp32, labels (N,) and targets of each document's N rows."""
-    student.eval()
+    """Logits (N, V) fp32, labels (N,) and targets of each document's N rows.
+
+    On the accelerator where there is one.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    student.eval().to(device)
     for index in range(exact.num_documents("validation")):
         document = exact.read("validation", [index])
-        ids = torch.from_numpy(document.token_ids)
+        ids = torch.from_numpy(document.token_ids).to(device)
         logits = student(ids.unsqueeze(0), use_cache=False).logits[0, :-1].float()
-        yield logits, ids[1:], document.targets
+        yield logits, ids[1:], document.targets.to(device)
 
 
 def way(found: Mapping[str, Sequence[HasKl]], kind: str, exact: str) -> float:

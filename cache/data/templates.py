@@ -40,6 +40,22 @@ def signature(problem: Problem) -> tuple[str, str]:
     Raises:
         CacheError: the code does not parse, or defines no function that the tests call.
     """
+    head, indent, body = _around_docstring(problem)
+    # A line end belongs to the token of the indentation that follows it: the body brings it.
+    return f'{head}\n{indent}"""{problem.text}"""', f"\n{body}"
+
+
+def signature_head(problem: Problem) -> str:
+    """What a body that follows the prompt of `signature` belongs under: no docstring, no line end.
+
+    Raises:
+        CacheError: as `signature`.
+    """
+    return _around_docstring(problem)[0]
+
+
+def _around_docstring(problem: Problem) -> tuple[str, str, str]:
+    """The code up to the tested function's `def` line, its body's indentation, and the body."""
     try:
         tree = ast.parse(problem.code)
     except SyntaxError as error:
@@ -60,8 +76,7 @@ def signature(problem: Problem) -> tuple[str, str]:
         first_line = lines[first.lineno - 1]
         indent = first_line[: len(first_line) - len(first_line.lstrip())]
         body = "\n".join(rest)
-    # A line end belongs to the token of the indentation that follows it: the body brings it.
-    return f'{head}\n{indent}"""{problem.text}"""', f"\n{body}"
+    return head, indent, body
 
 
 def _tested_function(tree: ast.Module, problem: Problem) -> ast.FunctionDef:

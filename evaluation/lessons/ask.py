@@ -8,13 +8,18 @@ from typing import Any
 from cache.data.chat import chat_document, render
 from cache.data.conversations import Conversation
 from cache.data.problems import Problem, load_problems, read_problems
-from cache.data.templates import CHAT, TEMPLATES, chat_messages
+from cache.data.templates import CHAT, TEMPLATES, chat_messages, signature_head
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
 from evaluation.generation.tokens import encode_prompt
 from evaluation.judging.extract import extract_code
 from evaluation.lessons.config import MAX_EXAMPLES, LessonsConfig
-from evaluation.problems.benchmarks import MBPP_STOPS, BenchmarkProblem, mbpp_problems
+from evaluation.problems.benchmarks import (
+    HUMANEVAL_STOPS,
+    MBPP_STOPS,
+    BenchmarkProblem,
+    mbpp_problems,
+)
 
 FENCE = "```python\n"
 """What documents of a chat template have between the assistant's beginning and the code."""
@@ -56,6 +61,8 @@ class Question:
     problem: BenchmarkProblem | None
     """None: it has no tests."""
     prompt_ids: tuple[int, ...]
+    head: str = ""
+    """What its answers are the body of: of the template `signature` alone."""
 
     @property
     def is_invented(self) -> bool:
@@ -108,7 +115,7 @@ def form_of(config: LessonsConfig, tokenizer: Any) -> Form:
         fenced=False,
         examples=tuple(_examples(config)[: count + 1]) if count else (),
         num_examples=count,
-        stop=(*MBPP_STOPS, *config.stops),
+        stop=(*(HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS), *config.stops),
     )
 
 
@@ -154,10 +161,11 @@ def questions_of(
         try:
             problem = _judged(row)
             prompt_ids = _prompt_ids(row, form, tokenizer)
+            head = signature_head(row) if form.template == "signature" else ""
         except (CacheError, EvaluationError) as error:
             skipped[row.task_id] = str(error).removeprefix(f"MBPP/{row.task_id}: ")
             continue
-        questions.append(Question(row=row, problem=problem, prompt_ids=prompt_ids))
+        questions.append(Question(row=row, problem=problem, prompt_ids=prompt_ids, head=head))
     return questions, skipped
 
 
@@ -184,9 +192,11 @@ def _prompt_ids(row: Problem, form: Form, tokenizer: Any) -> tuple[int, ...]:
     return encode_prompt(tokenizer, before + TEMPLATES[form.template](row)[0])
 
 
-def code_of(text: str, form: Form, entry_point: str) -> str:
+def code_of(text: str, form: Form, question: Question) -> str:
     """The code in an answer, with `\\n` line ends, without blank lines around it."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if form.is_free or "```" in text:
+    if form.is_free or ("```" in text and not question.head):
+        entry_point = question.problem.entry_point if question.problem else ""
         text, _ = extract_code(text, entry_point, "")
-    return _BLANK_LINES.sub("", text).rstrip()
+    code = _BLANK_LINES.sub("", text).rstrip()
+    return f"{question.head}\n{code}" if question.head else code

@@ -10,7 +10,7 @@ from evaluation.config import GenerationSettings, RunningConfig, require, requir
 
 SPLITS = ("train", "validation")
 """What is written for: never the problems that models are scored on."""
-TEMPLATES = ("auto", CHAT, "instruction", "docstring")
+TEMPLATES = ("auto", CHAT, "instruction", "docstring", "signature")
 ANSWERS = ("fence", "free")
 KEEP = ("passing", "failing", "all")
 MAX_EXAMPLES = 3

@@ -186,11 +186,10 @@ def draw(
             model, tokenizer, requests, config.sampling, config.batch_size
         ):
             request = requests[place]
-            problem = questions[request.task_id].problem
             sample = Sample(
                 task_id=request.task_id,
                 sample=request.sample,
-                completion=code_of(completion.text, form, problem.entry_point if problem else ""),
+                completion=code_of(completion.text, form, questions[request.task_id]),
                 finish=completion.finish,
                 tokens=completion.num_tokens,
                 raw=completion.raw,

@@ -145,8 +145,8 @@ def test_the_flagship_run_comes_to_its_pages(tiny_teacher, tmp_path):
         [FOLDER / "flagship.sh"], capture_output=True, text=True,
         env={
             **os.environ, **sizes, "PYTHON": sys.executable, "OUT": str(tmp_path),
-            "TEACHER": str(tiny_teacher), "MBPP": str(EXAMPLES), "SAMPLES": "1", "KEEP": "all",
-            "EXAMPLES": "0", "OMP_NUM_THREADS": "1",
+            "TEACHER": str(tiny_teacher), "MBPP": str(EXAMPLES), "SAMPLES": "1",
+            "LESSONS": "--keep all --examples 0", "OMP_NUM_THREADS": "1",
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -5,6 +7,7 @@ from transformers import AutoTokenizer
 from cache.building.config import BuildConfig
 from cache.building.job import first_documents
 from cache.data.problems import load_problems
+from cache.data.templates import signature
 from evaluation.errors import EvaluationError
 from evaluation.lessons.ask import code_of, form_of, questions_of, read_rows
 from tests.support.scripted_writer import GOLD, PROBLEMS, lessons_config, save_problems
@@ -145,5 +148,25 @@ def test_problems_without_tests_are_refused_unless_all_is_kept(tmp_path, tiny_te
     ],
 )  # fmt: skip
 def test_code_is_taken_out_of_answers(tmp_path, tiny_teacher, chat_tokenizer, answer, text, code):
-    form = form_of(lessons_config(tmp_path, tiny_teacher, answer=answer), chat_tokenizer)
-    assert code_of(text, form, "f") == code
+    config = lessons_config(tmp_path, tiny_teacher, answer=answer)
+    form = form_of(config, chat_tokenizer)
+    questions, _ = questions_of(read_rows(config), form, chat_tokenizer)
+    named = replace(questions[0], problem=replace(questions[0].problem, entry_point="f"))
+    assert code_of(text, form, named) == code
+
+
+def test_an_answer_to_a_signature_is_its_body_and_becomes_the_document_that_was_begun(
+    tmp_path, tiny_teacher, tokenizer
+):
+    helper = "import math\n\n\ndef half(x):\n    return x / 2\n\n\n"
+    own = {**PROBLEMS[0], "code": f"{helper}def add_one(x):\n    return x + 1"}
+    save_problems(tmp_path / "problems.jsonl", [own])
+    config = lessons_config(tmp_path, tiny_teacher, template="signature", examples=0)
+    form = form_of(config, tokenizer)
+    (question,), _ = questions_of(read_rows(config), form, tokenizer)
+    prompt = tokenizer.decode(question.prompt_ids)
+    assert prompt == f'{helper}def add_one(x):\n    """{own["text"]}"""' and "\ndef" in form.stop
+    code = code_of("\n    y = x\n    return y + 1\n", form, question)
+    assert code == f"{helper}def add_one(x):\n    y = x\n    return y + 1"
+    lesson = replace(question.row, code=code)
+    assert signature(lesson) == (prompt, "\n    y = x\n    return y + 1")
