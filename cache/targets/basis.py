@@ -175,15 +175,16 @@ class BasisFit:
         # F in proportion to its tail's mass, which its step undoes.
         largest_error = 2 * FIT_TEMPERATURE**2 * TAIL_KL * float(scales.pow(-2).mean())
         steps, tables = choose_steps(coefficients.cpu().numpy(), bytes_per_row, largest_error)
-        return TailBasis(
+        shared = TailBasis(
             basis=(basis / scale).half(),
             mean=mean,
             center=solved.center,
             projection=projection,
-            steps=torch.from_numpy(steps.astype(np.float32)).to(hidden.device),
+            steps=torch.from_numpy(steps.astype(np.float32)),
             limits=torch.from_numpy(np.asarray(tables.limits).astype(np.int16)),
             frequencies=torch.from_numpy(np.asarray(tables.frequencies).astype(np.int16)),
         )
+        return shared.to(hidden.device)
 
     def _solve(self, hidden: torch.Tensor) -> "_Solution":
         """Kept until rows are added: at D = 3072 it takes far longer than the rest of `finish`."""
