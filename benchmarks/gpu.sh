@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# No one has run this on a GPU yet: see docs/gpu.md. Its figures belong into RESULTS.md.
+# Run on an H100 up to the generation; what is left is in docs/gpu.md. Its figures go to RESULTS.md.
 #
 # What only a GPU can tell, in one command of under ten minutes on a card of 24 GB or more:
 #

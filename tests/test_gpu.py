@@ -1,6 +1,6 @@
 """What the accelerator computes is what the CPU does: `pytest -m gpu`.
 
-No one has run these on a GPU yet. Without an accelerator they compare the CPU with itself, which
+They passed on an H100 (docs/gpu.md). Without an accelerator they compare the CPU with itself, which
 shows only that they run: `benchmarks/gpu.sh --tiny`.
 """
 
