@@ -52,11 +52,11 @@ for number in $neurons; do
     cut "neurons$number" --feed-forward "$number"
 done
 {
-    echo "defaults: {temperature: 2.0, batch_size: 8, accumulate: 1, lr: 1.0e-4, epochs: $epochs,"
-    echo "           precision: $dtype}"
+    echo "defaults: {temperature: 2.0, batch_size: 8, accumulate: 1, lr: 1.0e-5, warmup_ratio: 0.1,"
+    echo "           epochs: $epochs, precision: $dtype}"
     echo "recipes:"
     for name in $(ls "$out/cut"); do
-        echo "  - {name: $name-cache, student: $out/cut/$name, alpha: 0.5}"
+        echo "  - {name: $name-cache, student: $out/cut/$name, alpha: 1.0}"
         echo "  - {name: $name-labels, student: $out/cut/$name, alpha: 0.0}"
     done
     echo "  - {name: scratch, student: $scratch, alpha: 0.5, lr: 1.0e-3}"

@@ -84,6 +84,8 @@ def train_on(cache: Path, num_tokens: int, out: Path, recipe: partial) -> tuple[
 @click.option("--student", "students", multiple=True, default=["narrow:2432:2", "6x512x8"])
 @click.option("--kind", "kinds", multiple=True, default=KINDS, type=click.Choice(KINDS))
 @click.option("--tokens", default=50_000, help="That each student is trained on.")
+@click.option("--lr-cut", default=1e-5, help="Of students with weights of their own.")
+@click.option("--alpha", default=1.0, help="Weight of the teacher's term.")
 @click.option("--template", default="signature", help="Of documents and of MBPP's prompts.")
 @click.option(
     "--dtype",
@@ -97,8 +99,8 @@ def train_on(cache: Path, num_tokens: int, out: Path, recipe: partial) -> tuple[
 @click.option("--batch-size", default=32, help="Completions at once.")
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 def main(
-    teacher, dataset, samples, keep, examples, students, kinds, tokens, template, dtype, benchmarks,
-    problems, max_new_tokens, batch_size, work,
+    teacher, dataset, samples, keep, examples, students, kinds, tokens, lr_cut, alpha, template,
+    dtype, benchmarks, problems, max_new_tokens, batch_size, work,
 ):  # fmt: skip
     """Print the yield of the lessons, and a line for each student and kind."""
     asked = partial(
@@ -117,8 +119,8 @@ def main(
     for student in students:
         source = source_of(student, teacher, caches[GOLD], work / "cut", 1024)
         recipe = partial(
-            Recipe, student=source, temperature=2.0, alpha=0.5, accumulate=1, sample_prompts=0,
-            batch_size=DOCUMENTS_A_STEP, lr=1e-3 if source == student else 1e-4, precision=dtype,
+            Recipe, student=source, temperature=2.0, alpha=alpha, accumulate=1, sample_prompts=0,
+            batch_size=DOCUMENTS_A_STEP, warmup_ratio=0.1, lr=1e-3 if source == student else lr_cut, precision=dtype,
         )  # fmt: skip
         folders = {
             kind: work / "students" / f"{student.replace(':', '-')}-{kind}" for kind in ordered

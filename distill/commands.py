@@ -140,7 +140,7 @@ def init_student(keep: str | None, cache: str | None, **options):
       python cli.py init-student --teacher bigcode/starcoder2-3b --feed-forward 8192 --kv-heads 1 \\
           --dataset google-research-datasets/mbpp --out runs/narrow
       python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --student runs/half \\
-          --lr 1e-4 --out runs/half_t2.0_a0.5
+          --alpha 1 --lr 1e-5 --warmup-ratio 0.1 --out runs/half
     """
     from cache.machine.progress import counted_progress
     from cache.remote.local_copy import local_cache

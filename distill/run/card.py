@@ -198,6 +198,11 @@ def best_words(best: dict[str, float], best_by: str) -> str:
     """When the best validation was, what it measured, and where its weights are."""
     value = shown_yardstick(best_by, best["value"])
     name = {**YARDSTICK_NAMES, **LOSS_NAMES}[best_by]
+    if not best["step"]:
+        return (
+            f"Best: before the first step, {name} {value}, in best/. Training made it worse: try a "
+            "tenth of lr, and a warmup_ratio"
+        )
     when = f"epoch {best['epoch']:.0f}, step {best['step']:,.0f}"
     return f"Best: {when}, {name} {value}, in best/"
 

@@ -59,6 +59,15 @@ def test_best_has_the_weights_of_the_best_validation_and_the_run_those_of_the_la
     assert f"Best: {when}, cross-entropy, all tokens {found[best]:.4f}, in best/." in card
 
 
+def test_a_run_that_only_made_its_student_worse_says_so(reader, tmp_path):
+    result = train(config_for(reader, tmp_path / "out", epochs=1, lr=10.0), reader=reader)
+    first, *others = validations(result.out, "val_kl")
+    assert others and min(others) > first
+    card = (result.out / "README.md").read_text()
+    assert f"Best: before the first step, KL from the teacher, T = 1 {first:.4f}, in best/." in card
+    assert "Training made it worse: try a tenth of lr" in card
+
+
 @pytest.mark.parametrize("patience", [1, 2])
 def test_a_run_stops_after_so_many_epochs_without_a_better_validation(
     reader, whole, tmp_path, patience
