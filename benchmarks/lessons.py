@@ -120,7 +120,8 @@ def main(
         source = source_of(student, teacher, caches[GOLD], work / "cut", 1024)
         recipe = partial(
             Recipe, student=source, temperature=2.0, alpha=alpha, accumulate=1, sample_prompts=0,
-            batch_size=DOCUMENTS_A_STEP, warmup_ratio=0.1, lr=1e-3 if source == student else lr_cut, precision=dtype,
+            batch_size=DOCUMENTS_A_STEP, warmup_ratio=0.1, precision=dtype,
+            lr=1e-3 if source == student else lr_cut,
         )  # fmt: skip
         folders = {
             kind: work / "students" / f"{student.replace(':', '-')}-{kind}" for kind in ordered

@@ -13,6 +13,7 @@ import torch
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
 from cache.reading.reader import CacheReader
+from cache.targets.basis import BasisFit
 from cache.targets.format import TAILS, TargetFormat
 from cache.teacher.load import load_causal_lm, load_tokenizer
 from cache.tools.verify import verify_cache
@@ -53,6 +54,26 @@ def test_a_cache_is_sound_and_holds_what_the_cpu_computes(built):
     assert verify_cache(built) == []
     report = verify_live(built, num_documents=12, seed=0, device_map="cpu")
     assert report.problems == []
+
+
+def test_a_basis_codes_where_it_was_fitted():
+    """As it is fitted, before anything has moved it."""
+    width, vocab = 24, 200
+    generator = torch.Generator().manual_seed(0)
+    head = torch.randn(vocab, width, generator=generator)
+    hidden = torch.randn(400, width, generator=generator)
+    codes = []
+    for device in (torch.device("cpu"), DEVICE):
+        weight, states = head.to(device), hidden.to(device)
+        fit = BasisFit(weight, None)
+        logits = states @ weight.T
+        fit.add(states, logits, logits.topk(8).indices)
+        basis = fit.finish(width, None)
+        scale = torch.ones(len(states), device=device)
+        rebuilt = basis.dequantise(basis.quantise(states, scale), scale) @ basis.basis.float().T
+        codes.append((rebuilt + basis.mean).cpu())
+        assert (codes[-1] - logits.cpu()).std() < 0.1 * logits.std().cpu()
+    torch.testing.assert_close(codes[1], codes[0], rtol=0, atol=0.5)
 
 
 def test_pinned_batches_are_those_on_the_cpu(built):
