@@ -259,7 +259,7 @@ def build_and_die(config, num_saves):
     build_cache(config)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("mixed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_spool_goes_on_in_mid_stream_to_the_same_bytes(
     tmp_path, tiny_teacher, sources, mixed, monkeypatch
 ):
