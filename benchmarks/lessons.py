@@ -112,7 +112,7 @@ def main(
     ordered = [kind for kind in KINDS if kind in kinds or (kind == GOLD and OWN in kinds)]
     caches = {
         kind: build_on(kind, more=lessons, out=work / "caches" / kind)
-        for kind in {GOLD: None, **dict.fromkeys(ordered)}
+        for kind in dict.fromkeys((GOLD, *ordered))
         if kind != OWN
     }
     trained: list[Path] = []

@@ -22,6 +22,7 @@ import click
 import torch
 from torch.nn import functional
 
+from cache.machine.precision import default_device
 from cache.targets.soft_targets import SoftTargets
 from cache.targets.tail_mass import NODES
 from cache.targets.tails import EvenTail, LinearTail, NoTail, SampledTail, Tail, TailMap
@@ -37,9 +38,7 @@ class Inputs:
 
     def __init__(self, rows: int, vocab_size: int, width: int) -> None:
         torch.manual_seed(0)
-        self.device = torch.accelerator.current_accelerator(check_available=True) or torch.device(
-            "cpu"
-        )
+        self.device = default_device()
         self.rows, self.vocab_size = rows, vocab_size
         self.hidden = self.random(rows, width).requires_grad_()
         self.head = self.random(vocab_size, width).mul_(0.02).requires_grad_()

@@ -10,7 +10,7 @@ import click
 import torch
 from transformers import AutoModelForCausalLM, Starcoder2Config
 
-from cache.machine.precision import resolve_dtype
+from cache.machine.precision import default_device, resolve_dtype
 from cache.teacher.load import load_tokenizer
 
 TINY: dict[str, Any] = {
@@ -33,7 +33,7 @@ def main(tokenizer: str, tiny: bool, out: Path) -> None:
         eos_token_id=tokens.eos_token_id, sliding_window=4096, **(TINY if tiny else {}),
     )  # fmt: skip
     torch.manual_seed(0)
-    with torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"):
+    with default_device():
         model = AutoModelForCausalLM.from_config(config, dtype=resolve_dtype("auto"))
     model.save_pretrained(out)
     tokens.save_pretrained(out)

@@ -43,7 +43,7 @@ from distill.learning.learner import Learner
 from distill.learning.objective import row_states
 from distill.learning.precision import start_accelerator
 from distill.learning.student import build_student
-from distill.loss.fused import CPU_PASS_BYTES, SLICE_BYTES
+from distill.loss.fused import CPU_PASS_BYTES, SLICE_BYTES, dtype_of_products
 from distill.settings.recipe import Recipe
 from distill.settings.shapes import parse_shape
 
@@ -53,9 +53,7 @@ class SlicedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, head, labels):
-        device, dtype = hidden.device.type, hidden.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        device, dtype = hidden.device.type, dtype_of_products(hidden)
         with torch.autocast(device, enabled=False):
             states, weight = hidden.to(dtype), head.to(dtype)
             hidden_grad, head_grad = torch.zeros_like(hidden), torch.zeros_like(head)

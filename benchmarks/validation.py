@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from cache.machine.precision import default_device
 from cache.reading.reader import CacheReader
 from cache.targets.soft_targets import SoftTargets
 
@@ -27,7 +28,7 @@ def validation_rows(
 
     On the accelerator where there is one.
     """
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = default_device()
     student.eval().to(device)
     for index in range(exact.num_documents("validation")):
         document = exact.read("validation", [index])

@@ -1,7 +1,7 @@
 """What the accelerator computes is what the CPU does: `pytest -m gpu`.
 
-They passed on an H100 (docs/gpu.md). Without an accelerator they compare the CPU with itself, which
-shows only that they run: `benchmarks/gpu.sh --tiny`.
+All but that of the basis passed on an H100 (docs/gpu.md). Without an accelerator they compare the
+CPU with itself, which shows only that they run: `benchmarks/gpu.sh --tiny`.
 """
 
 import json
@@ -12,6 +12,7 @@ import torch
 
 from cache.building.config import BuildConfig
 from cache.building.local import build_cache
+from cache.machine.precision import default_device
 from cache.reading.reader import CacheReader
 from cache.targets.basis import BasisFit
 from cache.targets.format import TAILS, TargetFormat
@@ -33,7 +34,7 @@ from tests.support.head_inputs import make_head, make_targets
 from tests.support.paths import EXAMPLES, ROOT
 
 pytestmark = pytest.mark.gpu
-DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+DEVICE = default_device()
 HALVES = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest relative error of a loss whose products have 8 and 11 bits."""
 

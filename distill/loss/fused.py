@@ -59,7 +59,7 @@ def head_losses(
     Raises:
         CacheError: the temperature is outside of what the cache covers.
     """
-    dtype = _dtype_of_products(hidden)
+    dtype = dtype_of_products(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         target = targets.at(terms.temperature)
         forms_gradients = torch.is_grad_enabled()
@@ -73,7 +73,7 @@ def head_yardsticks(
     hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, targets: SoftTargets
 ) -> YardstickSums:
     """What compares students of any temperature, alpha and divergence; arguments as above."""
-    dtype = _dtype_of_products(hidden)
+    dtype = dtype_of_products(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         target, likeliest = targets.at(1.0), targets.likeliest_ids
         head = _Head(hidden.to(dtype), weight.to(dtype), False, False)
@@ -85,7 +85,8 @@ def head_yardsticks(
         return YardstickSums(*sums.unbind())
 
 
-def _dtype_of_products(hidden: torch.Tensor) -> torch.dtype:
+def dtype_of_products(hidden: torch.Tensor) -> torch.dtype:
+    """Autocast's where it is on, else that of the hidden states."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 

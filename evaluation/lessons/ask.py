@@ -14,12 +14,7 @@ from evaluation.errors import EvaluationError
 from evaluation.generation.tokens import encode_prompt
 from evaluation.judging.extract import extract_code
 from evaluation.lessons.config import MAX_EXAMPLES, LessonsConfig
-from evaluation.problems.benchmarks import (
-    HUMANEVAL_STOPS,
-    MBPP_STOPS,
-    BenchmarkProblem,
-    mbpp_problems,
-)
+from evaluation.problems.benchmarks import BenchmarkProblem, mbpp_problems, mbpp_stops
 
 FENCE = "```python\n"
 """What documents of a chat template have between the assistant's beginning and the code."""
@@ -115,7 +110,7 @@ def form_of(config: LessonsConfig, tokenizer: Any) -> Form:
         fenced=False,
         examples=tuple(_examples(config)[: count + 1]) if count else (),
         num_examples=count,
-        stop=(*(HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS), *config.stops),
+        stop=(*mbpp_stops(template), *config.stops),
     )
 
 

@@ -257,6 +257,11 @@ def mbpp_problems(
     return problems, skipped
 
 
+def mbpp_stops(template: str) -> tuple[str, ...]:
+    """What ends an answer to MBPP's prompts; after a signature, as to HumanEval's, it is a body."""
+    return HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS
+
+
 def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
     prompt, completion = TEMPLATES[template](row)
     try:
@@ -275,7 +280,7 @@ def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
         preamble=f"{prompt}\n" if template == "signature" else "",
         test="\n".join(row.test_list) + "\n",
         canonical_solution=completion,
-        stop=HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS,
+        stop=mbpp_stops(template),
     )
 
 
