@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole claim in one run: what students of 20, 18, 16 and 12 of a teacher's 24 layers, one of all
-# its layers and half its neurons, and one from random weights, keep of it. Hours on two CPU cores;
+# The whole claim in one run: what students of 20, 18, 16 and 12 of a teacher's 24 layers, two of all
+# its layers with fewer neurons, and one from random weights, keep of it: as they are cut, fitted to
+# the teacher's states, and then trained, from the cache or by labels alone. Hours on two CPU cores;
 # given again, it goes on where it stopped.
 # It has not been run to its end yet.
 #
@@ -10,6 +11,7 @@
 # benchmarks, and of what lessons are written for), LAYERS and NEURONS other students. DTYPE is
 # that of all models, JOBS how many students train at a time, BATCH how many completions are
 # generated at once; LESSONS and EVALUATE are further options of write-lessons and evaluate.
+# RECONSTRUCT is how many tokens cuts are fitted on, STEPS ends each training after so many.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -17,7 +19,8 @@ teacher=${TEACHER:-Qwen/Qwen2.5-Coder-0.5B-Instruct}
 mbpp=${MBPP:-google-research-datasets/mbpp}
 out=${OUT:-runs/flagship}
 layers=${LAYERS:-20 18 16 12}
-neurons=${NEURONS:-2432}
+neurons=${NEURONS:-3940 2432} # the first: as many weights as 20 layers have
+reconstruct=${RECONSTRUCT:-50000}
 dtype=${DTYPE:-auto}
 jobs=${JOBS:-1}
 batch=${BATCH:-16}
@@ -26,6 +29,7 @@ template=${TEMPLATE:-signature} # the shape of HumanEval's prompts
 limit=${LIMIT:+--limit $LIMIT}
 scratch=${SCRATCH:-44m}
 epochs=${EPOCHS:-3}
+steps=${STEPS:-null}
 mkdir -p "$out"
 part() {
     echo
@@ -47,17 +51,22 @@ cut() {
 }
 for number in $layers; do
     cut "layers$number" --layers "$number" --choose kl
+    kept=$("$python" -c 'import json, sys; print(*json.load(open(sys.argv[1]))["kept_layers"], sep=",")' \
+        "$out/cut/layers$number/student.json")
+    cut "layers$number-fitted" --keep "$kept" --reconstruct "$reconstruct"
 done
 for number in $neurons; do
     cut "neurons$number" --feed-forward "$number"
+    cut "neurons$number-fitted" --feed-forward "$number" --reconstruct "$reconstruct"
 done
 {
     echo "defaults: {temperature: 2.0, batch_size: 8, accumulate: 1, lr: 1.0e-5, warmup_ratio: 0.1,"
-    echo "           epochs: $epochs, precision: $dtype}"
+    echo "           epochs: $epochs, max_steps: $steps, precision: $dtype}"
     echo "recipes:"
-    for name in $(ls "$out/cut"); do
-        echo "  - {name: $name-cache, student: $out/cut/$name, alpha: 1.0}"
-        echo "  - {name: $name-labels, student: $out/cut/$name, alpha: 0.0}"
+    for folder in "$out"/cut/*-fitted; do
+        name=$(basename "$folder" -fitted)
+        echo "  - {name: $name-cache, student: $folder, alpha: 1.0}"
+        echo "  - {name: $name-labels, student: $folder, alpha: 0.0}"
     done
     echo "  - {name: scratch, student: $scratch, alpha: 0.5, lr: 1.0e-3}"
 } > "$out/recipes.yaml"

@@ -109,6 +109,12 @@ def _recipe_overrides(command):
     help="Heads of keys and values to keep in each layer, with all queries of each.  [all]",
 )
 @click.option(
+    "--reconstruct",
+    metavar="TOKENS",
+    default=CutConfig.reconstruct,
+    help="Fit what is left to the teacher's states on so many tokens more: no training.  [none]",
+)
+@click.option(
     "--cache", help="Cache of this teacher: its documents are measured on, its dtype is taken."
 )
 @click.option(
@@ -138,7 +144,7 @@ def init_student(keep: str | None, cache: str | None, **options):
       python cli.py init-student --teacher bigcode/starcoder2-3b --layers 20 --choose kl \\
           --cache runs/cache --out runs/twenty
       python cli.py init-student --teacher bigcode/starcoder2-3b --feed-forward 8192 --kv-heads 1 \\
-          --dataset google-research-datasets/mbpp --out runs/narrow
+          --dataset google-research-datasets/mbpp --reconstruct 50000 --out runs/narrow
       python cli.py train --cache runs/cache --recipe model_44m_t2.0_a0.5 --student runs/half \\
           --alpha 1 --lr 1e-5 --warmup-ratio 0.1 --out runs/half
     """

@@ -3,7 +3,7 @@
 S positions.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
@@ -24,17 +24,21 @@ MAX_LENGTH = 512
 TEMPLATE = "instruction"
 
 
-def cached_texts(reader: CacheReader, num_tokens: int) -> list[torch.Tensor]:
-    """(S,) int64 ids of the first documents of a cache's first split, so many tokens together."""
+Texts = list[torch.Tensor]
+"""(S,) int64 ids of each."""
+
+
+def cached_texts(reader: CacheReader, num_tokens: int, num_more: int) -> tuple[Texts, Texts]:
+    """Documents of a cache's first split: the first, so many tokens together, and more after."""
     split = reader.splits[0]
     documents = (
         reader.read(split, [index]).token_ids for index in range(reader.num_documents(split))
     )
-    return _first(documents, num_tokens)
+    return _first(documents, num_tokens), _first(documents, num_more)
 
 
-def dataset_texts(config: CutConfig, tokenizer, max_positions: int | None) -> list[torch.Tensor]:
-    """(S,) int64 ids of the first documents of a dataset, so many tokens together.
+def dataset_texts(config: CutConfig, tokenizer, max_positions: int | None) -> tuple[Texts, Texts]:
+    """The first documents of a dataset, `num_tokens` together, and `reconstruct` after them.
 
     Problems become documents as `cache-teacher` makes them; texts stand as they are, each closed by
     end-of-text and cut where it is too long.
@@ -48,13 +52,14 @@ def dataset_texts(config: CutConfig, tokenizer, max_positions: int | None) -> li
     """
     max_length = min(MAX_LENGTH, max_positions or MAX_LENGTH)
     make = _problems if config.text_field is None else _corpus
-    texts = _first(make(config, tokenizer, max_length), config.num_tokens)
+    documents = make(config, tokenizer, max_length)
+    texts = _first(documents, config.num_tokens)
     if not texts:
         raise DistillError(
             f"no document of {config.dataset}, split {config.split!r}, has {max_length} tokens or "
             "fewer. Name another --dataset."
         )
-    return texts
+    return texts, _first(documents, config.reconstruct)
 
 
 def _problems(config: CutConfig, tokenizer, max_length: int) -> Iterator[np.ndarray]:
@@ -82,13 +87,11 @@ def _corpus(config: CutConfig, tokenizer, max_length: int) -> Iterator[np.ndarra
             yield np.array([*prefix, *ids, tokenizer.eos_token_id])[:max_length]
 
 
-def _first(documents: Iterable[np.ndarray], num_tokens: int) -> list[torch.Tensor]:
-    """Documents until there are so many tokens; the last is cut."""
-    texts: list[torch.Tensor] = []
+def _first(documents: Iterator[np.ndarray], num_tokens: int) -> Texts:
+    """The next documents until there are so many tokens; the last is cut."""
+    texts: Texts = []
     left = num_tokens
-    for token_ids in documents:
+    while left and (token_ids := next(documents, None)) is not None:
         texts.append(torch.from_numpy(token_ids[:left]))
         left -= len(texts[-1])
-        if not left:
-            break
     return texts

@@ -22,9 +22,10 @@ from distill.cutting.choose import (
     require_number,
     teacher_log_probs,
 )
-from distill.cutting.documents import cached_texts, dataset_texts
+from distill.cutting.documents import Texts, cached_texts, dataset_texts
 from distill.cutting.narrow import largest, measure_magnitudes, narrow, require_widths
 from distill.cutting.passes import OnMeasured
+from distill.cutting.reconstruct import flows_of, reconstruct
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, keep_blocks, require_kept
 from distill.learning.causal_lm import PROBE_TOKENS, plain_head
@@ -50,7 +51,8 @@ def init_student(
     """Cut a student from a teacher, and write it as a folder that `train --student` takes.
 
     The student computes what the teacher would with its other layers left out, and then with the
-    other neurons and heads of those that are left silent.
+    other neurons and heads of those that are left silent; where it is reconstructed, what
+    `distill.cutting.reconstruct` makes of that.
 
     Args:
         on_measured: called with how many measurements of a choice are done, of how many.
@@ -63,13 +65,16 @@ def init_student(
     if config.out.exists() and any(config.out.iterdir()):
         raise DistillError(f"{config.out} is not empty. Choose another --out.")
     tokenizer = load_tokenizer(config.teacher, config.revision)
-    model, sha256, texts = _load(config, tokenizer)
+    model, sha256, (texts, more) = _load(config, tokenizer)
     num_layers = len(blocks_of(model))
     require_widths(model, num_neurons=config.feed_forward, num_kv_heads=config.kv_heads)
     expected = teacher_log_probs(model, texts)
     kept = _kept(config, model, texts, expected, on_measured)
+    flows = flows_of(model, more, on_measured) if config.reconstruct else []
     keep_blocks(model, kept)
     narrowed = _narrow(config, model, texts, on_measured)
+    if flows:
+        reconstruct(model, flows, kept, on_measured)
     measured_on = config.dataset if config.cache is None else str(config.cache)
     origin = StudentOrigin(
         teacher=config.teacher,
@@ -79,6 +84,7 @@ def init_student(
         chosen_by=_chosen_by(config),
         kl_before_training=divergence(model, texts, expected) if texts else None,
         measured_on=measured_on,
+        reconstructed_on=sum(map(len, more)) if flows else None,
         **narrowed,
     )
     with new_directory(config.out, DistillError) as tmp:
@@ -88,12 +94,12 @@ def init_student(
     return CutResult(out=config.out, origin=origin, num_parameters=model.num_parameters())
 
 
-def _load(config: CutConfig, tokenizer) -> tuple[Any, str, list[torch.Tensor]]:
-    """The teacher, the hash of its weights, and the texts to measure on."""
+def _load(config: CutConfig, tokenizer) -> tuple[Any, str, tuple[Texts, Texts]]:
+    """The teacher, the hash of its weights, and the texts to measure and to fit on."""
     if config.cache is None:
         model, sha256 = _load_teacher(config, config.dtype)
         if config.dataset is None:
-            return model, sha256, []
+            return model, sha256, ([], [])
         return model, sha256, dataset_texts(config, tokenizer, max_positions_of(model))
     with CacheReader(config.cache) as reader:
         found = reader.identity
@@ -104,7 +110,7 @@ def _load(config: CutConfig, tokenizer) -> tuple[Any, str, list[torch.Tensor]]:
                 f"its weights have the hash {found.teacher_sha256[:12]}, those of "
                 f"{config.teacher} {sha256[:12]}. Give that teacher, or leave --cache out."
             )
-        return model, sha256, cached_texts(reader, config.num_tokens)
+        return model, sha256, cached_texts(reader, config.num_tokens, config.reconstruct)
 
 
 def _load_teacher(config: CutConfig, precision: str) -> tuple[Any, str]:

@@ -26,17 +26,16 @@ from distill.cutting.parts import (
     width_field,
 )
 from distill.cutting.passes import (
+    PROBE_TOKENS,
     OnMeasured,
+    calls_of_blocks,
     hooked,
-    logits,
     read_all,
     states_after,
     states_before,
 )
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of
-
-PROBE_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +155,7 @@ def narrow(
     embedding: Any = model.get_input_embeddings()
     probe = torch.arange(min(PROBE_TOKENS, embedding.weight.shape[0]))
     with _only([(part, units) for part, units, _ in changes]):
-        calls = _calls_of_blocks(model, probe)
+        calls = calls_of_blocks(model, probe)
     for part, units, of_inputs in changes:
         part.keep(units, of_inputs)
     _set_widths(
@@ -210,21 +209,6 @@ def _only(kept: Sequence[tuple[Part, torch.Tensor]]) -> Iterator[None]:
         )
     with hooked(hooks):
         yield
-
-
-def _calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:
-    """What each block was given by place and by name, and the states that it returned."""
-    calls: list[tuple] = []
-    hooks = [
-        block.register_forward_hook(
-            lambda block, args, kwargs, output: calls.append((args, kwargs, states_after(output))),
-            with_kwargs=True,
-        )
-        for block in blocks_of(model)
-    ]
-    with hooked(hooks):
-        logits(model, text)
-    return calls
 
 
 def _set_widths(

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from distill.learning.blocks import blocks_of
 
 OnMeasured = Callable[[int, int], None]
 """Called with how many measurements are done, of how many."""
+PROBE_TOKENS = 16
 
 
 @torch.inference_mode()
@@ -47,3 +51,18 @@ def states_before(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
 def states_after(output: Any) -> torch.Tensor:
     """(B, S, D) of what a block returns."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:
+    """What each block was given by place and by name, and the states that it returned."""
+    calls: list[tuple] = []
+    hooks = [
+        block.register_forward_hook(
+            lambda block, args, kwargs, output: calls.append((args, kwargs, states_after(output))),
+            with_kwargs=True,
+        )
+        for block in blocks_of(model)
+    ]
+    with hooked(hooks):
+        logits(model, text)
+    return calls

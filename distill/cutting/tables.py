@@ -26,6 +26,8 @@ def cut_table(result: CutResult) -> Table:
     if origin.kept_kv_heads is not None:
         kept = len(origin.kept_kv_heads[0])
         table.add_row("key-value heads", f"{kept} of {origin.teacher_kv_heads} a layer")
+    if origin.reconstructed_on is not None:
+        table.add_row("reconstructed on", f"{origin.reconstructed_on:,} tokens")
     table.add_row("parameters", f"{result.num_parameters:,}")
     if origin.kl_before_training is not None:
         table.add_row("KL before training", f"{origin.kl_before_training:.4f} nats a token, T = 1")

@@ -28,6 +28,8 @@ class CutConfig:
     add most. None: all."""
     kv_heads: int | None = None
     """How many heads of keys and values to keep in each, with the queries of each. None: all."""
+    reconstruct: int = 0
+    """How many tokens to fit what is left on, besides those that are measured on; 0: not at all."""
     cache: Path | None = None
     """A cache of this teacher, whose first documents are measured on: for all choices but
     `uniform`, and to measure what the cut costs."""
@@ -67,6 +69,10 @@ class CutConfig:
             raise DistillError(
                 f"{what} by what is measured on documents. Give --cache or --dataset."
             )
+        if self.reconstruct < 0:
+            raise DistillError(f"reconstruct is {self.reconstruct}, but must be 0 or more.")
+        if self.reconstruct and not self.measures:
+            raise DistillError("--reconstruct fits on documents. Give --cache or --dataset.")
         if self.num_tokens < 2:
             raise DistillError(f"num_tokens is {self.num_tokens}, but must be 2 or more.")
 

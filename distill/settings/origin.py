@@ -35,6 +35,8 @@ class StudentOrigin:
     """Heads of keys and values of the teacher, where some were taken out."""
     kept_kv_heads: tuple[tuple[int, ...], ...] | None = None
     """Those that each layer of the student has, chosen by what they add; None: all."""
+    reconstructed_on: int | None = None
+    """Tokens on which its feed-forward networks were fitted to the teacher's states; None: not."""
 
 
 def read_origin(folder: Path) -> StudentOrigin | None:

@@ -52,9 +52,10 @@ def read_training(source: str) -> Training | None:
 
 def _cut(origin: Mapping[str, Any]) -> str:
     kept, chosen = len(origin["kept_layers"]), origin["chosen_by"]
+    fitted = ", reconstructed" if origin.get("reconstructed_on") else ""
     if chosen == "all":
-        return f"all {kept} layers of the teacher, narrower"
-    return f"{kept} of the teacher's {origin['teacher_layers']} layers, {chosen}"
+        return f"all {kept} layers of the teacher, narrower{fitted}"
+    return f"{kept} of the teacher's {origin['teacher_layers']} layers, {chosen}{fitted}"
 
 
 def _start(run: Mapping[str, Any]) -> str:

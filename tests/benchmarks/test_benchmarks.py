@@ -140,7 +140,7 @@ def test_what_a_gpu_would_be_asked_runs_at_tiny_size(tiny_teacher, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_flagship_run_comes_to_its_pages(tiny_teacher, tmp_path):
-    sizes = {"LIMIT": "2", "LAYERS": "1", "NEURONS": "16", "SCRATCH": "1x16x1", "EPOCHS": "1"}
+    sizes = {"LIMIT": "12", "LAYERS": "1", "NEURONS": "16", "SCRATCH": "1x16x1", "STEPS": "2"}
     done = subprocess.run(
         [FOLDER / "flagship.sh"], capture_output=True, text=True,
         env={
@@ -152,9 +152,12 @@ def test_the_flagship_run_comes_to_its_pages(tiny_teacher, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for benchmark in ("humaneval", "mbpp"):
         text = (tmp_path / benchmark / "results.md").read_text()
-        assert set(re.findall(r"^\| (\w+-(?:cache|labels)) ", text, re.MULTILINE)) == {
-            "layers1-cache", "layers1-labels", "neurons16-cache", "neurons16-labels"
-        }  # fmt: skip
+        names = set(re.findall(r"^\| ((?:layers1|neurons16)[\w-]*) ", text, re.MULTILINE))
+        assert names == {
+            cut + kind
+            for cut in ("layers1", "neurons16")
+            for kind in ("", "-fitted", "-cache", "-labels")
+        }
 
 
 def scripts() -> set[str]:

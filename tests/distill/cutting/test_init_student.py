@@ -72,6 +72,37 @@ def kl_of_folder(teacher, folder, texts) -> float:
     return float(torch.cat(rows).mean())
 
 
+def test_a_reconstructed_student_is_measured_on_what_it_was_not_fitted_to(teacher, cache, tmp_path):
+    """Six documents: the first for the KL, the others to fit on."""
+    with CacheReader(cache) as reader:
+        texts = [torch.from_numpy(reader.read("train", [i]).token_ids) for i in range(6)]
+    num_first, num_more = len(texts[0]), sum(map(len, texts[1:]))
+    options = {"num_layers": 3, "cache": cache, "num_tokens": num_first}
+    bare = cut(teacher, tmp_path / "bare", **options)
+    found = cut(teacher, tmp_path / "s", reconstruct=100_000, **options)
+    assert read_origin(tmp_path / "s") == found.origin
+    assert (bare.origin.reconstructed_on, found.origin.reconstructed_on) == (None, num_more)
+    whole = AutoModelForCausalLM.from_pretrained(teacher).eval()
+    expected = kl_of_folder(whole, tmp_path / "s", texts[:1])
+    assert found.origin.kl_before_training == pytest.approx(expected, rel=1e-4)
+    assert expected < 0.9 * bare.origin.kl_before_training
+    code, printed = run(
+        "init-student", "--teacher", teacher, "--layers", 3, "--cache", cache,
+        "--num-tokens", num_first, "--reconstruct", 100_000, "--out", tmp_path / "t",
+    )  # fmt: skip
+    assert code == 0 and f"{num_more:,} tokens" in printed
+
+
+def test_what_cannot_be_reconstructed_is_refused(teacher, cache, tmp_path):
+    with pytest.raises(DistillError, match="--reconstruct fits on documents"):
+        cut(teacher, tmp_path / "s", num_layers=3, reconstruct=10)
+    with pytest.raises(DistillError, match="reconstruct is -1"):
+        cut(teacher, tmp_path / "s", num_layers=3, cache=cache, reconstruct=-1)
+    with pytest.raises(DistillError, match="0 documents are left to fit on"):
+        cut(teacher, tmp_path / "s", num_layers=3, cache=cache, reconstruct=10, num_tokens=100_000)
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("choose", ["uniform", "influence", "kl"])
 def test_a_cut_student_says_where_it_comes_from_and_what_the_cut_costs(
     choose, teacher, cache, tmp_path

@@ -42,6 +42,8 @@ def test_a_student_that_was_cut_says_from_what(tmp_path):
     (start / "run.json").unlink()
     untrained = read_training(str(start))
     assert (untrained.start, untrained.taught, untrained.tokens) == (found.start, "nothing", 0)
+    (start / STUDENT_FILE).write_text(json.dumps({**origin, "reconstructed_on": 9}))
+    assert read_training(str(start)).start == "2 of the teacher's 4 layers, kl, reconstructed"
     fresh = replace(config.recipe, init="random")
     other = train(replace(config, out=tmp_path / "other", recipe=fresh), reader=reader)
     assert read_training(str(other.out)).start == "start, random weights"
