@@ -63,6 +63,6 @@ def calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:
         )
         for block in blocks_of(model)
     ]
-    with hooked(hooks):
-        logits(model, text)
+    with hooked(hooks), torch.inference_mode():
+        model.base_model(input_ids=text.to(model.device).unsqueeze(0), use_cache=False)
     return calls
