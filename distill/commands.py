@@ -158,7 +158,7 @@ def init_student(keep: str | None, cache: str | None, **options):
         cache=None if cache is None else local_cache(cache),
         **options,
     )
-    with counted_progress("measuring the teacher", first="loading the teacher") as on_measured:
+    with counted_progress("measuring and fitting", first="loading the teacher") as on_measured:
         result = cut(config, on_measured)
     Console().print(cut_table(result))
 
