@@ -1,6 +1,6 @@
 """What the accelerator computes is what the CPU does: `pytest -m gpu`.
 
-All but that of the basis passed on an H100 (docs/gpu.md). Without an accelerator they compare the
+All but those of the basis and of a fitted cut passed on an H100 (docs/gpu.md). Without an accelerator they compare the
 CPU with itself, which shows only that they run: `benchmarks/gpu.sh --tiny`.
 """
 
@@ -21,6 +21,9 @@ from cache.tools.verify import verify_cache
 from cache.tools.verify_live import verify_live
 from distill.batches.batch import BatchSource
 from distill.batches.epoch_plan import plan_epoch
+from distill.cutting.parts import feed_forwards
+from distill.cutting.reconstruct import flows_of, reconstruct
+from distill.learning.blocks import keep_blocks
 from distill.loss.fused import head_losses
 from distill.loss.terms import LossTerms
 from distill.run.logs import read_metrics
@@ -29,6 +32,7 @@ from distill.settings.config import TrainConfig
 from distill.settings.recipe import DIVERGENCES
 from evaluation.config import GenerationSettings
 from evaluation.generation.generate import Request, generate
+from tests.support.cut_models import model_of
 from tests.support.distill_fakes import FakeReader, Interrupt, config_for, small_recipe
 from tests.support.head_inputs import make_head, make_targets
 from tests.support.paths import EXAMPLES, ROOT
@@ -181,6 +185,19 @@ def test_compiled_and_checkpointed_students_learn_as_plain_ones(tiny_cache, tmp_
         config = TrainConfig(cache=tiny_cache, recipe=changed, out=out, wandb="disabled")
         ends.append(train(config).losses["val_loss"])
     assert ends == pytest.approx([ends[0]] * 3, rel=1e-3)
+
+
+def test_a_cut_is_fitted_as_on_the_cpu():
+    texts = [torch.arange(start, start + 24) for start in range(1, 70, 3)]
+    found = []
+    for device in ("cpu", DEVICE):
+        model = model_of("qwen2").to(device)
+        flows = flows_of(model, texts)
+        keep_blocks(model, [0, 1, 3])
+        reconstruct(model, flows, [0, 1, 3])
+        found.append([part.output.weight.detach().cpu() for part in feed_forwards(model)])
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_greedy_completions_are_those_of_the_cpu(tiny_teacher):
