@@ -1,7 +1,8 @@
 """What the accelerator computes is what the CPU does: `pytest -m gpu`.
 
-All but those of the basis and of a fitted cut passed on an H100 (docs/gpu.md). Without an accelerator they compare the
-CPU with itself, which shows only that they run: `benchmarks/gpu.sh --tiny`.
+All but those of the basis and of a fitted cut passed on an H100 (docs/gpu.md). Without an
+accelerator they compare the CPU with itself, which shows only that they run:
+`benchmarks/gpu.sh --tiny`.
 """
 
 import json
