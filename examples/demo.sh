@@ -28,7 +28,7 @@ run "$python" cli.py cache-teacher --teacher "$teacher" --dataset examples/probl
     --template signature --out "$out/cache"
 run "$python" cli.py cache inspect "$out/cache"
 [ -d "$out/cut" ] || run "$python" cli.py init-student --teacher "$teacher" \
-    --feed-forward 1024 --cache "$out/cache" --out "$out/cut"
+    --feed-forward 1024 --reconstruct 20000 --cache "$out/cache" --out "$out/cut"
 sed "s|demo/cut|$out/cut|" recipes/demo.yaml > "$out/recipes.yaml"
 run "$python" cli.py sweep --cache "$out/cache" --recipes "$out/recipes.yaml" --out "$out/students"
 run "$python" cli.py evaluate --checkpoints "$out"/students/* --teacher "$teacher" \
