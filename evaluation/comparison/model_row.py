@@ -161,7 +161,7 @@ def row_notes(row: ModelRow, num_problems: int) -> list[str]:
         ("sampled", row.pass_at.get("1", 0.0), sampled),
     ):
         bound = implausible(row.greedy_passed, row.parameters, interval)
-        if bound is not None and not row.is_teacher:
+        if bound is not None and not row.is_teacher and not _inherits(row, kind):
             notes.append(
                 f"{row.label}: {kind} pass@1 of {rate:.1%} (95 % {interval[0]:.1%} to "
                 f"{interval[1]:.1%}) from {row.parameters / 1e6:.0f} M parameters is implausible: "
@@ -189,6 +189,15 @@ def row_notes(row: ModelRow, num_problems: int) -> list[str]:
             f"{row.latency.distinct_prompts} different prompts."
         )
     return notes
+
+
+def _inherits(row: ModelRow, kind: str) -> bool:
+    """Whether a student was cut from the teacher, and is no better than that."""
+    if row.training is None or not row.training.from_teacher or row.comparison is None:
+        return False
+    compared = row.comparison
+    gain = compared.greedy_difference if kind == "greedy" else compared.sampled_difference
+    return gain is not None and gain <= 0
 
 
 def _agreement_notes(row: ModelRow) -> list[str]:

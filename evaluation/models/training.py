@@ -24,6 +24,8 @@ class Training:
     """Spent in optimizer steps."""
     device: str
     """On which."""
+    from_teacher: bool = False
+    """Whether its first weights are the teacher's own, as far as it has them."""
 
 
 def read_training(source: str) -> Training | None:
@@ -40,12 +42,16 @@ def read_training(source: str) -> Training | None:
                 tokens=run.get("trained_tokens") or round(run["tokens_per_s"] * run["seconds"]),
                 seconds=run["seconds"],
                 device=run["device"]["name"],
+                from_teacher=_was_cut(run),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # another kind of folder, or a run that has not ended
     try:
         origin = json.loads((folder / CUT_FILE).read_text(encoding="utf-8"))
-        return Training(start=_cut(origin), taught="nothing", tokens=0, seconds=0.0, device="")
+        return Training(
+            start=_cut(origin), taught="nothing", tokens=0, seconds=0.0, device="",
+            from_teacher=True,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -58,10 +64,14 @@ def _cut(origin: Mapping[str, Any]) -> str:
     return f"{kept} of the teacher's {origin['teacher_layers']} layers, {chosen}{fitted}"
 
 
+def _was_cut(run: Mapping[str, Any]) -> bool:
+    return bool(run.get("origin")) and run["recipe"].get("init") != "random"
+
+
 def _start(run: Mapping[str, Any]) -> str:
-    recipe, origin = run["recipe"], run.get("origin")
-    if origin and recipe.get("init") != "random":
-        return _cut(origin)
+    recipe = run["recipe"]
+    if _was_cut(run):
+        return _cut(run["origin"])
     student = recipe["student"]
     if run.get("from_model", "/" in student):  # older runs do not say
         weights = "random weights" if recipe.get("init") == "random" else "its weights"

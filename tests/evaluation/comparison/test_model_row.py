@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from evaluation.comparison.model_row import ModelRow, compare_with_teacher, row_notes
-from tests.support.reports import LATENCY, STUDENT, TEACHER
+from tests.support.reports import LATENCY, STUDENT, TEACHER, TRAINING
 
 
 def test_ratios_are_teacher_over_student_and_kept_is_in_percent():
@@ -54,6 +54,27 @@ def test_student_beyond_what_its_size_is_known_to_reach_is_noted_and_a_teacher_i
     assert row_notes(replace(good, is_teacher=True), 164) == []
     sampled = replace(good, greedy_interval=(0.0, 0.1), pass_at_intervals={"1": (0.09, 0.11)})
     assert row_notes(sampled, 164)[0].startswith("student-44m: sampled pass@1 of 7.0%")
+
+
+def test_a_student_with_the_teachers_own_weights_may_come_up_to_it_and_no_further():
+    """40 and 26 of 164: more than any 44 M of their own, less than the teacher's."""
+
+    def rows(num_teacher, num_student, training):
+        solved = [
+            {f"HumanEval/{i}": i < number for i in range(164)}
+            for number in (num_teacher, num_student)
+        ]
+        teacher = replace(TEACHER, greedy_passed=solved[0], sampled_passed={})
+        student = replace(
+            STUDENT, greedy_pass_at_1=0.16, greedy_interval=(0.11, 0.22), training=training,
+            greedy_passed=solved[1], pass_at={}, pass_at_intervals={}, sampled_passed={},
+        )  # fmt: skip
+        return row_notes(compare_with_teacher([teacher, student])[1], 164)
+
+    cut = replace(TRAINING, from_teacher=True)
+    assert rows(40, 26, cut) == []
+    assert "implausible" in rows(20, 26, cut)[0]
+    assert "implausible" in rows(40, 26, TRAINING)[0]
 
 
 def test_repeated_prompts_are_noted():

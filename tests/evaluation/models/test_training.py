@@ -38,7 +38,7 @@ def test_a_student_that_was_cut_says_from_what(tmp_path):
     (start / STUDENT_FILE).write_text(json.dumps(origin))
     config = config_for(reader, tmp_path / "run", epochs=1, student=str(start))
     found = read_training(str(train(config, reader=reader).out))
-    assert found.start == "2 of the teacher's 4 layers, kl"
+    assert found.start == "2 of the teacher's 4 layers, kl" and found.from_teacher
     (start / "run.json").unlink()
     untrained = read_training(str(start))
     assert (untrained.start, untrained.taught, untrained.tokens) == (found.start, "nothing", 0)
@@ -46,7 +46,8 @@ def test_a_student_that_was_cut_says_from_what(tmp_path):
     assert read_training(str(start)).start == "2 of the teacher's 4 layers, kl, reconstructed"
     fresh = replace(config.recipe, init="random")
     other = train(replace(config, out=tmp_path / "other", recipe=fresh), reader=reader)
-    assert read_training(str(other.out)).start == "start, random weights"
+    other = read_training(str(other.out))
+    assert other.start == "start, random weights" and not other.from_teacher
 
 
 def test_a_student_that_lay_beside_the_command_is_no_shape(tmp_path, monkeypatch):
