@@ -52,6 +52,17 @@ def test_no_module_takes_the_place_of_a_public_name_when_it_is_imported(package)
     assert modules > {"__init__"} and not modules & set(import_module(package).__all__)
 
 
+def test_a_public_name_stays_what_it_is_whatever_was_imported_before():
+    from distill import sweep, train
+
+    for module in ("distill.run.train", "distill.sweeps.sweep"):
+        import_module(module)
+    from distill import sweep as again
+
+    assert callable(again) and again is sweep
+    assert callable(train)
+
+
 def test_a_private_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'cache' has no attribute 'rans'"):
         getattr(import_module("cache"), "rans")  # noqa: B009

@@ -24,11 +24,11 @@ from distill.cutting.choose import (
 )
 from distill.cutting.documents import Texts, cached_texts, dataset_texts
 from distill.cutting.narrow import largest, measure_magnitudes, narrow, require_widths
-from distill.cutting.passes import OnMeasured
-from distill.cutting.reconstruct import flows_of, reconstruct
+from distill.cutting.passes import OnMeasured, probe_ids
+from distill.cutting.reconstruct import flows_of, reconstruct, require_fit
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, keep_blocks, require_kept
-from distill.learning.causal_lm import PROBE_TOKENS, plain_head
+from distill.learning.causal_lm import plain_head
 from distill.settings.cut import CutConfig
 from distill.settings.origin import STUDENT_FILE, StudentOrigin
 
@@ -58,8 +58,9 @@ def init_student(
         on_measured: called with how many measurements of a choice are done, of how many.
 
     Raises:
-        DistillError: the teacher's parts cannot be told or are too few, its head is not plain, the
-            cache is of another teacher, or `out` is taken.
+        DistillError: the teacher's parts cannot be told or are too few, its head is not plain, its
+            cuts cannot be fitted (`require_fit`), the cache is of another teacher, or `out` is
+            taken.
         CacheError: the teacher, the cache or the dataset cannot be read.
     """
     if config.out.exists() and any(config.out.iterdir()):
@@ -68,9 +69,11 @@ def init_student(
     model, sha256, (texts, more) = _load(config, tokenizer)
     num_layers = len(blocks_of(model))
     require_widths(model, num_neurons=config.feed_forward, num_kv_heads=config.kv_heads)
+    if config.reconstruct:
+        require_fit(model, more)
     expected = teacher_log_probs(model, texts)
     kept = _kept(config, model, texts, expected, on_measured)
-    flows = flows_of(model, more, on_measured) if config.reconstruct else []
+    flows = flows_of(model, more, on_measured)
     keep_blocks(model, kept)
     narrowed = _narrow(config, model, texts, on_measured)
     if flows:
@@ -115,7 +118,7 @@ def _load(config: CutConfig, tokenizer) -> tuple[Any, str, tuple[Texts, Texts]]:
 
 def _load_teacher(config: CutConfig, precision: str) -> tuple[Any, str]:
     model = load_causal_lm(config.teacher, revision=config.revision, dtype=resolve_dtype(precision))
-    plain_head(model, torch.arange(PROBE_TOKENS, device=model.device).unsqueeze(0))
+    plain_head(model, probe_ids(model).unsqueeze(0))
     return model, Teacher(model, check=False).weights_sha256
 
 

@@ -26,10 +26,10 @@ from distill.cutting.parts import (
     width_field,
 )
 from distill.cutting.passes import (
-    PROBE_TOKENS,
     OnMeasured,
     calls_of_blocks,
     hooked,
+    probe_ids,
     read_all,
     states_after,
     states_before,
@@ -152,10 +152,8 @@ def narrow(
         queries = _columns(kept, per_group * head)
         keys = _columns(kept, head)
         changes.append((part, queries, [queries, keys, keys]))
-    embedding: Any = model.get_input_embeddings()
-    probe = torch.arange(min(PROBE_TOKENS, embedding.weight.shape[0]))
     with _only([(part, units) for part, units, _ in changes]):
-        calls = calls_of_blocks(model, probe)
+        calls = calls_of_blocks(model, probe_ids(model))
     for part, units, of_inputs in changes:
         part.keep(units, of_inputs)
     _set_widths(

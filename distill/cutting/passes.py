@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from distill.learning.blocks import blocks_of
+from distill.learning.causal_lm import PROBE_TOKENS
 
 OnMeasured = Callable[[int, int], None]
 """Called with how many measurements are done, of how many."""
-PROBE_TOKENS = 16
 
 
 @torch.inference_mode()
@@ -48,9 +48,20 @@ def states_before(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
+def beside_states(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """What else a block is given, by place and by name."""
+    return args[1:], {name: one for name, one in kwargs.items() if name != "hidden_states"}
+
+
 def states_after(output: Any) -> torch.Tensor:
     """(B, S, D) of what a block returns."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def probe_ids(model: PreTrainedModel) -> torch.Tensor:
+    """(S,) of a few tokens that any model has, to see what it does with them."""
+    embedding: Any = model.get_input_embeddings()
+    return torch.arange(min(PROBE_TOKENS, len(embedding.weight)), device=model.device)
 
 
 def calls_of_blocks(model: PreTrainedModel, text: torch.Tensor) -> list[tuple]:

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 
 from distill.cutting.parts import Part, feed_forwards, output_weight
 from distill.cutting.passes import (
-    PROBE_TOKENS,
     OnMeasured,
+    beside_states,
     calls_of_blocks,
     hooked,
+    probe_ids,
     states_after,
     states_before,
 )
@@ -47,31 +48,45 @@ class Flow:
 
 
 @torch.inference_mode()
-def flows_of(
-    model: PreTrainedModel,
-    texts: Sequence[torch.Tensor],
-    on_measured: OnMeasured = lambda done, total: None,
-) -> list[Flow]:
-    """Read texts (S,) with a teacher that is still whole.
+def require_fit(model: PreTrainedModel, texts: Sequence[torch.Tensor]) -> None:
+    """Raise DistillError unless cuts of a teacher can be fitted on texts; they are not read.
 
-    Raises:
-        DistillError: there are fewer than two texts; what a feed-forward network gives is normed or
-            scaled before it is added to the residual stream; or as `feed_forwards`.
+    It takes two texts, and feed-forward networks of which the output is added as it is, neither
+    normed nor scaled.
     """
-    _require_added(model)
+    calls = calls_of_blocks(model, probe_ids(model))
+    for block, part, call in zip(blocks_of(model), feed_forwards(model), calls, strict=True):
+        args, kwargs, expected = call
+        more = states_before(args, kwargs)
+        hook = part.output.register_forward_hook(
+            lambda layer, given, output, more=more: output + more
+        )
+        with hooked([hook]):
+            found = states_after(block(*args, **kwargs))
+        if not (found - expected - more).norm() <= 0.05 * more.norm():
+            raise DistillError(
+                f"{type(model).__name__} norms or scales what its feed-forward networks give, and "
+                "such a model is not fitted here. Leave --reconstruct out."
+            )
     if len(texts) < 2:
         raise DistillError(
             f"{len(texts)} documents are left to fit on besides those that are measured, but it "
             "takes two or more. Give more documents, or a smaller --num-tokens."
         )
+
+
+@torch.inference_mode()
+def flows_of(
+    model: PreTrainedModel,
+    texts: Sequence[torch.Tensor],
+    on_measured: OnMeasured = lambda done, total: None,
+) -> list[Flow]:
+    """Read texts (S,) with a teacher that is still whole."""
     flows = []
     for done, text in enumerate(texts, 1):
         calls = calls_of_blocks(model, text)
         states = [states_before(args, kwargs)[0] for args, kwargs, _ in calls]
-        others = [
-            (args[1:], {name: one for name, one in kwargs.items() if name != "hidden_states"})
-            for args, kwargs, _ in calls
-        ]
+        others = [beside_states(args, kwargs) for args, kwargs, _ in calls]
         flows.append(Flow(states=[*states, calls[-1][2][0]], others=others))
         on_measured(done, len(texts))
     return flows
@@ -122,19 +137,19 @@ def _fit(
     """
     weight = output_weight(part.output)
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    rows = []
-    for (output, neurons), target in zip(read, wanted, strict=True):
-        scale = target.to(dtype).norm(dim=-1, keepdim=True).clamp_min(1e-6)
-        missing = (target.to(dtype) - output.to(dtype)) / scale
-        rows.append((neurons.to(dtype) / scale, missing))
     num_units = weight.shape[1]
     gram = torch.zeros(num_units, num_units, dtype=dtype, device=weight.device)
     cross = torch.zeros(num_units, weight.shape[0], dtype=dtype, device=weight.device)
-    for number, (neurons, missing) in enumerate(rows):
+    held = []
+    for number, ((output, neurons), target) in enumerate(zip(read, wanted, strict=True)):
+        scale = target.to(dtype).norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        missing = (target.to(dtype) - output.to(dtype)) / scale
+        neurons = neurons.to(dtype) / scale
         if number % HELD_OUT:
             gram.addmm_(neurons.T, neurons)
             cross.addmm_(neurons.T, missing)
-    held = [row for number, row in enumerate(rows) if number % HELD_OUT == 0]
+        else:
+            held.append((neurons, missing))
     diagonal = gram.diagonal()
     before, unit = diagonal.clone(), diagonal.mean().clamp_min(1e-12)
     best = torch.zeros_like(cross)
@@ -160,22 +175,3 @@ def _through(
     with hooked([watch]):
         output = states_after(block(state.unsqueeze(0), *args, **kwargs))[0]
     return output, neurons[0]
-
-
-def _require_added(model: PreTrainedModel) -> None:
-    """Raise DistillError unless each feed-forward network's output is added as it is."""
-    embedding: Any = model.get_input_embeddings()
-    calls = calls_of_blocks(model, torch.arange(min(PROBE_TOKENS, embedding.weight.shape[0])))
-    for block, part, call in zip(blocks_of(model), feed_forwards(model), calls, strict=True):
-        args, kwargs, expected = call
-        more = states_before(args, kwargs)
-        hook = part.output.register_forward_hook(
-            lambda layer, given, output, more=more: output + more
-        )
-        with hooked([hook]):
-            found = states_after(block(*args, **kwargs))
-        if not (found - expected - more).norm() <= 0.05 * more.norm():
-            raise DistillError(
-                f"{type(model).__name__} norms or scales what its feed-forward networks give, and "
-                "such a model is not fitted here. Leave --reconstruct out."
-            )

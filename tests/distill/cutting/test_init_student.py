@@ -27,7 +27,7 @@ from tests.support.tiny_teacher import save_teacher
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
+    folder = tmp_path_factory.mktemp("cut")
     save_teacher(folder, num_layers=5)
     return folder
 

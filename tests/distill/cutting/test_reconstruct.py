@@ -7,7 +7,7 @@ from torch import nn
 
 from distill.cutting.narrow import narrow
 from distill.cutting.parts import feed_forwards, output_weight
-from distill.cutting.reconstruct import HELD_OUT, RIDGES, flows_of, reconstruct
+from distill.cutting.reconstruct import HELD_OUT, RIDGES, flows_of, reconstruct, require_fit
 from distill.errors import DistillError
 from distill.learning.blocks import blocks_of, keep_blocks
 from tests.support.cut_models import FAMILIES, logits, model_of, with_blocks_passed_over
@@ -124,9 +124,9 @@ def test_a_cut_model_comes_nearer_to_its_teacher_on_another_text(family):
 
 def test_a_family_that_norms_what_is_added_is_refused_before_it_is_read():
     with pytest.raises(DistillError, match="Gemma3ForCausalLM norms or scales"):
-        flows_of(model_of("gemma3"), TEXTS)
+        require_fit(model_of("gemma3"), TEXTS)
 
 
 def test_one_text_cannot_choose_and_be_fitted():
     with pytest.raises(DistillError, match="1 documents are left to fit on"):
-        flows_of(model_of("llama"), TEXTS[:1])
+        require_fit(model_of("llama"), TEXTS[:1])
