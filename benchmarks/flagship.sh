@@ -11,7 +11,8 @@
 # benchmarks, and of what lessons are written for), LAYERS and NEURONS other students. DTYPE is
 # that of all models, JOBS how many students train at a time, BATCH how many completions are
 # generated at once; LESSONS and EVALUATE are further options of write-lessons and evaluate.
-# RECONSTRUCT is how many tokens cuts are fitted on, STEPS ends each training after so many.
+# RECONSTRUCT is how many tokens cuts are fitted on, STEPS ends each training after so many. Fitted
+# cuts learn by adapters (peft): steps of all their weights took away what the fit had given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -60,13 +61,14 @@ for number in $neurons; do
     cut "neurons$number-fitted" --feed-forward "$number" --reconstruct "$reconstruct"
 done
 {
-    echo "defaults: {temperature: 2.0, batch_size: 8, accumulate: 1, lr: 1.0e-5, warmup_ratio: 0.1,"
-    echo "           epochs: $epochs, max_steps: $steps, precision: $dtype}"
+    echo "defaults: {temperature: 1.0, batch_size: 8, accumulate: 1, lr_schedule: cosine,"
+    echo "           warmup_ratio: 0.1, epochs: $epochs, max_steps: $steps, precision: $dtype}"
     echo "recipes:"
     for folder in "$out"/cut/*-fitted; do
         name=$(basename "$folder" -fitted)
-        echo "  - {name: $name-cache, student: $folder, alpha: 1.0}"
-        echo "  - {name: $name-labels, student: $folder, alpha: 0.0}"
+        learns="student: $folder, lora_rank: 16, lr: 2.0e-4"
+        echo "  - {name: $name-cache, $learns, alpha: 1.0}"
+        echo "  - {name: $name-labels, $learns, alpha: 0.0}"
     done
     echo "  - {name: scratch, student: $scratch, alpha: 0.5, lr: 1.0e-3}"
 } > "$out/recipes.yaml"

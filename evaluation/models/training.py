@@ -61,7 +61,7 @@ def _cut(origin: Mapping[str, Any]) -> str:
     fitted = ", reconstructed" if origin.get("reconstructed_on") else ""
     if chosen == "all":
         return f"all {kept} layers of the teacher, narrower{fitted}"
-    return f"{kept} of the teacher's {origin['teacher_layers']} layers, {chosen}{fitted}"
+    return f"{kept} of the teacher's {origin['teacher_layers']} layers, by {chosen}{fitted}"
 
 
 def _was_cut(run: Mapping[str, Any]) -> bool:

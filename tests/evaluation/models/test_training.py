@@ -38,12 +38,12 @@ def test_a_student_that_was_cut_says_from_what(tmp_path):
     (start / STUDENT_FILE).write_text(json.dumps(origin))
     config = config_for(reader, tmp_path / "run", epochs=1, student=str(start))
     found = read_training(str(train(config, reader=reader).out))
-    assert found.start == "2 of the teacher's 4 layers, kl" and found.from_teacher
+    assert found.start == "2 of the teacher's 4 layers, by kl" and found.from_teacher
     (start / "run.json").unlink()
     untrained = read_training(str(start))
     assert (untrained.start, untrained.taught, untrained.tokens) == (found.start, "nothing", 0)
     (start / STUDENT_FILE).write_text(json.dumps({**origin, "reconstructed_on": 9}))
-    assert read_training(str(start)).start == "2 of the teacher's 4 layers, kl, reconstructed"
+    assert read_training(str(start)).start == "2 of the teacher's 4 layers, by kl, reconstructed"
     fresh = replace(config.recipe, init="random")
     other = train(replace(config, out=tmp_path / "other", recipe=fresh), reader=reader)
     other = read_training(str(other.out))
