@@ -1,10 +1,10 @@
 """The field's ways of keeping a teacher's targets, side by side on one student.
 
 One cache of exact targets is built with the teacher; every other kind is made of it. One student is
-trained on each kind at equal tokens, with several seeds, at each temperature, and measured against
-the exact targets on the validation split at T = 1: KL, cross-entropy, expected calibration error
-(15 bins of the likeliest token's probability, Guo et al. 2017). "Way" is how far a kind comes from
-labels alone to exact targets in KL; "angle" is between its gradient and that of exact targets, by
+trained on each kind at equal tokens, with several seeds, at each temperature, and measured on the
+validation split: KL from the exact targets at that temperature; at T = 1 cross-entropy and expected
+calibration error (15 bins of the likeliest token's probability, Guo et al. 2017). "Way" is how far
+a kind comes from labels alone to exact targets in KL; "angle" is between its gradient and that of exact targets, by
 all weights of the untrained student on the first documents. Bytes are those of the shards.
 
 `+ label` puts the mass outside the top-k on the token that follows, `ghost` compares it in one
@@ -129,19 +129,20 @@ class GhostObjective(Objective):
 
 
 class Measured(NamedTuple):
-    """On the validation split at T = 1."""
+    """On the validation split."""
 
     kl: float
+    """At the temperature of the training."""
     ce: float
     ece: float
     step_ms: float
 
 
-def measure(student, exact: CacheReader, step_ms: float) -> Measured:
+def measure(student, exact: CacheReader, temperature: float, step_ms: float) -> Measured:
     """KL from the teacher and cross-entropy, nats a row, and expected calibration error."""
     kl, ce, sure, right = 0.0, 0.0, [], []
     for logits, labels, targets in validation_rows(student, exact):
-        kl += float(sparse_kl_sum(logits, targets, 1.0))
+        kl += float(sparse_kl_sum(logits, targets, temperature))
         ce += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         likeliest = logits.softmax(-1).max(-1)
         sure.append(likeliest.values)
@@ -187,7 +188,8 @@ def trained(recipe: Recipe, kind: str, work: Path, exact: CacheReader) -> Measur
                 train(config, reader=reader_of(kind, work))
         run = json.loads((out / "run.json").read_text())
         step_ms = 1000 * run["seconds"] / run["steps"]
-        found = measure(AutoModelForCausalLM.from_pretrained(out), exact, step_ms)
+        student = AutoModelForCausalLM.from_pretrained(out)
+        found = measure(student, exact, recipe.temperature, step_ms)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(found))
     return Measured(*json.loads(file.read_text()))
@@ -249,7 +251,7 @@ def main(
         path = work / "caches" / folder_of(kind)
         if not (path / "manifest.json").is_file():
             reencode_cache(exact_path, path, FORMATS[kind])
-    print(f"{student}, {epochs} epochs, alpha = {alpha:g}, {seeds} seeds; nats at T = 1")
+    print(f"{student}, {epochs} epochs, alpha = {alpha:g}, {seeds} seeds; nats")
     with CacheReader(exact_path) as exact:
         for temperature in temperatures:
             recipe = Recipe(

@@ -16,7 +16,7 @@ class HasKl(Protocol):
 
     @property
     def kl(self) -> float:
-        """From the true teacher at T = 1."""
+        """From the true teacher, nats a row."""
         ...
 
 

@@ -82,7 +82,11 @@ def cache_inspect(
     default=(2.0,),
     help="Where to measure; repeat it for several. The highest decides.",
 )
-@click.option("--max-tv", type=float, help="Recommend the cheapest that is at least this true.")
+@click.option(
+    "--max-tv",
+    type=float,
+    help="Recommend the cheapest that is at least this true.  [default: 0.06]",
+)
 @click.option("--bytes-per-token", type=float, help="Recommend the truest of at most this size.")
 @click.option("--plot", type=FILE, help="Write sizes and fidelities to this PNG file.")
 def cache_plan(
@@ -95,7 +99,8 @@ def cache_plan(
 ):
     """Try target formats on a few rows of the teacher: bytes against fidelity.
 
-    Nothing is cached. Total variation (TV) runs from 0 to 1.
+    Nothing is cached. Total variation (TV) runs from 0 to 1. Without --max-tv or --bytes-per-token,
+    the cheapest is recommended whose TV cost students next to nothing.
 
     \b
     Example:
@@ -113,9 +118,7 @@ def cache_plan(
         settings = try_formats(
             config, temperatures=temperatures, num_rows=rows, on_setting=on_setting
         )
-    chosen = None
-    if max_tv is not None or bytes_per_token is not None:
-        chosen = recommend(settings, max_tv=max_tv, bytes_per_token=bytes_per_token)
+    chosen = recommend(settings, max_tv=max_tv, bytes_per_token=bytes_per_token)
     Console().print(settings_table(settings, chosen))
     if plot is not None:
         from cache.tools.plots import plot_settings

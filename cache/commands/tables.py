@@ -156,7 +156,7 @@ def fidelity_table(fidelity: Sequence[Fidelity]) -> RenderableType:
     return table
 
 
-def settings_table(settings: Sequence[TriedFormat], chosen: TriedFormat | None) -> RenderableType:
+def settings_table(settings: Sequence[TriedFormat], chosen: TriedFormat) -> RenderableType:
     """What each setting costs and gives; the chosen one is marked, and those none other beats."""
     fidelity = settings[0].result.fidelity
     names = ["", "setting", "bytes/token", "whole job", "columns"]
@@ -182,8 +182,6 @@ def settings_table(settings: Sequence[TriedFormat], chosen: TriedFormat | None) 
         "vocabulary that rebuilds the tail in training, beside the student's own width. "
         f"whole job: {settings[0].num_rows:,} rows, and what is stored once a cache."
     )
-    if chosen is None:
-        return Group(table, legend)
     return Group(table, legend, Text(f"Recommended: {chosen.targets.options()}", style="bold"))
 
 

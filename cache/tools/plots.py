@@ -26,7 +26,7 @@ LABEL_PIXELS = (100, 15)
 """Width and height of a name."""
 
 
-def plot_settings(settings: Sequence[TriedFormat], chosen: TriedFormat | None, path: Path) -> None:
+def plot_settings(settings: Sequence[TriedFormat], chosen: TriedFormat, path: Path) -> None:
     """Total variation at the highest temperature against bytes a token, both on log axes."""
     figure = Figure(figsize=(9.5, 6), layout="constrained")
     axes = figure.subplots()
@@ -45,18 +45,17 @@ def plot_settings(settings: Sequence[TriedFormat], chosen: TriedFormat | None, p
     best = frontier(settings)
     line = [s.bytes_per_row for s in best], [s.total_variation for s in best]
     axes.plot(*line, color="black", linewidth=0.9, zorder=1, label="no other is smaller and truer")
-    if chosen is not None:
-        axes.plot(
-            chosen.bytes_per_row,
-            chosen.total_variation,
-            linestyle="",
-            marker="o",
-            markersize=15,
-            fillstyle="none",
-            markeredgewidth=2,
-            color=CHOSEN_COLOUR,
-            label="recommended",
-        )
+    axes.plot(
+        chosen.bytes_per_row,
+        chosen.total_variation,
+        linestyle="",
+        marker="o",
+        markersize=15,
+        fillstyle="none",
+        markeredgewidth=2,
+        color=CHOSEN_COLOUR,
+        label="recommended",
+    )
     _log(axes)
     axes.margins(0.12)
     temperature = max(row.temperature for row in settings[0].result.fidelity)
@@ -65,7 +64,7 @@ def plot_settings(settings: Sequence[TriedFormat], chosen: TriedFormat | None, p
     axes.set_title("Soft targets by size and distance from the teacher's own")
     axes.legend(frameon=False, loc="lower left")
     figure.draw_without_rendering()  # fixes the layout, so that distances on it are final
-    _label(axes, [*([chosen] if chosen else []), *best])
+    _label(axes, [chosen, *best])
     _save(figure, path)
 
 
