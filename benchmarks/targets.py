@@ -4,8 +4,9 @@ One cache of exact targets is built with the teacher; every other kind is made o
 trained on each kind at equal tokens, with several seeds, at each temperature, and measured on the
 validation split: KL from the exact targets at that temperature; at T = 1 cross-entropy and expected
 calibration error (15 bins of the likeliest token's probability, Guo et al. 2017). "Way" is how far
-a kind comes from labels alone to exact targets in KL; "angle" is between its gradient and that of exact targets, by
-all weights of the untrained student on the first documents. Bytes are those of the shards.
+a kind comes from labels alone to exact targets in KL; "angle" is between its gradient and that of
+exact targets, by all weights of the untrained student on the first documents. Bytes are those of
+the shards.
 
 `+ label` puts the mass outside the top-k on the token that follows, `ghost` compares it in one
 bucket (both in Anshumann et al. 2025, "Sparse Logit Sampling"); neither is offered by `train`: they
