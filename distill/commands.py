@@ -178,7 +178,9 @@ def _numbers(words: str) -> tuple[int, ...]:
 @click.option("--labels-alone", is_flag=True, help="Train its baseline, without the teacher.")
 @click.option("--resume", is_flag=True, help="Resume, or go on for more --epochs.")
 @click.option(
-    "--save-every", default=TrainConfig.save_every, help="Steps between checkpoints in an epoch."
+    "--save-every",
+    default=TrainConfig.save_every,
+    help="Most steps between checkpoints; ten minutes and an epoch end with one too.",
 )
 @click.option(
     "--wandb", type=click.Choice(WANDB_MODES), help="[default: disabled unless logged in]"

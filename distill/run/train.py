@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -47,6 +49,9 @@ from distill.run.run_lock import run_lock
 from distill.samples.completions import complete_prompts
 from distill.samples.prompts import Prompt, read_prompts
 from distill.settings.config import TrainConfig
+
+SAVE_SECONDS = 600.0
+"""What a kill costs at most, in seconds of training, where steps are slow; see `save_every`."""
 
 
 def train(config: TrainConfig, *, reader: CacheReader | None = None) -> TrainResult:
@@ -121,7 +126,7 @@ class _Training:
         if accelerator.is_main_process:
             self.prompts = read_prompts(reader, recipe.sample_prompts)
         self.tokenizer = tokenizer
-        self.saved_step = self.state.step
+        self._note_saved()
         self.resumed_from_step = None if checkpoint is None else self.state.step
 
     def _require_validation(self) -> None:
@@ -178,7 +183,7 @@ class _Training:
         with self.epochs.training_steps(state.epoch, state.epoch_step) as steps:
             began = time.perf_counter()
             for microbatches in steps:
-                if state.step - self.saved_step >= self.config.save_every:
+                if self._save_is_due():
                     self._save()
                     began = time.perf_counter()
                 lr = self.learner.lr
@@ -192,6 +197,14 @@ class _Training:
                     self._validate()
                     self.progress.measured(state.step, state.validation)
                     began = time.perf_counter()
+
+    def _save_is_due(self) -> bool:
+        """Whether enough steps, or minutes of the main process's clock, have passed."""
+        if self.state.step == self.saved_step:
+            return False
+        is_late = time.monotonic() - self.saved_at >= SAVE_SECONDS
+        is_late = bool(broadcast(torch.tensor(is_late, device=self.accelerator.device)))
+        return is_late or self.state.step - self.saved_step >= self.config.save_every
 
     @property
     def _validates_now(self) -> bool:
@@ -284,7 +297,10 @@ class _Training:
             lambda: settle_best(self.config.out, self.state.best),
             f"the best student in {self.config.out / BEST}",
         )
-        self.saved_step = self.state.step
+        self._note_saved()
+
+    def _note_saved(self) -> None:
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
 
     def _in_main(self, work: Callable[[], None], what: str) -> None:
         """Write something in the main process; the others wait, and fail if it does."""

@@ -31,7 +31,7 @@ class TrainConfig:
     resume: bool = False
     """Go on from the last checkpoint in `out`; start anew if there is none."""
     save_every: int = 500
-    """Optimizer steps between two checkpoints; each epoch ends with one too."""
+    """Optimizer steps between two checkpoints; each epoch, and ten minutes, end with one too."""
     wandb: str | None = None
     """`online`, `offline`, `disabled`; None: online where an account is set up."""
     wandb_project: str = "logitcache"

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from transformers import AutoTokenizer
 
+import distill.run.train
 from distill.errors import DistillError
 from distill.run.logs import read_metrics
 from distill.run.progress import console
@@ -306,6 +307,17 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(config, reader):
     assert (resumed.out / "model.safetensors").read_bytes() == (
         whole.out / "model.safetensors"
     ).read_bytes()
+
+
+def test_slow_steps_are_saved_by_the_clock(config, reader, monkeypatch):
+    unsaved = replace(config, out=config.out / "../unsaved")
+    with pytest.raises(KeyboardInterrupt):
+        train(unsaved, reader=Interrupt(reader, 3 + 8, KeyboardInterrupt()))
+    assert not (unsaved.out / "checkpoints").exists()
+    monkeypatch.setattr(distill.run.train, "SAVE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reader=Interrupt(reader, 3 + 8, KeyboardInterrupt()))
+    assert checkpoints(config.out) == ["step-00000002", "step-00000003"]
 
 
 def test_files_of_others_in_the_folder_of_checkpoints_stay(config, reader):
