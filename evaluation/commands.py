@@ -102,7 +102,8 @@ def judging_options(command):
 @click.option(
     "--strip-prompt/--keep-prompt",
     default=BenchmarkConfig.strip_prompt,
-    help="Let models read HumanEval's prompts without their closing newline.",
+    help="Prompts without or with the newline behind a docstring.  [default: as each model's "
+    "tokenizer has it]",
 )
 @click.option("--max-new-tokens", default=BenchmarkConfig.max_new_tokens)
 @click.option("--batch-size", default=BenchmarkConfig.batch_size, help="Completions at once.")

@@ -141,8 +141,9 @@ class BenchmarkConfig(JudgingConfig):
     """Hub id, folder or .gguf file of the live teacher; absent: no ratios."""
     revision: str | None = None
     """Commit, tag or branch of the teacher on the hub."""
-    strip_prompt: bool = True
-    """Models read HumanEval's prompts without the line end they close with, as is usual."""
+    strip_prompt: bool | None = None
+    """Whether models read prompts without the line's end behind a docstring; absent: where their
+    tokenizer joins it to what comes next."""
     limit: int | None = None
     """Only the first problems; absent: all."""
     cache: Path | None = None

@@ -4,10 +4,13 @@ import warnings
 
 from cache.building.config import BuildConfig
 from cache.data.chat import CHAT_DATE, template_sha256
-from cache.data.templates import CHAT
+from cache.data.templates import CHAT, PAIR
 from cache.data.text_format import TextFormat
-from cache.data.tokenise import prefix_of
+from cache.data.tokenise import joins_line_ends, prefix_of
 from cache.errors import CacheWarning
+
+_BEGIN_WITH_A_LINE_END = ("signature", PAIR)
+"""Templates whose completions may."""
 
 
 def texts_of(config: BuildConfig, tokenizer) -> TextFormat:
@@ -26,6 +29,7 @@ def texts_of(config: BuildConfig, tokenizer) -> TextFormat:
         prefix_ids=prefix_of(tokenizer, config.bos),
         parse_special=config.parse_special,
         isolated=config.corpus is not None and config.isolate,
+        line_end_in_prompt=config.template in _BEGIN_WITH_A_LINE_END and joins_line_ends(tokenizer),
     )
 
 

@@ -35,13 +35,13 @@ _UNPARSABLE = (ValueError, RecursionError, MemoryError)
 def signature(problem: Problem) -> tuple[str, str]:
     """Everything up to the tested function's `def` line, the problem as its docstring, its body.
 
-    This is the shape of HumanEval's prompts, as models read them: without the last line's end.
+    This is the shape of HumanEval's prompts. The last line's end is the completion's here; where
+    it belongs for a tokenizer, `tokenise.as_tokens_part` says.
 
     Raises:
         CacheError: the code does not parse, or defines no function that the tests call.
     """
     head, indent, body = _around_docstring(problem)
-    # A line end belongs to the token of the indentation that follows it: the body brings it.
     return f'{head}\n{indent}"""{problem.text}"""', f"\n{body}"
 
 

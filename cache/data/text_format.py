@@ -22,6 +22,9 @@ class TextFormat:
     """Of the tokenizer's chat template; empty where none was used."""
     chat_date: str = ""
     """The day that templates which print one were told; empty where no template was used."""
+    line_end_in_prompt: bool = False
+    """Whether the line's end before a completion stands in the prompt: its tokenizer joins it to
+    what is before it. False in caches made before this was looked at."""
 
     def words(self, before: str) -> str:
         """In a line, for people.
@@ -36,6 +39,8 @@ class TextFormat:
             words.append("special tokens' names in data are those tokens")
         if self.isolated:
             words.append("packed texts do not see each other")
+        if self.line_end_in_prompt:
+            words.append("a prompt ends with its line's end")
         return "; ".join(words)
 
 
@@ -61,7 +66,9 @@ def text_format_from_json(content: dict) -> TextFormat:
         "isolated": bool,
         "chat_template_sha256": str,
         "chat_date": str,
+        "line_end_in_prompt": bool,
     }
+    content = {"line_end_in_prompt": False, **content}
     if set(content) != set(kinds) or any(not isinstance(content[k], v) for k, v in kinds.items()):
         raise CacheError(f"the identity's texts are {content!r}")
     return TextFormat(**{**content, "prefix_ids": tuple(int(i) for i in content["prefix_ids"])})

@@ -10,6 +10,7 @@ from cache.data.text_format import BOS_CHOICES, require_unicode
 from cache.errors import CacheError
 
 _PROBE = "def f"
+_BODY = ('def f(x):\n    """Add one."""', "\n    return x + 1")
 _ANCHORS = ("\n", "\ue000")
 """What a completion is tokenised behind, where it cannot be alone: a line's end, and a character
 that is in no text and so in no token with what follows it."""
@@ -73,14 +74,45 @@ def encode_all(tokenizer, texts: Sequence[str], *, parse_special: bool) -> list[
     )["input_ids"]
 
 
+def as_tokens_part(
+    tokenizer, prompt: str, completion: str, *, parse_special: bool = False
+) -> tuple[str, str]:
+    """Prompt and completion, parted where the tokens of the whole text part.
+
+    Tokenizers differ in where a line's end belongs. GPT-2's and StarCoder2's join it to the
+    indentation behind it; Qwen's and Llama 3's to the punctuation before it: the `\"""` of a
+    docstring and the line's end are one token. Cut before the line's end, a text then ends in a
+    token that no model has seen before a new line, and what the model says there is no answer.
+
+    Returns:
+        The two as they are, or the first line's end of the completion moved to the prompt.
+    """
+    if not completion.startswith("\n") or completion == "\n":
+        return prompt, completion
+    moved = (f"{prompt}\n", completion[1:])
+    texts = [prompt, moved[0], prompt + completion]
+    short, long, whole = encode_all(tokenizer, texts, parse_special=parse_special)
+    if whole[: len(short)] != short and whole[: len(long)] == long:
+        return moved
+    return prompt, completion
+
+
+def joins_line_ends(tokenizer) -> bool:
+    """Whether the line's end behind a docstring is one token with the docstring's end."""
+    return as_tokens_part(tokenizer, *_BODY) != _BODY
+
+
 def encode_pair(
     tokenizer, prompt: str, completion: str, *, parse_special: bool
 ) -> tuple[list[int], list[int]]:
     """Ids of a prompt as it is tokenised alone, and of the completion as it follows it.
 
+    The line's end between them is where `as_tokens_part` puts it.
+
     Raises:
         CacheError: one is empty, or they cannot be joined without changing the text.
     """
+    prompt, completion = as_tokens_part(tokenizer, prompt, completion, parse_special=parse_special)
     prompt_ids = encode(tokenizer, prompt, parse_special=parse_special)
     completion_ids = encode(tokenizer, completion, parse_special=parse_special)
     if not prompt_ids or not completion_ids:

@@ -49,9 +49,11 @@ class SharedSettings:
 
     @property
     def _prompt_kind(self) -> str:
-        if self.benchmark.name == "mbpp":
-            return self.config.template
-        return "stripped" if self.config.strip_prompt else "as-is"
+        end = {None: "natural", True: "stripped", False: "as-is"}[self.config.strip_prompt]
+        if not self.benchmark.is_mbpp:
+            return end
+        template = self.config.template
+        return f"{template}-{end}" if template == "signature" else template
 
     def signature(self, settings: GenerationSettings) -> str:
         """What a score under these settings means, in one line."""

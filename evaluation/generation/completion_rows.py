@@ -18,6 +18,9 @@ class Request:
     sample: int
     prompt_ids: tuple[int, ...]
     stop: tuple[str, ...]
+    begun: str = ""
+    """What of the completion stands in the prompt already: a line's end, where it is one token
+    with what is before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,8 @@ class Completion:
     text: str
     """Without prompt, end-of-text, or anything from the first stop sequence on."""
     raw: str
-    """All that was generated, up to the token that completed a stop sequence, if one did."""
+    """All that was generated, behind what the request had begun, up to the token that completed a
+    stop sequence, if one did."""
     finish: str
     """stop, eos, length, or prompt_too_long: no room for even one new token."""
     num_tokens: int
@@ -61,13 +65,16 @@ class Row:
             return
         self.token_ids.append(token_id)
         tail = tokenizer.decode(self.token_ids[-self.tail :], **DECODING)
+        if len(self.token_ids) < self.tail:
+            tail = self.request.begun + tail
         if any(stop in tail for stop in self.request.stop):
             self.finish = "stop"
         elif len(self.token_ids) == self.room:
             self.finish = "length"
 
     def completion(self, tokenizer: Any) -> Completion:
-        raw = decode_after(tokenizer, self.request.prompt_ids, self.token_ids)
+        written = decode_after(tokenizer, self.request.prompt_ids, self.token_ids)
+        raw = self.request.begun + written
         assert self.finish is not None
         return Completion(
             text=truncate_at_stop(raw, self.request.stop),

@@ -19,7 +19,7 @@ from cache.machine.durable import write_text
 from evaluation.config import GenerationSettings
 from evaluation.errors import EvaluationError
 from evaluation.generation.generate import Completion, Request, generate_each
-from evaluation.generation.tokens import encode_prompt
+from evaluation.generation.tokens import encode_opening
 from evaluation.problems.benchmarks import BenchmarkProblem
 from evaluation.problems.json_lines import parse_lines
 
@@ -49,6 +49,7 @@ def sample_key(identity: str, settings: GenerationSettings, problem: BenchmarkPr
         problem.task_id,
         problem.prompt,
         problem.stop,
+        *filter(None, [problem.opening]),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -101,11 +102,13 @@ def complete_all(
 
 
 def _to_request(tokenizer: Any, problem: BenchmarkProblem, sample: int) -> Request:
+    prompt_ids, begun = encode_opening(tokenizer, problem.prompt, problem.opening)
     return Request(
         task_id=problem.task_id,
         sample=sample,
-        prompt_ids=encode_prompt(tokenizer, problem.prompt),
+        prompt_ids=prompt_ids,
         stop=problem.stop,
+        begun=begun,
     )
 
 

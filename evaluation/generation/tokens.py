@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cache.data.tokenise import encode, prefix_of
+from cache.data.tokenise import as_tokens_part, encode, prefix_of
 from cache.teacher.teacher import max_positions_of
 
 # Nothing is left out: a token dropped from the middle of a text would join what it parted.
@@ -52,6 +52,17 @@ def padding_id(tokenizer: Any) -> int:
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     """Token ids of a prompt, begun as the tokenizer begins texts: as teacher and students do."""
     return (*prefix_of(tokenizer), *encode(tokenizer, prompt, parse_special=False))
+
+
+def encode_opening(tokenizer: Any, prompt: str, opening: str) -> tuple[tuple[int, ...], str]:
+    """Ids of a prompt as `encode_prompt`, and what of its answers stands in them already.
+
+    Args:
+        opening: the line's end that all answers begin with, or nothing. It is asked with where the
+            tokenizer makes one token of it and the prompt's end: see `as_tokens_part`.
+    """
+    asked, _ = as_tokens_part(tokenizer, prompt, f"{opening}    return")
+    return encode_prompt(tokenizer, asked), asked.removeprefix(prompt)
 
 
 def truncate_at_stop(text: str, stop: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from cache.data.problems import Problem, load_problems, read_problems
 from cache.data.templates import CHAT, TEMPLATES, chat_messages, signature_head
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
-from evaluation.generation.tokens import encode_prompt
+from evaluation.generation.tokens import encode_opening
 from evaluation.judging.extract import extract_code
 from evaluation.lessons.config import MAX_EXAMPLES, LessonsConfig
 from evaluation.problems.benchmarks import BenchmarkProblem, mbpp_problems, mbpp_stops
@@ -184,7 +184,8 @@ def _prompt_ids(row: Problem, form: Form, tokenizer: Any) -> tuple[int, ...]:
     solved = [example for example in form.examples if example.task_id != row.task_id]
     pairs = [TEMPLATES[form.template](example) for example in solved[: form.num_examples]]
     before = "".join(f"{prompt}{code.rstrip()}{BEFORE_EXAMPLE}" for prompt, code in pairs)
-    return encode_prompt(tokenizer, before + TEMPLATES[form.template](row)[0])
+    opening = "\n" if form.template == "signature" else ""
+    return encode_opening(tokenizer, before + TEMPLATES[form.template](row)[0], opening)[0]
 
 
 def code_of(text: str, form: Form, question: Question) -> str:

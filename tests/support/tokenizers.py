@@ -2,7 +2,7 @@
 
 import json
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -45,6 +45,26 @@ def byte_level(adds: str = "", chat_template: str | None = None) -> PreTrainedTo
     )  # fmt: skip
     tokenizer.train_from_iterator(examples(), trainer)
     return _fast(tokenizer, adds, chat_template)
+
+
+def line_ends_joined() -> PreTrainedTokenizerFast:
+    """Like Qwen's and Llama 3's: a line's end is one token with the punctuation before it."""
+    tokenizer = Tokenizer(models.BPE())
+    words = Regex(r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+| ?\p{L}+|\p{N}")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    documented = ['def f():\n    """Do it."""\n    x\n', 'def f():\n    """ It.\n    """\n    x\n']
+    tokenizer.train_from_iterator(examples() + documented * 20, trainer)
+    return _fast(tokenizer, "", None)
 
 
 def prefix_space() -> PreTrainedTokenizerFast:

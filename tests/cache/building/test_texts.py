@@ -13,6 +13,7 @@ from cache.building.local import build_cache
 from cache.data.corpus import Corpus
 from cache.errors import CacheError, CacheWarning
 from cache.reading.reader import CacheReader
+from cache.storage.identity import identity_from_json
 from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from distill.batches.batch import collate
@@ -22,7 +23,7 @@ from distill.settings.recipe import Recipe
 from evaluation.generation.tokens import encode_prompt
 from tests.support.command_line import run
 from tests.support.paths import EXAMPLES
-from tests.support.tokenizers import CHATML, byte_level
+from tests.support.tokenizers import CHATML, byte_level, line_ends_joined
 
 MASS = TargetFormat(top_k=8, tail="mass")
 
@@ -101,6 +102,27 @@ def test_without_a_beginning_where_that_is_asked_for(tmp_path):
     other = BuildConfig(**{**vars(config), "bos": "auto"})
     with pytest.raises(CacheError, match=r"texts.prefix_ids: \[\] there, \[0\] asked for|prefix"):
         build_cache(other)
+
+
+@pytest.mark.parametrize(("make", "joined"), [(byte_level, False), (line_ends_joined, True)])
+def test_a_cache_says_where_the_line_end_before_a_body_stands(tmp_path, make, joined):
+    config = BuildConfig(
+        out=tmp_path / "c", teacher=str(teacher_with(make(), tmp_path / "teacher")), limit=3,
+        dataset=str(EXAMPLES), template="signature", targets=MASS, splits=("train",),
+    )  # fmt: skip
+    build_cache(config)
+    written = json.loads((tmp_path / "c/plan.json").read_text())["identity"]
+    identity = identity_from_json(written)
+    assert identity.texts.line_end_in_prompt == joined
+    with CacheReader(tmp_path / "c") as reader:
+        documents = reader.read("train", [0])
+        prompt = documents.token_ids[: documents.prompt_lengths[0]]
+        read = AutoTokenizer.from_pretrained(reader.tokenizer_path).decode(prompt)
+    assert read.endswith('"""\n' if joined else '"""')
+    del written["texts"]["line_end_in_prompt"]  # as before this was looked at
+    older = identity_from_json(written)
+    assert not older.texts.line_end_in_prompt
+    assert (older.sha256 == identity.sha256) == (not joined)
 
 
 @pytest.fixture(scope="module")

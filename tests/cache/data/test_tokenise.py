@@ -6,10 +6,22 @@ from cache.data.documents import ASSISTANT, BEGINS, build_documents
 from cache.data.problems import Problem, load_problems
 from cache.data.templates import TEMPLATES
 from cache.data.text_format import TextFormat
-from cache.data.tokenise import encode, encode_pair, prefix_of
+from cache.data.tokenise import (
+    as_tokens_part,
+    encode,
+    encode_pair,
+    joins_line_ends,
+    prefix_of,
+)
 from cache.errors import CacheError
 from tests.support.paths import EXAMPLES
-from tests.support.tokenizers import byte_fallback, byte_level, prefix_space, sentencepiece
+from tests.support.tokenizers import (
+    byte_fallback,
+    byte_level,
+    line_ends_joined,
+    prefix_space,
+    sentencepiece,
+)
 
 PROBLEM = Problem(
     task_id=1, text="Write it.", code="class Pair(object):\n    x = '</s>'",
@@ -89,6 +101,33 @@ def test_every_template_joins_in_every_kind_of_tokenizer(make, template):
         assert tokenizer.decode([*first, *second]) == tokenizer.decode(whole)
         assert tokenizer.decode([*first, *second]).strip() == (prompt + completion).strip()
         assert first == encode(tokenizer, prompt, parse_special=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "joined"), [(byte_level, False), (line_ends_joined, True), (sentencepiece, False)]
+)
+def test_a_body_begins_where_the_tokens_of_the_whole_text_part(make, joined):
+    tokenizer = make()
+    assert joins_line_ends(tokenizer) == joined
+    problems = load_problems(str(EXAMPLES), "train")
+    documents, _ = build_documents(
+        problems, tokenizer, template="signature", max_length=512, texts=TextFormat()
+    )
+    assert len(documents) > 20
+    problem_of = {problem.task_id: problem for problem in problems}
+    for document in documents:
+        prompt, completion = TEMPLATES["signature"](problem_of[document.task_id])
+        ids = document.token_ids.tolist()
+        whole = tokenizer(prompt + completion, add_special_tokens=False)["input_ids"]
+        assert ids[:-1] == whole  # what the model has seen such texts as
+        read = tokenizer.decode(ids[: document.prompt_length])
+        assert read.lstrip() == prompt.lstrip() + "\n" * joined
+
+
+@pytest.mark.parametrize("completion", ["x", "", "\n", "  \n x"])
+def test_a_line_end_is_moved_only_where_something_follows_it(completion):
+    pair = ('"""Do it."""', completion)
+    assert as_tokens_part(line_ends_joined(), *pair) == pair
 
 
 def test_a_token_that_spans_the_lines_end_does_not_hinder_a_body_behind_it():

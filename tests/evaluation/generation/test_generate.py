@@ -19,12 +19,15 @@ from evaluation.generation.generate import Request, generate, generate_each
 from evaluation.generation.sampling import choose
 from evaluation.generation.tokens import (
     decode_after,
+    encode_opening,
     encode_prompt,
     end_ids,
     position_limit,
     truncate_at_stop,
 )
+from evaluation.problems.benchmarks import load_benchmark
 from tests.support.tiny_models import EOS, byte_tokenizer, settings, tiny_gpt2
+from tests.support.tokenizers import byte_level, line_ends_joined
 
 PROMPTS = ("def f(x):\n", "x", "class LongerThanTheOthers:\n    def method(self):\n        ")
 
@@ -125,6 +128,30 @@ def test_rows_that_take_the_places_of_others_are_as_if_alone(build, batch_size):
         assert [completion] == generate(model, tokenizer, [batch[place]], settings(0.8, 30))
     ends = {completion.finish for _, completion in done}
     assert ends >= {"length", "prompt_too_long"} and ends & {"stop", "eos"}
+
+
+@pytest.mark.parametrize("text", ["def g", "class", "x\ndef"])
+def test_what_the_prompt_has_begun_belongs_to_the_completion(text):
+    """As if the line's end had been written and not read."""
+    tokenizer, stops = byte_tokenizer(), ("\ndef", "\nclass")
+    ids = encode_prompt(tokenizer, "a:\n")
+    begun = Request(task_id="T", sample=0, prompt_ids=ids, stop=stops, begun="\n")
+    (read,) = generate(Scripted(tokenizer, text), tokenizer, [begun], settings(0.0, 30))
+    whole = requests(tokenizer, ["a:"], stop=stops)
+    (written,) = generate(Scripted(tokenizer, f"\n{text}"), tokenizer, whole, settings(0.0, 30))
+    assert (read.text, read.raw, read.finish) == (written.text, written.raw, written.finish)
+    assert read.finish == "stop" and read.num_tokens == written.num_tokens - 1
+
+
+@pytest.mark.parametrize(("make", "begun"), [(byte_level, ""), (line_ends_joined, "\n")])
+def test_a_prompt_ends_where_the_tokens_of_its_program_part(make, begun):
+    tokenizer = make()
+    for problem in load_benchmark("humaneval").problems[:20]:
+        ids, there = encode_opening(tokenizer, problem.prompt, problem.opening)
+        whole = encode_prompt(tokenizer, f"{problem.prompt}\n{problem.canonical_solution}")
+        assert there == begun and ids == whole[: len(ids)]
+        other = encode_prompt(tokenizer, problem.prompt + ("" if begun else "\n"))
+        assert other != whole[: len(other)]
 
 
 @pytest.fixture

@@ -70,10 +70,13 @@ def test_humaneval_check_is_really_called():
 
 
 def test_humaneval_prompts_are_read_stripped_but_programs_keep_them_whole():
-    stripped = load_benchmark("humaneval").problems[0]
+    natural = load_benchmark("humaneval").problems[0]
+    stripped = load_benchmark("humaneval", strip_prompt=True).problems[0]
+    assert (natural.prompt, natural.opening) == (stripped.prompt, "\n")
+    assert stripped.opening == ""
     whole = load_benchmark("humaneval", strip_prompt=False).problems[0]
     assert whole.prompt.endswith('"""\n') and stripped.prompt == whole.prompt.rstrip()
-    assert stripped.preamble == whole.preamble == whole.prompt
+    assert stripped.preamble == natural.preamble == whole.preamble == whole.prompt
     completion = "\n" + stripped.canonical_solution  # what a model writes after either prompt
     assert verdicts([stripped], [completion])[stripped.task_id].passed
 
@@ -116,6 +119,21 @@ def test_mbpp_canonical_solutions_pass_and_trivial_bodies_fail(tmp_path, templat
     assert all(v.passed for v in right.values()), right
     wrong = verdicts(problems, ["    pass\n" if p.preamble else "pass\n" for p in problems])
     assert not any(v.passed for v in wrong.values())
+
+
+def test_mbpp_prompts_that_end_with_a_docstring_are_read_as_humanevals(tmp_path):
+    dataset = write_lines(tmp_path / "mbpp.jsonl", MBPP_ROWS)
+
+    def first(template, strip_prompt):
+        read = load_benchmark("mbpp", dataset=dataset, template=template, strip_prompt=strip_prompt)
+        return read.problems[0]
+
+    natural, stripped, whole = (first("signature", kind) for kind in (None, True, False))
+    assert natural.prompt == stripped.prompt == whole.prompt.removesuffix("\n")
+    assert [one.opening for one in (natural, stripped, whole)] == ["\n", "", ""]
+    assert natural.preamble == stripped.preamble == whole.preamble == whole.prompt
+    for template in ("instruction", "docstring"):
+        assert first(template, None) == first(template, True) == first(template, False)
 
 
 def test_mbpp_prompt_is_the_template_and_no_part_of_the_program(tmp_path):
