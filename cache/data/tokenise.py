@@ -4,10 +4,11 @@ What is tokenised apart has an exact boundary; that the parts decode to the whol
 SentencePiece tokenizers put a space before whatever they are given.
 """
 
+import warnings
 from collections.abc import Sequence
 
 from cache.data.text_format import BOS_CHOICES, require_unicode
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 
 _PROBE = "def f"
 _BODY = ('def f(x):\n    """Add one."""', "\n    return x + 1")
@@ -107,7 +108,8 @@ def encode_pair(
 ) -> tuple[list[int], list[int]]:
     """Ids of a prompt as it is tokenised alone, and of the completion as it follows it.
 
-    The line's end between them is where `as_tokens_part` puts it.
+    The line's end between them is where `as_tokens_part` puts it. A CacheWarning says where the
+    tokenizer makes one token of the prompt's end and what follows it.
 
     Raises:
         CacheError: one is empty, or they cannot be joined without changing the text.
@@ -120,6 +122,8 @@ def encode_pair(
     whole_ids = encode(tokenizer, prompt + completion, parse_special=parse_special)
     whole = _decoded(tokenizer, whole_ids)
     if _decoded(tokenizer, [*prompt_ids, *completion_ids]) == whole:
+        if [*prompt_ids, *completion_ids] != whole_ids:
+            _warn_of_joining()
         return prompt_ids, completion_ids
     if whole_ids[: len(prompt_ids)] == prompt_ids:  # the boundary falls between two tokens
         return prompt_ids, whole_ids[len(prompt_ids) :]
@@ -128,8 +132,19 @@ def encode_pair(
         after = encode(tokenizer, before + completion, parse_special=parse_special)
         joined = after[len(first) :]
         if after[: len(first)] == first and _decoded(tokenizer, [*prompt_ids, *joined]) == whole:
+            _warn_of_joining()
             return prompt_ids, joined
     raise CacheError("the tokenizer has no boundary between prompt and completion")
+
+
+def _warn_of_joining() -> None:
+    warnings.warn(  # the same words for every document, so that they are said once
+        "In some documents the tokenizer makes one token of a prompt's end and the completion's "
+        "beginning. They are parted, and the teacher has not seen texts that part there. Where "
+        "prompts end with a space, begin the completions with it instead.",
+        CacheWarning,
+        stacklevel=2,
+    )
 
 
 def _decoded(tokenizer, token_ids: Sequence[int]) -> str:

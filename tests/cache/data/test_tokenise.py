@@ -13,7 +13,7 @@ from cache.data.tokenise import (
     joins_line_ends,
     prefix_of,
 )
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheWarning
 from tests.support.paths import EXAMPLES
 from tests.support.tokenizers import (
     byte_fallback,
@@ -122,6 +122,16 @@ def test_a_body_begins_where_the_tokens_of_the_whole_text_part(make, joined):
         assert ids[:-1] == whole  # what the model has seen such texts as
         read = tokenizer.decode(ids[: document.prompt_length])
         assert read.lstrip() == prompt.lstrip() + "\n" * joined
+
+
+def test_a_prompt_that_ends_within_a_token_is_told(recwarn):
+    tokenizer = byte_level()
+    assert encode_pair(tokenizer, "x =", " list", parse_special=False)
+    assert not recwarn
+    with pytest.warns(CacheWarning, match="one token of a prompt's end"):
+        prompt, completion = encode_pair(tokenizer, "x = ", "list", parse_special=False)
+    assert tokenizer.decode(prompt) == "x = "
+    assert tokenizer.decode([*prompt, *completion]) == "x = list"
 
 
 @pytest.mark.parametrize("completion", ["x", "", "\n", "  \n x"])
