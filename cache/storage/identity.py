@@ -122,6 +122,11 @@ def require_same_identity(
                 stacklevel=2,
             )
     there, asked = _flat(found, left_out), _flat(wanted, left_out)
+    if found.texts.line_end_in_prompt != wanted.texts.line_end_in_prompt:
+        advice = (
+            'An earlier release parted prompts elsewhere (docs/texts.md, "Where a prompt ends"), '
+            "and no option does: build the cache anew at another --out."
+        )
     lines = [
         f"  {name}: {there.get(name, 'nothing')!r} there, {asked.get(name, 'nothing')!r} asked for"
         for name in {**asked, **there}

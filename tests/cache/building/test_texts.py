@@ -13,7 +13,7 @@ from cache.building.local import build_cache
 from cache.data.corpus import Corpus
 from cache.errors import CacheError, CacheWarning
 from cache.reading.reader import CacheReader
-from cache.storage.identity import identity_from_json
+from cache.storage.identity import identity_from_json, require_same_identity
 from cache.targets.format import TargetFormat
 from cache.tools.verify import verify_cache
 from distill.batches.batch import collate
@@ -123,6 +123,9 @@ def test_a_cache_says_where_the_line_end_before_a_body_stands(tmp_path, make, jo
     older = identity_from_json(written)
     assert not older.texts.line_end_in_prompt
     assert (older.sha256 == identity.sha256) == (not joined)
+    if joined:
+        with pytest.raises(CacheError, match="line_end_in_prompt(.|\n)*build the cache anew"):
+            require_same_identity(older, identity, "here")
 
 
 @pytest.fixture(scope="module")
