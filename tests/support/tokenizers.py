@@ -34,16 +34,20 @@ def _fast(tokenizer: Tokenizer, adds: str, chat_template: str | None) -> PreTrai
     return made
 
 
-def byte_level(adds: str = "", chat_template: str | None = None) -> PreTrainedTokenizerFast:
-    """Like GPT-2's; `adds`: `b` for a beginning, `e` for an end of text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+def _train_on_bytes(tokenizer: Tokenizer, texts: list[str]) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=SPECIAL, show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )  # fmt: skip
-    tokenizer.train_from_iterator(examples(), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+
+
+def byte_level(adds: str = "", chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """Like GPT-2's; `adds`: `b` for a beginning, `e` for an end of text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    _train_on_bytes(tokenizer, examples())
     return _fast(tokenizer, adds, chat_template)
 
 
@@ -57,13 +61,8 @@ def line_ends_joined() -> PreTrainedTokenizerFast:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=SPECIAL, show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
     documented = ['def f():\n    """Do it."""\n    x\n', 'def f():\n    """ It.\n    """\n    x\n']
-    tokenizer.train_from_iterator(examples() + documented * 20, trainer)
+    _train_on_bytes(tokenizer, examples() + documented * 20)
     return _fast(tokenizer, "", None)
 
 
