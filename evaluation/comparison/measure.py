@@ -166,7 +166,7 @@ class _Run:
         latency = measure_latency(
             model,
             tokenizer,
-            [problem.prompt for problem in self.shared.benchmark.problems],
+            self.shared.timed_prompts(tokenizer),
             config.latency,
             lambda: self.progress("latency", 1, config.latency.generations),
         )

@@ -25,10 +25,9 @@ def measure_drafting(
         return None, None
     (teacher,) = list_sources((), config.teacher, config.revision)
     settings = config.latency
-    prompts = [problem.prompt for problem in shared.benchmark.problems[: settings.prompts]]
     key = hash_of(
         [model_identity(teacher), model_identity(source), shared.device_name, shared.dtype_name,
-         settings.signature, drafted, prompts]
+         settings.signature, drafted, shared.timed_texts]
     )  # fmt: skip
 
     def make() -> dict[str, Any]:
@@ -39,6 +38,7 @@ def measure_drafting(
             why = why_no_draft(whole, student, (tokenizer, own), longest)
             if why is not None:
                 return {"skipped": why}
+            prompts = shared.timed_prompts(tokenizer)[: settings.prompts]
             return asdict(
                 measure_draft(
                     whole, student, tokenizer, prompts, settings, drafted,

@@ -12,6 +12,7 @@ from evaluation.agreement.held_out import HeldOut
 from evaluation.agreement.scores import AgreementScores
 from evaluation.comparison.model_row import ModelRow
 from evaluation.config import BenchmarkConfig, GenerationSettings
+from evaluation.generation.tokens import encode_opening
 from evaluation.models.latency import Latency
 from evaluation.problems.benchmarks import Benchmark, BenchmarkProblem
 
@@ -96,18 +97,26 @@ class SharedSettings:
 
     def cost_key(self, identity: str) -> str:
         """Hash of all that latency and size depend on: no benchmark score, no sandbox."""
-        settings = self.config.latency
-        num_prompts = settings.prompts * settings.batch
         return hash_of(
             [
                 identity,
                 self.device_name,
                 self.dtype_name,
-                settings.signature,
+                self.config.latency.signature,
                 [field.name for field in fields(Latency)],
-                [problem.prompt for problem in self.benchmark.problems[:num_prompts]],
+                self.timed_texts,
             ]
         )
+
+    @property
+    def timed_texts(self) -> list[tuple[str, str]]:
+        """Prompts that latency is measured on, each with the opening of its answers."""
+        problems = self.benchmark.problems[: self.config.latency.num_prompts]
+        return [(problem.prompt, problem.opening) for problem in problems]
+
+    def timed_prompts(self, tokenizer: Any) -> list[tuple[int, ...]]:
+        """Token ids of `timed_texts`, as they are when the problems are scored."""
+        return [encode_opening(tokenizer, *texts)[0] for texts in self.timed_texts]
 
 
 def hash_of(parts: Any) -> str:

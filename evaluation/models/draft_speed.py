@@ -14,12 +14,7 @@ from typing import Any
 import torch
 
 from evaluation.config import LatencySettings
-from evaluation.generation.tokens import (
-    encode_prompt,
-    padding_id,
-    position_limit,
-    why_other_tokens,
-)
+from evaluation.generation.tokens import padding_id, position_limit, why_other_tokens
 from evaluation.models.latency import synchronize
 
 
@@ -64,7 +59,7 @@ def measure_draft(
     teacher: Any,
     student: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     settings: LatencySettings,
     drafted: int,
     on_done: Callable[[], None] = lambda: None,
@@ -75,6 +70,7 @@ def measure_draft(
 
     Args:
         teacher, student: as `load_model` gives them, on one device.
+        prompts: token ids, as `encode_opening` gives them.
         drafted: γ, at least 1.
         on_done: called after each prompt.
     """
@@ -83,8 +79,8 @@ def measure_draft(
     student.generation_config.assistant_confidence_threshold = 0.0
     device = teacher.get_input_embeddings().weight.device
     encoded = [
-        torch.tensor([encode_prompt(tokenizer, prompt)[-settings.prompt_tokens :]], device=device)
-        for prompt in prompts[: settings.prompts]
+        torch.tensor([ids[-settings.prompt_tokens :]], device=device)
+        for ids in prompts[: settings.prompts]
     ]
     run = _Turn(teacher, padding_id(tokenizer), settings.new_tokens)
     for ids in encoded[: settings.warmup]:

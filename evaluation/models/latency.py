@@ -16,7 +16,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from evaluation.config import LatencySettings
 from evaluation.errors import EvaluationError
-from evaluation.generation.tokens import encode_prompt, left_pad, padding_id, position_limit
+from evaluation.generation.tokens import left_pad, padding_id, position_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Latency(GenerationTimes):
 def measure_latency(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     settings: LatencySettings,
     on_done: Callable[[], None] = lambda: None,
 ) -> Latency:
@@ -73,16 +73,14 @@ def measure_latency(
 
     Args:
         model: as `load_model` gives it, without generation settings of its own.
-        prompts: the benchmark's; the first ones are used, again from the start where they end.
+        prompts: token ids of the benchmark's, as `encode_opening` gives them; the first ones are
+            used, again from the start where they end.
         on_done: called after each of the `settings.generations`.
 
     Raises: EvaluationError when the model has not enough positions for a timed generation, or
         the device not enough memory.
     """
-    encoded = [
-        encode_prompt(tokenizer, prompt)[-settings.prompt_tokens :]
-        for prompt in prompts[: settings.num_prompts]
-    ]
+    encoded = [tuple(ids[-settings.prompt_tokens :]) for ids in prompts[: settings.num_prompts]]
     _require_room(model, max(map(len, encoded)), settings)
     clock = _Clock(model, tokenizer, settings)
     one = clock.times(encoded, 1, on_done)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from evaluation.config import LatencySettings
+from evaluation.generation.tokens import encode_prompt
 from evaluation.models.draft_speed import measure_draft, why_no_draft
 from tests.support.tiny_models import byte_tokenizer, gpt2, tiny_gpt2
 
@@ -18,8 +19,10 @@ def teacher():
 
 def measured(teacher, student, drafted):
     seen = []
+    tokenizer = byte_tokenizer()
+    prompts = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     speed = measure_draft(
-        teacher, student, byte_tokenizer(), PROMPTS, SETTINGS, drafted, lambda: seen.append(1)
+        teacher, student, tokenizer, prompts, SETTINGS, drafted, lambda: seen.append(1)
     )
     assert len(seen) == speed.generations == 3
     return speed

@@ -7,6 +7,7 @@ import torch
 
 from evaluation.config import LatencySettings
 from evaluation.errors import EvaluationError
+from evaluation.generation.tokens import encode_prompt
 from evaluation.models.latency import Latency, _summarize, measure_latency
 from tests.support.tiny_models import EOS, byte_tokenizer, tiny_gpt2
 
@@ -17,7 +18,9 @@ def latency(model, texts, **changes):
     options = {"prompts": 3, "new_tokens": 4, "prompt_tokens": 16, "warmup": 1, "batch": 1}
     settings = LatencySettings(**{**options, **changes})
     seen = []
-    result = measure_latency(model, byte_tokenizer(), texts, settings, lambda: seen.append(1))
+    tokenizer = byte_tokenizer()
+    prompts = [encode_prompt(tokenizer, text) for text in texts]
+    result = measure_latency(model, tokenizer, prompts, settings, lambda: seen.append(1))
     assert len(seen) == settings.generations
     return result
 

@@ -83,7 +83,7 @@ def test_generation_settings_of_a_model_but_its_ends_are_left_aside(tmp_path, se
     for name in settings:
         assert getattr(model.generation_config, name) == getattr(GenerationConfig(), name)
     timed = LatencySettings(prompts=1, new_tokens=3, prompt_tokens=9, warmup=0, batch=2)
-    assert measure_latency(model, tokenizer, ["x = 1", "y"], timed).batched.batch == 2
+    assert measure_latency(model, tokenizer, [[1, 2, 3], [4]], timed).batched.batch == 2
 
 
 def test_size_without_safetensors_is_computed_with_tied_weights_once(tmp_path):
