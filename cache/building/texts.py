@@ -4,13 +4,10 @@ import warnings
 
 from cache.building.config import BuildConfig
 from cache.data.chat import CHAT_DATE, template_sha256
-from cache.data.templates import CHAT, PAIR
+from cache.data.templates import CHAT, PAIR, opening_of
 from cache.data.text_format import TextFormat
 from cache.data.tokenise import joins_line_ends, prefix_of
 from cache.errors import CacheWarning
-
-_BEGIN_WITH_A_LINE_END = ("signature", PAIR)
-"""Templates whose completions may."""
 
 
 def texts_of(config: BuildConfig, tokenizer) -> TextFormat:
@@ -25,11 +22,12 @@ def texts_of(config: BuildConfig, tokenizer) -> TextFormat:
             chat_template_sha256=template_sha256(tokenizer),
             chat_date=CHAT_DATE,
         )
+    may_begin_with_line_end = config.template == PAIR or bool(opening_of(config.template))
     return TextFormat(
         prefix_ids=prefix_of(tokenizer, config.bos),
         parse_special=config.parse_special,
         isolated=config.corpus is not None and config.isolate,
-        line_end_in_prompt=config.template in _BEGIN_WITH_A_LINE_END and joins_line_ends(tokenizer),
+        line_end_in_prompt=may_begin_with_line_end and joins_line_ends(tokenizer),
     )
 
 

@@ -54,6 +54,14 @@ def signature_head(problem: Problem) -> str:
     return _around_docstring(problem)[0]
 
 
+def opening_of(template: str) -> str:
+    """What all completions of a template begin with: the line's end behind `signature`'s docstring.
+
+    Such a completion is the body of the function that its prompt has begun, and no program.
+    """
+    return "\n" if template == "signature" else ""
+
+
 def _around_docstring(problem: Problem) -> tuple[str, str, str]:
     """The code up to the tested function's `def` line, its body's indentation, and the body."""
     try:

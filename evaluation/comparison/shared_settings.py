@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cache.data.templates import opening_of
 from cache.machine.precision import dtype_name
 from evaluation.agreement.held_out import HeldOut
 from evaluation.agreement.scores import AgreementScores
@@ -54,7 +55,7 @@ class SharedSettings:
         if not self.benchmark.is_mbpp:
             return end
         template = self.config.template
-        return f"{template}-{end}" if template == "signature" else template
+        return f"{template}-{end}" if opening_of(template) else template
 
     def signature(self, settings: GenerationSettings) -> str:
         """What a score under these settings means, in one line."""

@@ -8,7 +8,7 @@ from typing import Any
 from cache.data.chat import chat_document, render
 from cache.data.conversations import Conversation
 from cache.data.problems import Problem, load_problems, read_problems
-from cache.data.templates import CHAT, TEMPLATES, chat_messages, signature_head
+from cache.data.templates import CHAT, TEMPLATES, chat_messages, opening_of, signature_head
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
 from evaluation.generation.tokens import encode_opening
@@ -156,7 +156,7 @@ def questions_of(
         try:
             problem = _judged(row)
             prompt_ids = _prompt_ids(row, form, tokenizer)
-            head = signature_head(row) if form.template == "signature" else ""
+            head = signature_head(row) if opening_of(form.template) else ""
         except (CacheError, EvaluationError) as error:
             skipped[row.task_id] = str(error).removeprefix(f"MBPP/{row.task_id}: ")
             continue
@@ -184,8 +184,8 @@ def _prompt_ids(row: Problem, form: Form, tokenizer: Any) -> tuple[int, ...]:
     solved = [example for example in form.examples if example.task_id != row.task_id]
     pairs = [TEMPLATES[form.template](example) for example in solved[: form.num_examples]]
     before = "".join(f"{prompt}{code.rstrip()}{BEFORE_EXAMPLE}" for prompt, code in pairs)
-    opening = "\n" if form.template == "signature" else ""
-    return encode_opening(tokenizer, before + TEMPLATES[form.template](row)[0], opening)[0]
+    prompt = before + TEMPLATES[form.template](row)[0]
+    return encode_opening(tokenizer, prompt, opening_of(form.template))[0]
 
 
 def code_of(text: str, form: Form, question: Question) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.data.problems import DEFAULT_DATASET, Problem, load_problems
-from cache.data.templates import TEMPLATES
+from cache.data.templates import TEMPLATES, opening_of
 from cache.errors import CacheError
 from evaluation.errors import EvaluationError
 from evaluation.problems.in_child import told_expected
@@ -15,7 +15,6 @@ from evaluation.problems.json_lines import parse_lines, read_text
 from evaluation.problems.tested_names import prompt_helpers, read_tests
 from evaluation.sandbox.checks import Program
 
-_LINE_END = "\n"
 HUMANEVAL_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 # Source: Chen et al. 2021, section 3.3; the last three from bigcode's evaluation harness.
@@ -211,7 +210,7 @@ def _humaneval_problem(
     return BenchmarkProblem(
         task_id=row["task_id"],
         prompt=row["prompt"] if strip_prompt is False else row["prompt"].rstrip(),
-        opening=_LINE_END if strip_prompt is None else "",
+        opening="\n" if strip_prompt is None else "",
         entry_point=row["entry_point"],
         preamble=row["prompt"],
         test=f"{row['test']}\n\ncheck({row['entry_point']})\n",
@@ -268,27 +267,27 @@ def mbpp_problems(
 
 def mbpp_stops(template: str) -> tuple[str, ...]:
     """What ends an answer to MBPP's prompts; after a signature, as to HumanEval's, it is a body."""
-    return HUMANEVAL_STOPS if template == "signature" else MBPP_STOPS
+    return HUMANEVAL_STOPS if opening_of(template) else MBPP_STOPS
 
 
 def _mbpp_problem(row: Problem, template: str, strip_prompt: bool | None) -> BenchmarkProblem:
     prompt, completion = TEMPLATES[template](row)
-    ends_with_docstring = template == "signature"
+    opening = opening_of(template)
     try:
         tests = read_tests(row.code, row.test_list, row.test_setup_code)
     except EvaluationError as error:
         raise EvaluationError(f"MBPP/{row.task_id}: {error}") from error
     return BenchmarkProblem(
         task_id=f"MBPP/{row.task_id}",
-        prompt=prompt + _LINE_END if ends_with_docstring and strip_prompt is False else prompt,
-        opening=_LINE_END if ends_with_docstring and strip_prompt is None else "",
+        prompt=prompt + opening if strip_prompt is False else prompt,
+        opening=opening if strip_prompt is None else "",
         entry_point=tests.entry_points[0],
         other_entry_points=tests.entry_points[1:],
         helpers=row.test_setup_code,
         in_child=tests.in_child,
         # Only here is the completion the body of the prompt's function. As HumanEval's own prompts,
         # what programs begin with has the line's end, whether models are asked with it or not.
-        preamble=prompt + _LINE_END if ends_with_docstring else "",
+        preamble=prompt + opening if opening else "",
         test="\n".join(row.test_list) + "\n",
         canonical_solution=completion,
         stop=mbpp_stops(template),
