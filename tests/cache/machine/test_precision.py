@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cache.errors import CacheWarning
 from cache.machine.choices import PRECISIONS
 from cache.machine.precision import (
     DTYPES,
@@ -20,6 +21,25 @@ def test_auto_is_what_a_gpu_computes_itself_and_not_what_it_emulates(
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
     assert resolve_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "device", "told"),
+    [
+        ("AVX2", "bf16", "cpu", 1),
+        ("AVX2", "fp16", "cpu", 1),
+        ("AVX2", "fp32", "cpu", 0),
+        ("AVX2", "auto", "cpu", 0),
+        ("AVX512", "bf16", "cpu", 0),
+        ("AVX2", "bf16", "cuda", 0),
+    ],
+)
+def test_half_precision_that_a_cpu_emulates_is_told(
+    monkeypatch, recwarn, capability, precision, device, told
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    resolve_precision(precision, torch.device(device))
+    assert [warning.category for warning in recwarn] == [CacheWarning] * told
 
 
 def test_auto_is_fp32_on_a_cpu_and_what_was_asked_for_stays():
