@@ -101,7 +101,8 @@ class BuildProgress:
 def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error; the block calls it with how much is done, of how much.
 
-    Until it does, `first` stands there instead of the description.
+    Until it does, `first` stands there instead of the description. Where it is called with another
+    total, or with less done, other work has begun, whose time is counted anew.
     """
     console = Console(stderr=True)
     lines = Lines(console)
@@ -118,6 +119,10 @@ def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int,
     task = bar.add_task(first, total=None)
 
     def update(done: int, total: int) -> None:
+        nonlocal lines
+        before = bar.tasks[task]
+        if total != before.total or done < before.completed:
+            lines = Lines(console, done)
         lines.tell(description, done, total)
         bar.update(task, description=description, completed=done, total=total)
 

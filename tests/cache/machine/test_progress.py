@@ -32,6 +32,20 @@ def test_short_work_tells_nothing(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_work_in_parts_is_told_by_the_time_of_each(clock, capsys):
+    """After a minute of loading, 20 s a step, then 5 s a step, then as many at 20 s again."""
+    with counted_progress("layers", first="loading") as on_done:
+        clock.now += 60
+        for total, seconds in ((4, 20), (10, 5), (10, 20)):
+            for done in range(1, 4):
+                on_done(done, total)
+                clock.now += seconds
+    assert capsys.readouterr().err.splitlines() == [
+        "layers 2/4, 0:00:40 left", "layers 3/4, 0:00:20 left", "layers 3/10, 0:00:35 left",
+        "layers 2/10, 0:02:40 left", "layers 3/10, 0:02:20 left",
+    ]  # fmt: skip
+
+
 def test_stages_of_a_comparison_have_their_own_time(clock, capsys):
     with Stages() as stages:
         for stage in ("greedy: generate", "greedy: run"):
