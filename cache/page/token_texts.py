@@ -49,11 +49,6 @@ class TokenTexts:
         marked = {token_id for token_id, token in added.items() if token.special}
         return frozenset(marked | set(self._tokenizer.all_special_ids))
 
-    @property
-    def end_id(self) -> int | None:
-        """The end-of-text token."""
-        return self._tokenizer.eos_token_id
-
     @cached_property
     def put_before_texts(self) -> tuple[int, ...]:
         """Ids that the tokenizer itself puts before a text; none where that is not clear."""

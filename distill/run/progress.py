@@ -19,7 +19,7 @@ class TrainProgress:
     ) -> None:
         self._num_epochs = num_epochs
         self._shown = shown
-        self._num_steps, self._first_step, self._step = num_steps, first_step, first_step
+        self._num_steps, self._step = num_steps, first_step
         self._lines = Lines(console, first_step)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
