@@ -30,7 +30,12 @@ class Lines:
 
     def __init__(self, console: Console, done: int = 0):
         """Of work of which so much was done before."""
-        self._console, self._first = console, done
+        self._console = console
+        self.begin(done)
+
+    def begin(self, done: int) -> None:
+        """Count time and work from here on, as other work begins."""
+        self._first = done
         self._began = self._last = time.monotonic()
 
     def tell(self, what: str, done: int, total: int, words: str = "") -> None:
@@ -119,10 +124,9 @@ def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int,
     task = bar.add_task(first, total=None)
 
     def update(done: int, total: int) -> None:
-        nonlocal lines
         before = bar.tasks[task]
         if total != before.total or done < before.completed:
-            lines = Lines(console, done)
+            lines.begin(done)
         lines.tell(description, done, total)
         bar.update(task, description=description, completed=done, total=total)
 
