@@ -1,7 +1,6 @@
 """From a stream of texts to a spool of tokens, in memory that does not grow with the stream."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +16,7 @@ from cache.data.text_range import TextRange
 from cache.data.text_stream import TextStream
 from cache.data.tokenise import encode_all
 from cache.errors import CacheError
-from cache.machine.progress import counted_progress
+from cache.machine.progress import OnCounted, counted_progress
 from cache.teacher.load import tokenizer_sha256
 
 
@@ -77,7 +76,7 @@ class _SplitReader:
         self._num_tokens = begun.get("num_tokens", 0)
         self._position = begun.get("stream")
 
-    def run(self, on_tokens: Callable[[int, int], Any]) -> None:
+    def run(self, on_tokens: OnCounted) -> None:
         if self._is_full():
             return
         for batch in TextStream(self._corpus, self._split, self._position).batches():
@@ -99,7 +98,7 @@ class _SplitReader:
                     "stream": batch.position,
                 }
             )
-            on_tokens(self._num_tokens, self._corpus.max_tokens)  # type: ignore[arg-type]
+            on_tokens(self._num_tokens, self._corpus.max_tokens)
             if self._is_full():
                 return
 

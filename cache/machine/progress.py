@@ -38,17 +38,22 @@ class Lines:
         self._first = done
         self._began = self._last = time.monotonic()
 
-    def tell(self, what: str, done: int, total: int, words: str = "") -> None:
-        """Print how far it is, unless a line was printed shortly before or there is a bar."""
+    def tell(self, what: str, done: int, total: int | None, words: str = "") -> None:
+        """Print how far it is, unless a line was printed shortly before or there is a bar.
+
+        Of work whose total nobody knows (None), only how much is done.
+        """
         now = time.monotonic()
         if self._console.is_terminal or now - self._last < LINE_SECONDS:
             return
         self._last = now
-        seconds = (now - self._began) * (total - done) / max(done - self._first, 1)
-        left = timedelta(seconds=round(seconds))
-        self._console.print(
-            f"{what} {done:,}/{total:,}{words}, {left} left", soft_wrap=True, highlight=False
-        )
+        line = f"{what} {done:,}"
+        if total is None:
+            line += words
+        else:
+            seconds = (now - self._began) * (total - done) / max(done - self._first, 1)
+            line += f"/{total:,}{words}, {timedelta(seconds=round(seconds))} left"
+        self._console.print(line, soft_wrap=True, highlight=False)
 
 
 class BuildProgress:
@@ -102,8 +107,12 @@ class BuildProgress:
         self._bar.stop()
 
 
+OnCounted = Callable[[int, int | None], None]
+"""Called with how much is done, of how much; None where nobody knows how much there is."""
+
+
 @contextmanager
-def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int, int], None]]:
+def counted_progress(description: str, *, first: str) -> Iterator[OnCounted]:
     """A bar on standard error; the block calls it with how much is done, of how much.
 
     Until it does, `first` stands there instead of the description. Where it is called with another
@@ -123,7 +132,7 @@ def counted_progress(description: str, *, first: str) -> Iterator[Callable[[int,
     )
     task = bar.add_task(first, total=None)
 
-    def update(done: int, total: int) -> None:
+    def update(done: int, total: int | None) -> None:
         before = bar.tasks[task]
         if total != before.total or done < before.completed:
             lines.begin(done)

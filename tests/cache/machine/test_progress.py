@@ -32,6 +32,17 @@ def test_short_work_tells_nothing(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_work_of_which_nobody_knows_the_end_is_told_too(clock, capsys):
+    """As a corpus is read without `--max-tokens`."""
+    with counted_progress("reading the corpus", first="opening the corpus") as on_tokens:
+        for done in (1_000, 2_000):
+            clock.now += 11
+            on_tokens(done, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading the corpus 1,000", "reading the corpus 2,000",
+    ]  # fmt: skip
+
+
 def test_work_in_parts_is_told_by_the_time_of_each(clock, capsys):
     """After a minute of loading, 20 s a step, then 5 s a step, then as many at 20 s again."""
     with counted_progress("layers", first="loading") as on_done:
