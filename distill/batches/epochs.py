@@ -77,9 +77,17 @@ class Epochs:
     def validation_steps(self) -> Iterator[Iterator[list[Batch]]]:
         """The validation split, or the part that the recipe measures: the same batches every time,
         with the rows of all tokens; as `training_steps`."""
-        plan = self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
-        with closing(prefetch(self._source(VALIDATION).steps(plan))) as steps:
+        with closing(prefetch(self._source(VALIDATION).steps(self._validation_plan))) as steps:
             yield steps
+
+    @property
+    def num_validation_steps(self) -> int:
+        """Steps of a validation."""
+        return len(self._validation_plan)
+
+    @property
+    def _validation_plan(self) -> EpochPlan:
+        return self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
 
     def _plan(self, split: str, *, accumulate: int, seed: int, epoch: int) -> EpochPlan:
         recipe, lengths = self._recipe, self._reader.document_lengths(split)

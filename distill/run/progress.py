@@ -1,11 +1,16 @@
 """What is shown while a student trains: a bar, or lines where the output is no terminal."""
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cache.machine.progress import Lines
 
 console = Console()
+
+Step = TypeVar("Step")
 
 
 class TrainProgress:
@@ -17,7 +22,7 @@ class TrainProgress:
     def __init__(
         self, name: str, *, num_epochs: int, num_steps: int, first_step: int, shown: bool
     ) -> None:
-        self._num_epochs = num_epochs
+        self._name, self._num_epochs = name, num_epochs
         self._shown = shown
         self._num_steps, self._step = num_steps, first_step
         self._lines = Lines(console, first_step)
@@ -58,6 +63,19 @@ class TrainProgress:
             loss=f"{loss:.3f}",
             speed=f"{tokens_per_s:,.0f}",
         )
+
+    def validation(self, steps: Iterable[Step], total: int) -> Iterator[Step]:
+        """Pass on the steps of a validation, and tell how many are done; its time is its own."""
+        lines = Lines(console)
+        for done, step in enumerate(steps):
+            yield step
+            self._progress.update(
+                self._task, description=f"{self._name}, validation {done + 1}/{total}"
+            )
+            if self._shown:
+                lines.tell("validation", done + 1, total)
+        self._progress.update(self._task, description=self._name)
+        self._lines.begin(self._step)
 
     def epoch(self, epoch: int, losses: dict[str, float]) -> None:
         """Print the losses of a finished epoch, named as in `TrainResult.losses`; 0 is none yet."""

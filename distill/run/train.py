@@ -258,7 +258,8 @@ class _Training:
         """Measure the student, log it with what it writes, and keep it if it is the best so far."""
         state = self.state
         with self.epochs.validation_steps() as steps:
-            losses = self.learner.measure(steps)
+            told = self.progress.validation(steps, self.epochs.num_validation_steps)
+            losses = self.learner.measure(told)
         state.validation = losses.named("val")
         if not all(map(math.isfinite, state.validation.values())):
             raise DistillError(

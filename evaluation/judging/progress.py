@@ -56,7 +56,7 @@ class Stages:
         if task is None:
             task = self._display.add_task(f"{label}  {stage}", total=total)
             self._tasks[label, stage] = task
-            self._lines[label, stage] = Lines(self._console)
+            self._lines[label, stage] = Lines(self._console, done=advance)
         self._display.advance(task, advance)
         done = round(self._display.tasks[task].completed)
         self._lines[label, stage].tell(f"{label}  {stage}", done, total)

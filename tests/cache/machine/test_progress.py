@@ -58,11 +58,12 @@ def test_work_in_parts_is_told_by_the_time_of_each(clock, capsys):
 
 
 def test_stages_of_a_comparison_have_their_own_time(clock, capsys):
+    """Six seconds for two of ten; the first two were done before anybody counted."""
     with Stages() as stages:
         for stage in ("greedy: generate", "greedy: run"):
             for _ in range(3):
                 clock.now += 6
                 stages("student", stage, 2, 10)
     assert capsys.readouterr().err.splitlines() == [
-        "student  greedy: generate 6/10, 0:00:08 left", "student  greedy: run 6/10, 0:00:08 left"
+        "student  greedy: generate 6/10, 0:00:12 left", "student  greedy: run 6/10, 0:00:12 left"
     ]  # fmt: skip

@@ -38,6 +38,25 @@ def test_a_step_is_told_now_and_then(clock):
     ]
 
 
+def test_a_validation_is_told_and_its_time_is_no_step_s(clock):
+    """Half a minute a batch of validation, then ten seconds a step."""
+    with console.capture() as capture:
+        with TrainProgress("a", num_epochs=1, num_steps=5, first_step=0, shown=True) as progress:
+            for batch in progress.validation("abc", 3):
+                assert batch in "abc"
+                clock.now += 30
+            for _ in range(2):
+                clock.now += 10
+                progress.step(epoch=1, loss=4.5, tokens_per_s=1234.5)
+    assert [line for line in capture.get().splitlines() if line] == [
+        "validation 1/3, 0:01:00 left",
+        "validation 2/3, 0:00:30 left",
+        "validation 3/3, 0:00:00 left",
+        "step 1/5, epoch 1/1, loss 4.500, 1,234 tokens/s, 0:00:40 left",
+        "step 2/5, epoch 1/1, loss 4.500, 1,234 tokens/s, 0:00:30 left",
+    ]
+
+
 def test_only_one_of_several_processes_tells(clock):
     assert printed(clock, shown=False) == []
 
