@@ -50,10 +50,12 @@ cut() {
     [ -d "$out/cut/$name" ] || part "$python" cli.py init-student --teacher "$teacher" \
         --cache "$out/cache" --out "$out/cut/$name" "$@"
 }
-for number in $layers; do
-    cut "layers$number" --layers "$number" --choose kl
+among=() # each size is chosen among the layers of the one before
+for number in $(printf '%s\n' $layers | sort -rn); do
+    cut "layers$number" --layers "$number" --choose kl "${among[@]}"
     kept=$("$python" -c 'import json, sys; print(*json.load(open(sys.argv[1]))["kept_layers"], sep=",")' \
         "$out/cut/layers$number/student.json")
+    among=(--keep "$kept")
     cut "layers$number-fitted" --keep "$kept" --reconstruct "$reconstruct"
 done
 for number in $neurons; do

@@ -91,7 +91,10 @@ def _recipe_overrides(command):
 @click.option("--teacher", required=True, help="Hub id, folder or .gguf file.")
 @click.option("--revision", help="Branch, tag or commit of the teacher on the hub.")
 @click.option("--layers", "num_layers", type=int, help="How many of its layers to keep.  [all]")
-@click.option("--keep", help="Which, by hand: numbers from 0 on, with commas.")
+@click.option(
+    "--keep",
+    help="Which, by hand: numbers from 0 on, with commas. With --layers: choose among these.",
+)
 @click.option(
     "--choose",
     type=click.Choice(CHOICES),

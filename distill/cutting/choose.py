@@ -135,7 +135,7 @@ def require_number(num_layers: int, num_kept: int) -> None:
     """Raise DistillError unless that many of the layers can be kept."""
     if not 1 <= num_kept <= num_layers:
         raise DistillError(
-            f"{num_kept} layers were asked for, but the teacher has {num_layers}. "
+            f"{num_kept} layers were asked for, but there are {num_layers} to choose among. "
             f"Give a number from 1 to {num_layers}."
         )
 

@@ -27,7 +27,7 @@ from distill.cutting.narrow import largest, measure_magnitudes, narrow, require_
 from distill.cutting.passes import OnMeasured, probe_ids
 from distill.cutting.reconstruct import flows_of, reconstruct, require_fit
 from distill.errors import DistillError
-from distill.learning.blocks import blocks_of, keep_blocks, require_kept
+from distill.learning.blocks import blocks_of, keep_blocks, only_blocks, require_kept
 from distill.learning.causal_lm import plain_head
 from distill.settings.cut import CutConfig
 from distill.settings.origin import STUDENT_FILE, StudentOrigin
@@ -130,23 +130,36 @@ def _kept(
     on_measured: OnMeasured,
 ) -> list[int]:
     num_layers = len(blocks_of(model))
-    if config.kept is not None:
-        require_kept(config.kept, num_layers)
-        return list(config.kept)
+    among = range(num_layers) if config.kept is None else config.kept
+    require_kept(among, num_layers)
     if config.num_layers is None:
-        return list(range(num_layers))
-    require_number(num_layers, config.num_layers)
+        return list(among)
+    require_number(len(among), config.num_layers)
+    with only_blocks(model, among):
+        chosen = _chosen(config, model, texts, expected, on_measured)
+    return [among[number] for number in chosen]
+
+
+def _chosen(
+    config: CutConfig,
+    model: PreTrainedModel,
+    texts: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor],
+    on_measured: OnMeasured,
+) -> list[int]:
+    """Numbers, of the layers that the model has now."""
+    assert config.num_layers is not None
     if config.choose == "influence":
         return by_influence(block_influences(model, texts, on_measured), config.num_layers)
     if config.choose == "kl":
         return by_kl(model, texts, expected, config.num_layers, on_measured)
-    return evenly_spaced(num_layers, config.num_layers)
+    return evenly_spaced(len(blocks_of(model)), config.num_layers)
 
 
 def _chosen_by(config: CutConfig) -> str:
-    if config.kept is not None:
-        return "hand"
-    return config.choose if config.chooses_layers else "all"
+    if config.chooses_layers:
+        return config.choose
+    return "all" if config.kept is None else "hand"
 
 
 def _narrow(

@@ -19,7 +19,8 @@ class CutConfig:
     num_layers: int | None = None
     """How many layers to keep; without this and `kept`, all."""
     kept: tuple[int, ...] | None = None
-    """Which layers, by hand, in place of `num_layers` and `choose`."""
+    """Which layers, by hand; with `num_layers`, those among which so many are chosen: a smaller
+    student's are found from the next larger one's, where `kl` would come by it anyway."""
     choose: str = "uniform"
     """`uniform`: evenly spaced, the first and the last kept; `influence`: those that change their
     input most; `kl`: those left when the layer whose loss costs least is taken out, one by one."""
@@ -48,8 +49,6 @@ class CutConfig:
     """Of its weights, and of the student's; with a cache it is that of the cache."""
 
     def __post_init__(self) -> None:
-        if self.num_layers is not None and self.kept is not None:
-            raise DistillError("Give one of --layers and --keep.")
         if not self.chooses_layers and self.kept is None and not self.narrows:
             raise DistillError(
                 "Nothing is cut. Give --layers or --keep, or a width: --feed-forward, --kv-heads."
@@ -59,7 +58,7 @@ class CutConfig:
                 f"choose is {self.choose!r}, but must be one of {', '.join(CHOICES)}."
             )
         if self.choose != "uniform" and not self.chooses_layers:
-            raise DistillError(f"--choose {self.choose} chooses layers. Give --layers, not --keep.")
+            raise DistillError(f"--choose {self.choose} chooses layers: give --layers, how many.")
         if self.cache is not None and self.dataset is not None:
             raise DistillError("Give one of --cache and --dataset.")
         if self.text_field is not None and self.dataset is None:

@@ -93,6 +93,18 @@ def test_a_reconstructed_student_is_measured_on_what_it_was_not_fitted_to(teache
     assert code == 0 and f"{num_more:,} tokens" in printed
 
 
+def test_layers_are_chosen_among_those_that_are_named(teacher, cache, tmp_path):
+    """`kl` in two steps comes to what one descent finds, and `uniform` keeps the ends of them."""
+    options = {"choose": "kl", "cache": cache, "num_tokens": 90}
+    at_once = cut(teacher, tmp_path / "at once", num_layers=2, **options).origin
+    four = cut(teacher, tmp_path / "four", num_layers=4, **options).origin.kept_layers
+    two = cut(teacher, tmp_path / "two", num_layers=2, kept=four, **options).origin
+    assert (two.kept_layers, two.chosen_by) == (at_once.kept_layers, "kl")
+    assert two.kl_before_training == at_once.kl_before_training
+    ends = cut(teacher, tmp_path / "ends", num_layers=2, kept=(1, 2, 4)).origin
+    assert (ends.kept_layers, ends.chosen_by, ends.teacher_layers) == ((1, 4), "uniform", 5)
+
+
 def test_what_cannot_be_reconstructed_is_refused(teacher, cache, tmp_path):
     with pytest.raises(DistillError, match="--reconstruct fits on documents"):
         cut(teacher, tmp_path / "s", num_layers=3, reconstruct=10)
@@ -210,16 +222,16 @@ def test_training_refuses_a_student_of_another_teacher(teacher, cache, tmp_path)
     ("options", "message"),
     [
         ({}, "Nothing is cut. Give --layers or --keep, or a width"),
-        ({"num_layers": 2, "kept": (0, 1)}, "Give one of --layers and --keep"),
+        ({"num_layers": 3, "kept": (0, 1)}, "3 layers were asked for, but there are 2 to choose"),
         ({"num_layers": 2, "choose": "best"}, "choose is 'best'"),
         ({"num_layers": 2, "choose": "kl"}, "--choose kl chooses .* Give --cache or --dataset"),
-        ({"kept": (0, 1), "choose": "kl"}, "--choose kl chooses layers. Give --layers, not --keep"),
+        ({"kept": (0, 1), "choose": "kl"}, "--choose kl chooses layers: give --layers"),
         ({"feed_forward": 3}, "a width is chosen by what is measured .* Give --cache or --dataset"),
         ({"feed_forward": 3, "cache": Path(), "dataset": "d"}, "one of --cache and --dataset"),
         ({"num_layers": 2, "text_field": "text"}, "--text-field is a dataset's. Give --dataset"),
         ({"feed_forward": 65, "dataset": str(EXAMPLES)}, "65 neurons .* the teacher has 64"),
         ({"kv_heads": 3, "dataset": str(EXAMPLES)}, "3 heads of keys .* the teacher has 2"),
-        ({"num_layers": 9}, "9 layers were asked for, but the teacher has 5"),
+        ({"num_layers": 9}, "9 layers were asked for, but there are 5 to choose"),
         ({"kept": (0, 7)}, "rising numbers from 0 to 4"),
         ({"num_layers": 2, "num_tokens": 1}, "num_tokens is 1"),
     ],
