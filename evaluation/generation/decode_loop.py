@@ -87,24 +87,21 @@ class DecodeLoop:
         logits, self._cache = self._forward(self._next_ids, self._mask, self._cache)
         self._next_ids = self._choose(self.rows, logits)
 
-    def take_ended(self, batch_size: int) -> list[Row]:
-        """Rows that have ended, when they are all or enough to be worth moving the others."""
-        ended = [row for row in self.rows if row.finish is not None]
-        if len(ended) == len(self.rows):
+    def drop_ended(self, batch_size: int) -> None:
+        """Drop rows that have ended, when they are all or enough to be worth moving the others."""
+        kept = [index for index, row in enumerate(self.rows) if row.finish is None]
+        num_ended = len(self.rows) - len(kept)
+        if not kept:
             self.rows, self._cache = [], None
         elif not self._has_cache:
-            self.rows = [row for row in self.rows if row.finish is None]
-        elif self.is_open and len(ended) >= REFILL_SHARE * batch_size:
-            kept = [index for index, row in enumerate(self.rows) if row.finish is None]
+            self.rows = [self.rows[index] for index in kept]
+        elif self.is_open and num_ended >= REFILL_SHARE * batch_size:
             places = torch.tensor(kept, device=self.device)
             mask = self._mask[places]
             first = int(mask.any(0).nonzero()[0])  # columns that only ended rows had
             choose_rows(self._cache, places, first)
             self._mask, self._next_ids = mask[:, first:], self._next_ids[places]
             self.rows = [self.rows[index] for index in kept]
-        else:
-            return []
-        return ended
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """Logits (B, V) of the last column, attention mask (B, S), and a new cache."""

@@ -34,21 +34,28 @@ def generate_each(
     *,
     batch_size: int,
 ) -> Iterator[tuple[int, Completion]]:
-    """Each request's place and completion, as they end; never more than `batch_size` at once.
+    """Each request's place and completion, the moment it ends.
 
-    Requests start in their order. With a key-value cache that holds every position, ended rows
-    make room for waiting ones; with any other, a batch runs until all of its rows have ended.
+    Requests start in their order, never more than `batch_size` of them run at once. With a
+    key-value cache that holds every position, ended rows make room for waiting ones; with any
+    other, a batch runs until all of its rows have ended.
     """
     limit = position_limit(model)
     rows = [Row(place, request, settings, limit) for place, request in enumerate(requests)]
     yield from ((row.place, row.completion(tokenizer)) for row in rows if row.finish is not None)
     waiting = deque(row for row in rows if row.finish is None)
     loop = DecodeLoop(model, tokenizer, settings)
+    growing: list[Row] = []
     while waiting or loop.rows:
         free = batch_size - len(loop.rows)
         if waiting and (not loop.rows or free >= REFILL_SHARE * batch_size and loop.is_open):
-            loop.start([waiting.popleft() for _ in range(min(free, len(waiting)))])
+            started = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            loop.start(started)
+            growing += started
         else:
             loop.step()
-        ended = loop.take_ended(batch_size)
-        yield from ((row.place, row.completion(tokenizer)) for row in ended)
+        for row in growing:
+            if row.finish is not None:
+                yield row.place, row.completion(tokenizer)
+        growing = [row for row in growing if row.finish is None]
+        loop.drop_ended(batch_size)

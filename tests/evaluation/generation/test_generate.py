@@ -190,6 +190,19 @@ def test_ended_rows_make_room_for_waiting_ones_before_the_others_end(shapes):
     assert max(rows for rows, _ in seen) == 2
 
 
+def test_a_completion_is_given_out_the_moment_it_ends(shapes):
+    """One of eight ends early: too few to move the others, which grow on after it was given out."""
+    model, seen = shapes
+    batch = requests(byte_tokenizer(), ("a" * 120, *["b" * 100] * 7))  # room for 8 and 28 tokens
+    at = [
+        (place, seen.count((8, 1)))
+        for place, _ in generate_each(
+            model, byte_tokenizer(), batch, settings(tokens=99), batch_size=8
+        )
+    ]
+    assert at == [(0, 7), *((place, 27) for place in range(1, 8))]
+
+
 def test_caches_that_cannot_be_joined_run_batch_by_batch():
     tokenizer = byte_tokenizer()
     model = Scripted(tokenizer, "return 1")
