@@ -32,7 +32,7 @@ from distill.learning.student import build_student
 from distill.settings.shapes import parse_shape
 from evaluation.config import GenerationSettings
 from evaluation.generation.generate import Completion, Request, generate_each
-from evaluation.generation.tokens import encode_prompt, position_limit
+from evaluation.generation.tokens import encode_opening, position_limit
 from evaluation.models.latency import synchronize
 from evaluation.models.sources import resolve_device
 from evaluation.problems.benchmarks import BenchmarkProblem, load_benchmark
@@ -65,16 +65,18 @@ def make_requests(model, tokenizer, prompts: int, samples: int, new_tokens: int)
     read positions that a student does not have.
     """
     limit = position_limit(model) or sys.maxsize
-    chosen: list[tuple[BenchmarkProblem, tuple[int, ...]]] = []
+    chosen: list[tuple[BenchmarkProblem, tuple[int, ...], str]] = []
     for problem in load_benchmark("humaneval").problems:
-        prompt_ids = encode_prompt(tokenizer, problem.prompt)
+        prompt_ids, begun = encode_opening(tokenizer, problem.prompt, problem.opening)
         if len(prompt_ids) + new_tokens <= limit and len(chosen) < prompts:
-            chosen.append((problem, prompt_ids))
+            chosen.append((problem, prompt_ids, begun))
     if not chosen:
         raise click.UsageError(f"{limit} positions leave no room for {new_tokens} new tokens")
     requests = [
-        Request(task_id=problem.task_id, sample=sample, prompt_ids=ids, stop=problem.stop)
-        for problem, ids in chosen
+        Request(
+            task_id=problem.task_id, sample=sample, prompt_ids=ids, stop=problem.stop, begun=begun
+        )
+        for problem, ids, begun in chosen
         for sample in range(samples)
     ]
     return sorted(requests, key=lambda request: -len(request.prompt_ids))
