@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class Epochs:
         """Steps of a validation."""
         return len(self._validation_plan)
 
-    @property
+    @cached_property
     def _validation_plan(self) -> EpochPlan:
         return self._plan(VALIDATION, accumulate=self._world_size, seed=0, epoch=0)
 

@@ -136,24 +136,14 @@ def _kept(
         return list(among)
     require_number(len(among), config.num_layers)
     with only_blocks(model, among):
-        chosen = _chosen(config, model, texts, expected, on_measured)
+        if config.choose == "influence":
+            influences = block_influences(model, texts, on_measured)
+            chosen = by_influence(influences, config.num_layers)
+        elif config.choose == "kl":
+            chosen = by_kl(model, texts, expected, config.num_layers, on_measured)
+        else:
+            chosen = evenly_spaced(len(among), config.num_layers)
     return [among[number] for number in chosen]
-
-
-def _chosen(
-    config: CutConfig,
-    model: PreTrainedModel,
-    texts: Sequence[torch.Tensor],
-    expected: Sequence[torch.Tensor],
-    on_measured: OnMeasured,
-) -> list[int]:
-    """Numbers, of the layers that the model has now."""
-    assert config.num_layers is not None
-    if config.choose == "influence":
-        return by_influence(block_influences(model, texts, on_measured), config.num_layers)
-    if config.choose == "kl":
-        return by_kl(model, texts, expected, config.num_layers, on_measured)
-    return evenly_spaced(len(blocks_of(model)), config.num_layers)
 
 
 def _chosen_by(config: CutConfig) -> str:
